@@ -1,0 +1,208 @@
+//! The command line for people: options as typed. The only clap definitions of the package; turning
+//! them into requests is in the submodules, doing them in the library.
+
+pub(crate) mod copy;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Moves data between parallel filesystems: exact, parallel, resumable.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Copy files and trees, exactly and in parallel
+    Copy(Box<CopyArgs>),
+    /// Run a job script with #DW lines on this machine: stage in, run, stage out
+    Run(Box<RunArgs>),
+    /// Say what this machine and these filesystems offer, and what costs speed or fidelity
+    Doctor(DoctorArgs),
+    /// Print the completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// The command to describe (copy, run, doctor, ...); all of longshore without it
+        command: Option<String>,
+    },
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressArg {
+    /// Bars on a terminal, otherwise plain lines
+    #[default]
+    Auto,
+    /// Bars
+    Bar,
+    /// One JSON object per line on standard error
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The job script, with its #DW lines
+    pub(crate) script: PathBuf,
+    /// Arguments for the script
+    #[arg(last = true)]
+    pub(crate) args: Vec<std::ffi::OsString>,
+    /// Directory that holds job and persistent storage
+    #[arg(long, value_name = "DIR", env = "LONGSHORE_STORAGE")]
+    pub(crate) storage: Option<PathBuf>,
+    /// Allocations (computes) of each xfs and gfs2 storage: index directories NODE-0 … NODE-(N-1)
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) allocations: std::num::NonZeroU32,
+    /// LustreFileSystem YAML that says which paths are global filesystems; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) filesystems: Vec<PathBuf>,
+    /// Go on where a killed run of the same script stopped
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// With --resume: start the job body again although it was started before
+    #[arg(long, requires = "resume")]
+    pub(crate) rerun_job: bool,
+    /// Only print the plan
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How progress is shown
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: ProgressArg,
+    /// Write a JSON report of the whole run here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Paths whose filesystems are examined; the current directory without any
+    pub(crate) paths: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `longshore copy`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // one switch per option, as typed
+pub(crate) struct CopyArgs {
+    /// What to copy; a trailing slash means the directory's contents
+    #[arg(required = true, value_name = "SRC")]
+    pub(crate) sources: Vec<PathBuf>,
+    /// Where to: an existing directory takes SRC inside it, anything else is the new name
+    #[arg(value_name = "DST", required_unless_present = "target_directory")]
+    pub(crate) destination: Option<PathBuf>,
+    /// Copy every SRC into DIR, which must exist
+    #[arg(short = 't', long, value_name = "DIR", conflicts_with = "no_target_directory")]
+    pub(crate) target_directory: Option<PathBuf>,
+    /// Take DST as the new name, also when it is a directory
+    #[arg(short = 'T', long)]
+    pub(crate) no_target_directory: bool,
+    /// Make missing parent directories of DST
+    #[arg(short, long)]
+    pub(crate) parents: bool,
+    /// Keep only these attributes: mode, ownership, timestamps, links, xattr, acl, project, flags, all
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) preserve: Vec<Attribute>,
+    /// Do not keep these attributes
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) no_preserve: Vec<Attribute>,
+    /// Which extended attributes to keep
+    #[arg(long, value_name = "POLICY", default_value = "auto")]
+    pub(crate) xattrs: XattrArg,
+    /// Which mechanism moves the bytes
+    #[arg(long, value_name = "NAME", default_value = "auto", env = "LONGSHORE_BACKEND")]
+    pub(crate) backend: BackendArg,
+    /// Worker threads
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Copy what matches, whatever later rules say; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// Leave out what matches; the first matching --include or --exclude decides
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Skip files whose destination has the same type, size and modification time
+    #[arg(short, long)]
+    pub(crate) update: bool,
+    /// Delete what DST has and SRC has not; never when SRC could not be read completely
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Copy only the listed paths: one per line, or NUL-terminated; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) files_from: Option<PathBuf>,
+    /// Stay on the filesystem of each SRC
+    #[arg(short = 'x', long)]
+    pub(crate) one_file_system: bool,
+    /// When data must be on stable storage
+    #[arg(long, value_name = "WHEN", default_value = "end")]
+    pub(crate) sync: SyncArg,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// How progress is shown
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: ProgressArg,
+    /// Write a JSON report here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the source path of every failed item here, NUL-terminated; --files-from takes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) failed_list: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Attribute {
+    Mode,
+    Ownership,
+    Timestamps,
+    Links,
+    Xattr,
+    Acl,
+    Project,
+    Flags,
+    All,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum XattrArg {
+    /// user, and as root trusted and security.capability
+    Auto,
+    /// None, ACLs included
+    None,
+    /// user only
+    User,
+    /// As auto, and the rest of security and system
+    All,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum BackendArg {
+    /// Chosen by probing
+    Auto,
+    /// io_uring
+    Uring,
+    /// Plain system calls
+    Threads,
+    /// Reflink, then copy_file_range, then plain system calls
+    Clone,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SyncArg {
+    /// Once, before success is reported
+    End,
+    /// Every file as well
+    File,
+    /// Never
+    None,
+}

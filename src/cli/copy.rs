@@ -1,0 +1,1 @@
+//! `longshore copy`: options as typed become a request; the report becomes a summary and an exit code.

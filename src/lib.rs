@@ -1,0 +1,21 @@
+//! Longshore moves data between parallel filesystems, exactly.
+//!
+//! The flow of a copy, as a reader meets it:
+//!
+//! ```text
+//! cli ─► options ─► plan ─► engine: walk ─► file / link / special ─► backend ─► attributes ─► report
+//!  └──► run (a job script): directive ─► rules ─► resolve ─► several copies side by side
+//! ```
+//!
+//! Imports go one way: `error`, `options`, `plan`, `directive` know nothing of the engine; `engine`
+//! knows nothing of the command line; nothing here prints except `cli` and `display`.
+
+pub mod directive;
+pub mod engine;
+pub mod error;
+pub mod exit;
+pub mod options;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod sys;

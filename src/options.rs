@@ -1,0 +1,163 @@
+//! What a copy is asked to do, as checked values. Nothing here touches a filesystem and nothing
+//! here knows the command line's spelling of an option.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::engine::filter::Filter;
+use crate::engine::selection::Selection;
+
+/// One copy: sources, destination, and how.
+#[derive(Debug, Clone)]
+pub struct CopyRequest {
+    /// At least one path. A trailing slash means the directory's contents.
+    pub sources: Vec<PathBuf>,
+    /// Where to; cp's rules (see [`crate::plan`]).
+    pub destination: PathBuf,
+    /// How the destination path is understood.
+    pub target: Target,
+    /// Whether missing parents of the destination are made.
+    pub parents: bool,
+    /// How the copy is done.
+    pub options: CopyOptions,
+}
+
+impl CopyRequest {
+    /// A request with cp's rules and default options.
+    #[must_use]
+    pub fn new(sources: Vec<PathBuf>, destination: PathBuf) -> Self {
+        Self {
+            sources,
+            destination,
+            target: Target::default(),
+            parents: false,
+            options: CopyOptions::default(),
+        }
+    }
+}
+
+/// How the destination path is understood.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Target {
+    /// cp's rule: an existing directory takes the source inside it, anything else is the new name.
+    #[default]
+    Guess,
+    /// `-t`: a directory that must exist and takes the sources inside it.
+    Directory,
+    /// `-T`: always the new name of the single source.
+    Exact,
+}
+
+/// How the copy is done. Defaults: everything `cp -a` keeps, mechanism chosen by probing.
+#[derive(Debug, Clone, Default)]
+pub struct CopyOptions {
+    /// Which attributes are kept; default all.
+    pub preserve: Preserve,
+    /// Which extended attributes are kept; default [`XattrPolicy::Auto`].
+    pub xattrs: XattrPolicy,
+    /// Which mechanism moves the bytes; default chosen by probing.
+    pub backend: BackendChoice,
+    /// Worker threads; default from the cores and the filesystems (see `engine::sizing`).
+    pub threads: Option<NonZeroUsize>,
+    /// Which items are copied; default all.
+    pub filter: Arc<Filter>,
+    /// Copy only these paths (`--files-from`); default everything under the sources.
+    pub selection: Option<Arc<Selection>>,
+    /// Skip files whose destination has the same type, size and modification time.
+    pub update: bool,
+    /// Delete what the destination has and the source has not.
+    pub delete: bool,
+    /// Stay on the filesystem of each source.
+    pub one_file_system: bool,
+    /// When written data must be on stable storage; default at the end.
+    pub sync: SyncPolicy,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// Which attributes of an item are kept. Content, names, types and holes always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[allow(clippy::struct_excessive_bools)] // independent switches, one per attribute
+pub struct Preserve {
+    /// Permission bits, setuid, setgid and sticky.
+    pub mode: bool,
+    /// Owner and group.
+    pub ownership: bool,
+    /// Access and modification time, in nanoseconds.
+    pub timestamps: bool,
+    /// Hard links between the copied names.
+    pub links: bool,
+    /// Extended attributes, as far as the [`XattrPolicy`] goes.
+    pub xattr: bool,
+    /// POSIX access and default ACLs.
+    pub acl: bool,
+    /// Project id and the project-inherit flag (off by default: it moves quota).
+    pub project: bool,
+    /// Inode flags that can be copied: nodump, noatime, append, immutable, … (off by default).
+    pub flags: bool,
+}
+
+impl Default for Preserve {
+    fn default() -> Self {
+        Self {
+            mode: true,
+            ownership: true,
+            timestamps: true,
+            links: true,
+            xattr: true,
+            acl: true,
+            project: false,
+            flags: false,
+        }
+    }
+}
+
+/// Which extended attributes are copied, by namespace. ACLs follow `Preserve::acl` under every
+/// policy but `None`. `lustre.*`, `security.ima`, `security.evm` and the Lustre internals in
+/// `trusted.*` are never copied as data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XattrPolicy {
+    /// `user.*`, `trusted.*` and `security.capability` (the last two as root); not
+    /// `security.selinux`, which belongs to the destination's policy.
+    #[default]
+    Auto,
+    /// Nothing, ACLs included.
+    None,
+    /// `user.*` only.
+    User,
+    /// As `Auto`, and every other `security.*` and `system.*` attribute that is data.
+    All,
+}
+
+/// Which mechanism moves the bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendChoice {
+    /// Clone where both ends share a filesystem that can; else the ring where it reads without
+    /// blocking; else threads.
+    #[default]
+    Auto,
+    /// `io_uring` for the steps it is good at; refused when this machine has no usable ring.
+    Uring,
+    /// Plain system calls on threads.
+    Threads,
+    /// Clone, else `copy_file_range`, else plain reads and writes.
+    Clone,
+}
+
+/// When written data must be on stable storage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncPolicy {
+    /// One `syncfs` of the destination before the copy reports success.
+    #[default]
+    End,
+    /// `fsync` of every file before it is moved into place, and `syncfs` at the end.
+    File,
+    /// Never; errors of late write-back go unseen.
+    None,
+}

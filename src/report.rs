@@ -1,0 +1,123 @@
+//! What a copy did, as a value: the JSON report and the final summary are both made from it.
+//! It never prints.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+
+use crate::error::{FailureKind, Step};
+use crate::exit::Outcome;
+
+/// Version of the JSON report's layout; raised when a key changes its meaning.
+pub const REPORT_VERSION: u32 = 1;
+
+/// What a copy did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// [`REPORT_VERSION`].
+    pub version: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The process exit code that belongs to the outcome.
+    pub exit_code: u8,
+    /// Why it stopped early, in a sentence; absent when it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<String>,
+    /// Whether nothing was written because only a plan was asked for.
+    pub dry_run: bool,
+    /// Wall-clock time in seconds, flush included.
+    pub seconds: f64,
+    /// Of which the final flush.
+    pub sync_seconds: f64,
+    /// What was copied.
+    pub copied: Copied,
+    /// Files left alone because the destination already had them.
+    pub files_skipped: u64,
+    /// Items left out by `--include`/`--exclude` and `--one-file-system`.
+    pub excluded: u64,
+    /// Items deleted at the destination.
+    pub deleted: u64,
+    /// Bytes of content per second of wall-clock time.
+    pub bytes_per_second: f64,
+    /// Which mechanism did how much: mechanism word to count of files.
+    pub mechanisms: BTreeMap<&'static str, u64>,
+    /// How the engine was set up, and which fast paths were not to be had, and why.
+    pub setup: Setup,
+    /// Attributes that could not be kept and are no error by policy: what, and how often.
+    pub warnings: BTreeMap<&'static str, u64>,
+    /// Failed items by kind.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// The first failures, at most [`crate::engine::failures::KEPT`] of them; the failed list has all.
+    pub failures: Vec<Failure>,
+}
+
+/// Counts of what was copied.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Copied {
+    /// Regular files with their content.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Further names of files already copied.
+    pub hard_links: u64,
+    /// FIFOs, sockets and devices.
+    pub special: u64,
+    /// Bytes of content as the inodes say; holes count, hard links do not.
+    pub bytes: u64,
+    /// Of which read and written (neither holes nor cloned).
+    pub bytes_moved: u64,
+}
+
+/// How the engine was set up for this pair of filesystems.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Setup {
+    /// `uring`, `threads` or `clone`: what moved the bytes unless a file says otherwise.
+    pub backend: &'static str,
+    /// Worker threads.
+    pub threads: usize,
+    /// Reads in flight per worker for small files.
+    pub depth: usize,
+    /// Type of the source filesystem.
+    pub source_filesystem: String,
+    /// Type of the destination filesystem.
+    pub destination_filesystem: String,
+    /// Fast paths that were not to be had, each with its reason.
+    pub notes: Vec<String>,
+}
+
+/// One item that failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// The source path (for a deletion, the destination path).
+    #[serde(serialize_with = "path_or_base64")]
+    pub path: PathBuf,
+    /// What was being done.
+    pub step: Step,
+    /// What it means.
+    pub kind: FailureKind,
+    /// The errno's name, when the system gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+    /// The sentence for people.
+    pub message: String,
+}
+
+/// Serialises a path as a string when it is UTF-8, else as `{"base64": "…"}` of its raw bytes.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn path_or_base64<S: Serializer>(path: &std::path::Path, serializer: S) -> Result<S::Ok, S::Error> {
+    use base64::Engine as _;
+    use serde::ser::SerializeMap;
+    use std::os::unix::ffi::OsStrExt;
+    if let Some(text) = path.to_str() {
+        return serializer.serialize_str(text);
+    }
+    let raw = base64::engine::general_purpose::STANDARD.encode(path.as_os_str().as_bytes());
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("base64", &raw)?;
+    map.end()
+}
