@@ -2,6 +2,7 @@
 //! them into requests is in the submodules, doing them in the library.
 
 pub(crate) mod copy;
+pub(crate) mod signals;
 
 use std::path::PathBuf;
 
