@@ -11,6 +11,7 @@
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
 pub mod directive;
+pub mod display;
 pub mod engine;
 pub mod error;
 pub mod exit;
