@@ -12,6 +12,7 @@
 
 pub mod directive;
 pub mod display;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod exit;
