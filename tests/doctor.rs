@@ -1,6 +1,8 @@
 //! `longshore doctor`, `completions` and `man` as people call them: the real binary, real
 //! filesystems, and real seccomp filters. What the engine does with the findings is tested elsewhere.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test may panic and say what it skipped
+
 use std::path::Path;
 use std::process::{Command, Output};
 
