@@ -45,7 +45,7 @@ pub struct CopyId(usize);
 #[derive(Debug)]
 pub struct Display {
     shared: Arc<Shared>,
-    ticker: Option<JoinHandle<()>>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
     summaries: Summaries,
 }
 
@@ -137,7 +137,7 @@ impl Display {
                 .spawn(move || shared.tick_until_closed())
                 .ok()
         };
-        Self { shared, ticker, summaries }
+        Self { shared, ticker: Mutex::new(ticker), summaries }
     }
 
     /// Adds a copy. An empty label means the only copy of this command: its end is not announced,
@@ -198,9 +198,10 @@ impl Display {
 
     /// Stops at once and leaves the terminal clean. Progress of copies that were not finished is
     /// not announced any more.
-    pub fn close(&mut self) {
+    pub fn close(&self) {
         self.shared.stop();
-        if let Some(ticker) = self.ticker.take() {
+        let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ticker) = ticker {
             let _ = ticker.join(); // a panic of the ticker was already printed by its thread
         }
         if let Some(View::Bars(view)) = &mut self.shared.lock().view {
@@ -210,7 +211,7 @@ impl Display {
 
     /// Closes, and prints the summary of a copy on standard error: always on a terminal or in plain
     /// lines, only when the copy is not complete in mode `None`, never as JSON.
-    pub fn summarize(&mut self, report: &Report, failed_list: Option<&Path>) {
+    pub fn summarize(&self, report: &Report, failed_list: Option<&Path>) {
         self.close();
         let wanted = match self.summaries {
             Summaries::All => true,
@@ -267,7 +268,7 @@ impl Inner {
         let observed: Vec<Observed<'_>> =
             self.copies.iter_mut().filter(|copy| !copy.finished).map(Running::observe).collect();
         match &mut self.view {
-            Some(View::Bars(view)) => view.tick(self.state.as_deref(), &observed),
+            Some(View::Bars(view)) => view.tick(&observed),
             Some(View::Lines(view)) => view.tick(&observed),
             Some(View::Json(view)) => view.tick(self.state.as_deref(), &observed),
             None => {}

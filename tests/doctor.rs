@@ -93,7 +93,8 @@ fn a_directory_that_is_not_writable_is_not_tested() {
     let found = examine(Path::new("/proc"));
     let facts = &found["filesystems"][0];
     assert_eq!(facts["writable"]["verdict"], "no", "{facts:#}");
-    assert_eq!(facts["clone"]["verdict"], "untested");
+    assert_eq!(facts["xattrs"]["verdict"], "untested");
+    assert_eq!(facts["clone"]["detail"], "proc has no clones", "known from the type");
     let output = longshore(&["doctor", "/proc"]).output().unwrap();
     assert!(stdout(&output).contains("not tested: directory is not writable"));
 }

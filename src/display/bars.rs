@@ -32,15 +32,13 @@ impl Bars {
         Self { multi, lines: Vec::new() }
     }
 
-    pub(super) fn tick(&mut self, state: Option<&str>, copies: &[Observed<'_>]) {
+    /// Without a running copy nothing is drawn, so that a job's own output is not disturbed.
+    pub(super) fn tick(&mut self, copies: &[Observed<'_>]) {
         let columns = usize::from(Term::stderr().size().1);
         let mut texts: Vec<String> =
             copies.iter().take(SHOWN).map(|copy| line(copy, columns)).collect();
         if let Some(more) = copies.len().checked_sub(SHOWN).filter(|more| *more > 0) {
             texts.push(format!("... and {more} more"));
-        }
-        if let (true, Some(state)) = (texts.is_empty(), state) {
-            texts.push(human::cut(state, columns.saturating_sub(1)));
         }
         while self.lines.len() > texts.len() {
             if let Some(bar) = self.lines.pop() {
@@ -101,8 +99,8 @@ fn line(copy: &Observed<'_>, columns: usize) -> String {
         (failed, 7),
         (format!("{}/s", short(human::whole(copy.bytes_per_second))), 5),
         (eta, 6),
-        (format!("{}/{}{open} files", count(done), count(now.files_found)), 4),
         (format!("{}/{}{open}", short(now.bytes_done), short(now.bytes_found)), 3),
+        (format!("{}/{}{open} files", count(done), count(now.files_found)), 4),
         (String::new(), 1),
     ];
     let mut used = 0;

@@ -113,7 +113,7 @@ fn keys(line: &str) -> Vec<String> {
 
 #[test]
 fn json_lines_have_the_documented_keys() {
-    let (mut display, out) = json();
+    let (display, out) = json();
     display.state("DataIn");
     display.message("two\nlines");
     let id = display.add("data-in", Arc::new(Progress::default()));
@@ -221,7 +221,7 @@ fn collect(prefix: &str, value: &Value, keys: &mut std::collections::BTreeSet<St
 
 #[test]
 fn names_with_control_characters_stay_on_their_line() {
-    let (mut display, out) = json();
+    let (display, out) = json();
     let id = display.add("a\nb\u{1b}[2J", Arc::new(Progress::default()));
     display.finish(id, &report(Outcome::Complete));
     display.close();
@@ -235,7 +235,7 @@ fn names_with_control_characters_stay_on_their_line() {
 fn several_copies_are_shown_side_by_side_until_each_is_finished() {
     let out = Captured::default();
     let view = View::Lines(lines::Lines::new(Box::new(out.clone())));
-    let mut display = Display::with_view(Some(view), Summaries::All);
+    let display = Display::with_view(Some(view), Summaries::All);
     let progress = [(); 2].map(|()| Arc::new(Progress::default()));
     progress[1].files_found.store(7, Relaxed);
     let first = display.add("first", Arc::clone(&progress[0]));
@@ -260,7 +260,7 @@ fn several_copies_are_shown_side_by_side_until_each_is_finished() {
 fn closing_does_not_wait_for_the_next_tick() {
     let out = Captured::default();
     let view = View::Lines(lines::Lines::new(Box::new(out.clone())));
-    let mut display = Display::with_view(Some(view), Summaries::All);
+    let display = Display::with_view(Some(view), Summaries::All);
     let _ = display.add("", Arc::new(Progress::default()));
     out.wait_for("line", |line| line.contains("files")); // the next is due in five seconds
     let started = Instant::now();

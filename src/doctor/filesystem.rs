@@ -105,7 +105,7 @@ impl FilesystemFacts {
             None => (PathBuf::new(), "unknown".to_owned(), String::new()),
         };
         let unit = space.fragment_size();
-        let tried = Tried::all(&handle);
+        let tried = Tried::all(&handle, &filesystem);
         Ok(Self {
             path: path.to_owned(),
             mount_point,
@@ -140,10 +140,10 @@ struct Tried {
 }
 
 impl Tried {
-    fn all(directory: &OwnedFd) -> Self {
+    fn all(directory: &OwnedFd, filesystem: &str) -> Self {
         let source = match Scratch::create(directory, OFlag::empty()).and_then(Scratch::filled) {
             Ok(source) => source,
-            Err(errno) => return Self::nothing(errno),
+            Err(errno) => return Self::nothing(errno, filesystem),
         };
         let tried = Self {
             writable: Offer::yes("files can be made"),
@@ -162,7 +162,7 @@ impl Tried {
         tried
     }
 
-    fn nothing(errno: Errno) -> Self {
+    fn nothing(errno: Errno, filesystem: &str) -> Self {
         let untested = || match errno {
             Errno::EACCES | Errno::EPERM | Errno::EROFS => {
                 Offer::untested("directory is not writable")
@@ -176,7 +176,7 @@ impl Tried {
                 memory_alignment_bytes: None,
                 offset_alignment_bytes: None,
             },
-            clone: untested(),
+            clone: clone_by_type(filesystem).unwrap_or_else(untested),
             xattrs: untested(),
             acls: untested(),
             hard_links: untested(),
@@ -216,6 +216,20 @@ fn clone(directory: &OwnedFd, source: &Scratch) -> Offer {
     let cloned = sys::clone_file(&target.file, &source.file);
     target.remove();
     cloned.map_or_else(refused, |()| Offer::yes("files can share blocks (FICLONE)"))
+}
+
+/// What the type alone says about clones, where they cannot be tried.
+fn clone_by_type(filesystem: &str) -> Option<Offer> {
+    match filesystem {
+        "btrfs" | "bcachefs" | "ocfs2" => {
+            Some(Offer::untested(format!("directory is not writable; {filesystem} usually can")))
+        }
+        "xfs" => Some(Offer::untested("directory is not writable; xfs can if made with reflink=1")),
+        "ext2" | "ext3" | "ext4" | "tmpfs" | "ramfs" | "vfat" | "lustre" | "proc" | "sysfs" => {
+            Some(Offer::no(format!("{filesystem} has no clones")))
+        }
+        _ => None,
+    }
 }
 
 fn attribute(file: &Scratch, name: &std::ffi::CStr, value: &[u8]) -> Offer {
@@ -316,7 +330,7 @@ impl<'a> Scratch<'a> {
 
     /// With two pages of data, so that there is something to clone and to read.
     fn filled(self) -> Result<Self, Errno> {
-        let written = nix::sys::uio::pwrite(&self.file, &[1; 8192], 0);
+        let written = nix::unistd::write(&self.file, &[1; 8192]);
         if let Err(errno) = written {
             self.remove();
             return Err(errno);
