@@ -167,6 +167,9 @@ impl Display {
             Some(View::Json(view)) => view.finish(&copy.label, report),
             None => {}
         }
+        if matches!(inner.view, Some(View::Bars(_))) {
+            inner.tick(); // its bar goes now: a job that starts next has the terminal for itself
+        }
     }
 
     /// Names the state that the whole command is in from now on (`longshore run`: `DataIn`, …).
