@@ -127,9 +127,5 @@ pub(crate) trait Backend<T> {
     ///
     /// # Errors
     /// The step that failed; `SourceChanged` when a chunk ended early.
-    fn large(
-        &mut self,
-        file: &LargeFile,
-        progress: &dyn Fn(u64),
-    ) -> Result<Mechanism, StepError>;
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError>;
 }

@@ -97,9 +97,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
                 delete::delete_extraneous(&job, root);
             }
         } else {
-            stopped_by = Some(
-                "nothing was deleted: part of the source could not be read".to_owned(),
-            );
+            stopped_by =
+                Some("nothing was deleted: part of the source could not be read".to_owned());
         }
     }
     let sync_started = Instant::now();
@@ -157,7 +156,10 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
     queue.start(&deques[0], (0..job.plan.roots.len()).rev().map(Task::Root));
     job.walk_begins(job.plan.roots.len());
     let no_memory = |errno: nix::errno::Errno| {
-        Refusal::Request(format!("no memory for the buffers of {} threads: {errno}", job.sizing.threads))
+        Refusal::Request(format!(
+            "no memory for the buffers of {} threads: {errno}",
+            job.sizing.threads
+        ))
     };
     std::thread::scope(|scope| {
         let handles: Vec<_> = deques
@@ -178,8 +180,12 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
         let mut alive = 0;
         for handle in handles {
             let result = match handle {
-                Ok(handle) => handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(error) => Err(error.raw_os_error().map_or(nix::errno::Errno::EAGAIN, nix::errno::Errno::from_raw)),
+                Ok(handle) => {
+                    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                }
+                Err(error) => Err(error
+                    .raw_os_error()
+                    .map_or(nix::errno::Errno::EAGAIN, nix::errno::Errno::from_raw)),
             };
             match result {
                 Ok(()) => alive += 1,
@@ -219,8 +225,13 @@ fn flush(plan: &Plan, job: &Job<'_>) {
         if flushed.contains(&&root.destination_dir) {
             continue;
         }
-        let result = openat(AT_FDCWD, &root.destination_dir, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .and_then(nix::unistd::syncfs);
+        let result = openat(
+            AT_FDCWD,
+            &root.destination_dir,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(nix::unistd::syncfs);
         if let Err(errno) = result {
             job.fail(root.destination.clone(), StepError::os(crate::error::Step::Sync, errno));
         }
@@ -231,9 +242,12 @@ fn flush(plan: &Plan, job: &Job<'_>) {
 /// The sentence for a copy that stopped early: what is full, and what is left of the other thing.
 fn why_stopped(plan: &Plan, path: &std::path::Path, error: StepError) -> String {
     let at = show(path);
-    let space = plan.roots.first().and_then(|root| nix::sys::statvfs::statvfs(&root.destination_dir).ok());
+    let space =
+        plan.roots.first().and_then(|root| nix::sys::statvfs::statvfs(&root.destination_dir).ok());
     match (error.kind, space) {
-        (FailureKind::NoSpace, Some(space)) if space.files() > 0 && space.files_available() == 0 => {
+        (FailureKind::NoSpace, Some(space))
+            if space.files() > 0 && space.files_available() == 0 =>
+        {
             format!("the destination has no free inodes (stopped at {at})")
         }
         (FailureKind::NoSpace, Some(space)) => format!(

@@ -251,8 +251,8 @@ impl Refusal {
 /// A path for a terminal: control characters and bytes that are not UTF-8 are escaped.
 #[must_use]
 pub fn show(path: &std::path::Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
     use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
     let mut out = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {

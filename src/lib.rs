@@ -12,6 +12,8 @@
 
 mod backend;
 pub mod directive;
+pub mod display;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod exit;

@@ -14,9 +14,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let result = match (cli.command, matches.subcommand()) {
-        (Command::Copy(args), Some((_, matches))) => cli::copy::main(*args, matches),
-        _ => Err(anyhow::anyhow!("not there yet")),
-    };
-    result.unwrap_or_else(|error| cli::copy::refused(&error))
+    match (cli.command, matches.subcommand()) {
+        (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
+        (Command::Run(_), _) => ExitCode::from(2),
+        (Command::Doctor(args), _) => cli::doctor::run(&args),
+        (Command::Completions { shell }, _) => cli::manual::completions(shell),
+        (Command::Man { command }, _) => cli::manual::man(command.as_deref()),
+        (Command::Copy(_), None) => unreachable!("clap parsed the copy from its own matches"),
+    }
 }

@@ -67,14 +67,18 @@ impl Plan {
     /// A [`Refusal`] that says what to do; nothing has been written, except that a missing parent may
     /// have been made when `parents` was asked for and everything else was in order.
     pub fn new(request: &CopyRequest) -> Result<Self, Refusal> {
-        let sources = request.sources.iter().map(|path| Source::new(path)).collect::<Result<Vec<_>, _>>()?;
+        let sources =
+            request.sources.iter().map(|path| Source::new(path)).collect::<Result<Vec<_>, _>>()?;
         if sources.is_empty() {
             return Err(Refusal::Request("nothing to copy: no source was given".to_owned()));
         }
         check_options(request, &sources)?;
         let target = request.destination.as_path();
         if target.as_os_str().is_empty() {
-            return Err(Refusal::path(target, "the destination is an empty path; name a file or directory"));
+            return Err(Refusal::path(
+                target,
+                "the destination is an empty path; name a file or directory",
+            ));
         }
         let existing = look(target)?;
         let is_directory = existing.as_ref().is_some_and(Metadata::is_dir);
@@ -117,8 +121,11 @@ impl Source {
         }
         let bytes = path.as_os_str().as_bytes();
         let slash = bytes.ends_with(b"/");
-        let contents =
-            slash || bytes == b"." || bytes == b".." || bytes.ends_with(b"/.") || bytes.ends_with(b"/..");
+        let contents = slash
+            || bytes == b"."
+            || bytes == b".."
+            || bytes.ends_with(b"/.")
+            || bytes.ends_with(b"/..");
         // A slash at the end follows a link, as everywhere.
         let metadata = if contents { fs::metadata(path) } else { fs::symlink_metadata(path) };
         let metadata = metadata.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
@@ -133,7 +140,9 @@ impl Source {
             _ => Refusal::System { path: path.to_owned(), action: "look at the source", source: error },
         })?;
         let open = || {
-            let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK;
+            let flags = nix::fcntl::OFlag::O_RDONLY
+                | nix::fcntl::OFlag::O_CLOEXEC
+                | nix::fcntl::OFlag::O_NONBLOCK;
             nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map(drop)
         };
         if (metadata.is_dir() || metadata.is_file())
@@ -145,7 +154,12 @@ impl Source {
     }
 
     /// Where this source goes. `inside` says that the target is a directory that takes it inside.
-    fn root(&self, target: &Path, inside: bool, target_is_directory: bool) -> Result<Root, Refusal> {
+    fn root(
+        &self,
+        target: &Path,
+        inside: bool,
+        target_is_directory: bool,
+    ) -> Result<Root, Refusal> {
         let (source_dir, source_name) = if self.contents {
             (self.path.clone(), OsString::from("."))
         } else {
@@ -190,11 +204,12 @@ fn look(target: &Path) -> Result<Option<Metadata>, Refusal> {
                 Ok(link) => Ok(Some(link)),
                 Err(_) => Ok(None),
             },
-            Some(Errno::ENOTDIR) => Err(Refusal::path(
-                target,
-                "a part of the destination path is not a directory",
-            )),
-            Some(Errno::ELOOP) => Err(Refusal::path(target, "the destination is a loop of symbolic links")),
+            Some(Errno::ENOTDIR) => {
+                Err(Refusal::path(target, "a part of the destination path is not a directory"))
+            }
+            Some(Errno::ELOOP) => {
+                Err(Refusal::path(target, "the destination is a loop of symbolic links"))
+            }
             _ => Err(Refusal::System {
                 path: target.to_owned(),
                 action: "look at the destination",
@@ -208,10 +223,14 @@ fn check_options(request: &CopyRequest, sources: &[Source]) -> Result<(), Refusa
     let options = &request.options;
     let refuse = |text: &str| Err(Refusal::Request(text.to_owned()));
     if options.delete && options.selection.is_some() {
-        return refuse("--delete with --files-from: what is not listed would be deleted; use one of them");
+        return refuse(
+            "--delete with --files-from: what is not listed would be deleted; use one of them",
+        );
     }
     if options.delete && sources.iter().any(|source| !source.metadata.is_dir()) {
-        return refuse("--delete needs directories as sources; there is nothing to compare a file with");
+        return refuse(
+            "--delete needs directories as sources; there is nothing to compare a file with",
+        );
     }
     Ok(())
 }
@@ -227,7 +246,9 @@ fn check_target(
         return Err(Refusal::path(target, "-t needs an existing directory"));
     }
     if request.target == Target::Exact && sources.len() > 1 {
-        return Err(Refusal::Request("-T takes one source; leave it out to copy several".to_owned()));
+        return Err(Refusal::Request(
+            "-T takes one source; leave it out to copy several".to_owned(),
+        ));
     }
     if sources.len() > 1 && !is_directory {
         return Err(Refusal::path(
@@ -254,7 +275,11 @@ fn check_target(
     if is_directory && request.target == Target::Exact && !sources[0].metadata.is_dir() {
         return Err(Refusal::path(target, "-T: a directory is in the way of a file"));
     }
-    if !existing.is_dir() && !existing.is_file() && !existing.is_symlink() && sources[0].metadata.is_file() {
+    if !existing.is_dir()
+        && !existing.is_file()
+        && !existing.is_symlink()
+        && sources[0].metadata.is_file()
+    {
         return Err(Refusal::path(
             target,
             "the destination is a device, pipe or socket; Longshore writes files only",
@@ -287,7 +312,10 @@ fn check_root(root: &Root, source: &Source, request: &CopyRequest) -> Result<(),
         && (twin.dev(), twin.ino()) == (source.metadata.dev(), source.metadata.ino())
         && (source.metadata.is_dir() || twin.is_file())
     {
-        return Err(Refusal::path(&root.source, format!("source and destination are the same: {}", show(&root.destination))));
+        return Err(Refusal::path(
+            &root.source,
+            format!("source and destination are the same: {}", show(&root.destination)),
+        ));
     }
     if source.metadata.is_dir() {
         check_not_inside(source, existing, root)?;
@@ -314,7 +342,10 @@ fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(),
         if fs::metadata(&dir).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == me) {
             return Err(Refusal::path(
                 &root.destination,
-                format!("lies inside its own source {}; the copy would contain itself", show(&root.source)),
+                format!(
+                    "lies inside its own source {}; the copy would contain itself",
+                    show(&root.source)
+                ),
             ));
         }
         if !dir.pop() {
@@ -329,7 +360,10 @@ fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result
     }
     let advice = "choose another destination or have it made writable";
     if statvfs(existing).is_ok_and(|vfs| vfs.flags().contains(FsFlags::ST_RDONLY)) {
-        return Err(Refusal::path(existing, format!("the filesystem is mounted read-only; {advice}")));
+        return Err(Refusal::path(
+            existing,
+            format!("the filesystem is mounted read-only; {advice}"),
+        ));
     }
     // The directory that gets the new name; the root itself when it is there already.
     let dir = if root.destination_name == OsStr::new(".") || existing != root.destination_dir {
@@ -346,9 +380,13 @@ fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result
     );
     match access {
         Ok(()) => Ok(()),
-        Err(Errno::EROFS) => Err(Refusal::path(dir, format!("the filesystem is read-only; {advice}"))),
+        Err(Errno::EROFS) => {
+            Err(Refusal::path(dir, format!("the filesystem is read-only; {advice}")))
+        }
         // The owner of a copied read-only directory may open it again; the engine does.
-        Err(Errno::EACCES) if fs::metadata(&dir).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw()) => {
+        Err(Errno::EACCES)
+            if fs::metadata(&dir).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw()) =>
+        {
             Ok(())
         }
         Err(errno @ (Errno::EACCES | Errno::EPERM)) => Err(Refusal::path(

@@ -91,21 +91,11 @@ pub fn get_xattr(target: XattrTarget<'_>, name: &CStr, value: &mut Vec<u8>) -> R
         // SAFETY: the kernel writes at most `buffer.len()` bytes into a buffer that we hold mutably;
         // `name` is NUL-terminated by its type.
         XattrTarget::Fd(fd) => check(unsafe {
-            libc::fgetxattr(
-                fd.as_raw_fd(),
-                name.as_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-            )
+            libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
         }),
         // SAFETY: as above, and `path` is NUL-terminated by its type.
         XattrTarget::Path(path) => check(unsafe {
-            libc::lgetxattr(
-                path.as_ptr(),
-                name.as_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-            )
+            libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
         }),
     })
 }
@@ -144,13 +134,7 @@ pub fn set_xattr(target: XattrTarget<'_>, name: &CStr, value: &[u8]) -> Result<(
         // SAFETY: the kernel reads `value.len()` bytes of a buffer that we hold, and a name that is
         // NUL-terminated by its type.
         XattrTarget::Fd(fd) => unsafe {
-            libc::fsetxattr(
-                fd.as_raw_fd(),
-                name.as_ptr(),
-                value.as_ptr().cast(),
-                value.len(),
-                0,
-            )
+            libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
         },
         // SAFETY: as above, and `path` is NUL-terminated by its type.
         XattrTarget::Path(path) => unsafe {
@@ -341,9 +325,7 @@ mod tests {
             if filled == 0 {
                 break;
             }
-            found.extend(
-                entries(&buffer[..filled]).map(|e| e.name.to_string_lossy().into_owned()),
-            );
+            found.extend(entries(&buffer[..filled]).map(|e| e.name.to_string_lossy().into_owned()));
         }
         expected.sort();
         found.sort();

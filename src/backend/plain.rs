@@ -7,9 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::errno::Errno;
 use nix::sys::uio::{pread, pwrite};
 
-use super::{
-    Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile,
-};
+use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::buffer::Buffer;
 
@@ -125,11 +123,7 @@ impl<T> Backend<T> for Plain {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(
-        &mut self,
-        file: &LargeFile,
-        progress: &dyn Fn(u64),
-    ) -> Result<Mechanism, StepError> {
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
         match file.direct {
             Some(alignment) => self.large_direct(file, alignment, progress),
             None => self.large_buffered(file, progress),
@@ -210,7 +204,8 @@ fn read_direct(
     let wanted = to_usize((buffer.len() as u64).min(chunk_end - offset));
     let mut filled = 0;
     while filled < wanted {
-        let read = read_some(source, &mut buffer[filled..], offset + filled as u64).at(Step::Read)?;
+        let read =
+            read_some(source, &mut buffer[filled..], offset + filled as u64).at(Step::Read)?;
         let end = filled + read;
         if end >= wanted {
             return Ok(end);

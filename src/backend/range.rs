@@ -80,11 +80,7 @@ impl<T> Backend<T> for Range {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(
-        &mut self,
-        file: &LargeFile,
-        progress: &dyn Fn(u64),
-    ) -> Result<Mechanism, StepError> {
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
         let mut mechanism = Mechanism::CopyFileRange;
         while self.usable
             && let Some(chunk) = next_chunk(file)?
@@ -102,7 +98,11 @@ impl<T> Backend<T> for Range {
             }
             account(file, length, progress);
         }
-        if self.usable { Ok(mechanism) } else { Backend::<T>::large(&mut self.plain, file, progress) }
+        if self.usable {
+            Ok(mechanism)
+        } else {
+            Backend::<T>::large(&mut self.plain, file, progress)
+        }
     }
 }
 

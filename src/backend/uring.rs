@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::plain::{Plain, account, next_chunk, read_some, read_whole, shrunk, to_usize, write_all};
+use super::plain::{
+    Plain, account, next_chunk, read_some, read_whole, shrunk, to_usize, write_all,
+};
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, SmallFile};
 use crate::error::{AtStep, Step, StepError};
 use crate::sys::ring::{Ring, Slot};
@@ -88,11 +90,12 @@ impl<T> Uring<T> {
         mechanism: Mechanism,
     ) -> Finished<T> {
         let buffer = self.small.slot(slot);
-        let result = read_whole(file.source.as_fd(), buffer, file.size, filled)
-            .and_then(|(length, read)| {
+        let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
+            |(length, read)| {
                 write_all(file.destination.as_fd(), &buffer[..length], 0)?;
                 Ok(Moved { mechanism, read })
-            });
+            },
+        );
         Finished { file, result }
     }
 
@@ -115,9 +118,7 @@ impl<T> Uring<T> {
                     Err(Errno::EAGAIN | Errno::EINTR | Errno::EOPNOTSUPP | Errno::EINVAL) => {
                         self.plainly(file)
                     }
-                    Err(errno) => {
-                        Finished { file, result: Err(StepError::os(Step::Read, errno)) }
-                    }
+                    Err(errno) => Finished { file, result: Err(StepError::os(Step::Read, errno)) },
                 };
                 self.free.push(completion.slot);
                 done.push(finished);
@@ -155,11 +156,7 @@ impl<T> Backend<T> for Uring<T> {
         self.complete(done);
     }
 
-    fn large(
-        &mut self,
-        file: &LargeFile,
-        progress: &dyn Fn(u64),
-    ) -> Result<Mechanism, StepError> {
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
         let Some(alignment) = file.direct else {
             return Backend::<T>::large(&mut self.plain, file, progress);
         };
@@ -189,7 +186,11 @@ enum Stage {
     /// Reading a piece.
     Reading(std::ops::Range<u64>),
     /// Writing the piece; `written` bytes of `padded` are out.
-    Writing { piece: std::ops::Range<u64>, padded: usize, written: usize },
+    Writing {
+        piece: std::ops::Range<u64>,
+        padded: usize,
+        written: usize,
+    },
 }
 
 impl Overlapped<'_> {
@@ -204,14 +205,15 @@ impl Overlapped<'_> {
         // After a failure nothing new is started, but what is in flight must come home.
         while let Some(completion) = self.ring.wait().at(Step::Read)? {
             let stage = &mut stages[completion.slot];
-            let step = self.advance(completion.slot, stage, completion.result).and_then(|()| {
-                match stage {
-                    Stage::Idle if failure.is_none() => {
-                        self.start(completion.slot, stage, &mut rest)
-                    }
-                    _ => Ok(()),
-                }
-            });
+            let step =
+                self.advance(completion.slot, stage, completion.result).and_then(
+                    |()| match stage {
+                        Stage::Idle if failure.is_none() => {
+                            self.start(completion.slot, stage, &mut rest)
+                        }
+                        _ => Ok(()),
+                    },
+                );
             if let Err(error) = step {
                 *stage = Stage::Idle;
                 failure.get_or_insert(error);
@@ -320,4 +322,3 @@ impl Overlapped<'_> {
         self.ring.flush().at(Step::Write)
     }
 }
-

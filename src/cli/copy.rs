@@ -1,6 +1,5 @@
 //! `longshore copy`: options as typed become a request; the report becomes a summary and an exit code.
 //! It copies nothing itself.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // this is where messages reach people
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,43 +8,54 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ArgMatches;
+use longshore::display::Display;
 use longshore::engine::failures::FailedList;
 use longshore::engine::filter::{Filter, Verdict};
 use longshore::engine::selection::Selection;
 use longshore::engine::{self, Control};
+use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::options::{
     BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
 };
-use longshore::plan::Plan;
-use longshore::report::Report;
+use longshore::plan::{Plan, Root};
 
-use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg};
+use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
-pub(crate) fn main(args: CopyArgs, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let (request, failed_list) = request(&args, matches)?;
+pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
+    match copy(args, matches) {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(error) => output::refuse(error.as_ref()),
+    }
+}
+
+fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
+    let request = request(args, matches)?;
     let plan = Plan::new(&request)?;
     if plan.options.dry_run {
-        for root in &plan.roots {
-            println!(
-                "{} -> {}",
-                longshore::error::show(&root.source),
-                longshore::error::show(&root.destination)
-            );
-        }
+        output::print(mapping(&plan).as_bytes());
     }
     let control = Control {
-        failed_list: failed_list.map(|path| create_list(&path)).transpose()?.map(Arc::new),
+        failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
-    super::signals::forward(&control.cancel)?;
+    signals::forward(&control.cancel)?;
+    let display = Display::new(args.progress.into());
+    let id = display.add("", Arc::clone(&control.progress));
     let report = engine::run(&plan, &control)?;
-    eprintln!("{report:#?}");
+    display.finish(id, &report);
+    display.summarize(&report, args.failed_list.as_deref());
     if let Some(path) = &args.report {
         write_report(path, &report)?;
     }
-    Ok(ExitCode::from(report.outcome.code()))
+    Ok(report.outcome)
+}
+
+/// Which source gets which path: the first lines of a dry run.
+fn mapping(plan: &Plan) -> String {
+    let line = |root: &Root| format!("{} -> {}\n", show(&root.source), show(&root.destination));
+    plan.roots.iter().map(line).collect()
 }
 
 fn create_list(path: &Path) -> anyhow::Result<FailedList> {
@@ -61,19 +71,8 @@ pub(crate) fn write_report(path: &Path, report: &impl serde::Serialize) -> anyho
 }
 
 /// What was typed, as a request.
-fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<(CopyRequest, Option<PathBuf>)> {
-    let mut sources = args.sources.clone();
-    let (destination, target) = match (&args.target_directory, &args.destination) {
-        (Some(directory), last) => {
-            // With -t the last path is a source like the others.
-            sources.extend(last.clone());
-            (directory.clone(), Target::Directory)
-        }
-        (None, Some(destination)) => {
-            (destination.clone(), if args.no_target_directory { Target::Exact } else { Target::Guess })
-        }
-        (None, None) => anyhow::bail!("no destination: name one after the sources, or with -t"),
-    };
+fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest> {
+    let (sources, destination, target) = paths(args)?;
     let selection = match &args.files_from {
         Some(path) => Some(Arc::new(Selection::parse(&read_list(path)?, &sources)?)),
         None => None,
@@ -105,14 +104,29 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<(CopyRequest
         },
         dry_run: args.dry_run,
     };
-    let request = CopyRequest { sources, destination, target, parents: args.parents, options };
-    Ok((request, args.failed_list.clone()))
+    Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
+}
+
+/// The last path is the destination, unless `-t` names it.
+fn paths(args: &CopyArgs) -> anyhow::Result<(Vec<PathBuf>, PathBuf, Target)> {
+    let mut sources = args.paths.clone();
+    if let Some(directory) = &args.target_directory {
+        return Ok((sources, directory.clone(), Target::Directory));
+    }
+    let destination = sources
+        .pop()
+        .filter(|_| !sources.is_empty())
+        .context("no destination: name it after the source, or with -t (longshore copy SRC DST)")?;
+    let target = if args.no_target_directory { Target::Exact } else { Target::Guess };
+    Ok((sources, destination, target))
 }
 
 fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut list = Vec::new();
     if path == Path::new("-") {
-        std::io::stdin().read_to_end(&mut list).context("failed to read the list on standard input")?;
+        std::io::stdin()
+            .read_to_end(&mut list)
+            .context("failed to read the list on standard input")?;
         return Ok(list);
     }
     std::fs::read(path).with_context(|| format!("failed to read the list {}", path.display()))
@@ -145,7 +159,9 @@ fn preserve(args: &CopyArgs) -> Preserve {
     };
     let mut kept = if args.preserve.is_empty() { Preserve::default() } else { none };
     let changes = args.preserve.iter().map(|attribute| (attribute, true));
-    for (attribute, keep) in changes.chain(args.no_preserve.iter().map(|attribute| (attribute, false))) {
+    for (attribute, keep) in
+        changes.chain(args.no_preserve.iter().map(|attribute| (attribute, false)))
+    {
         match attribute {
             Attribute::Mode => kept.mode = keep,
             Attribute::Ownership => kept.ownership = keep,
@@ -156,15 +172,13 @@ fn preserve(args: &CopyArgs) -> Preserve {
             Attribute::Project => kept.project = keep,
             Attribute::Flags => kept.flags = keep,
             Attribute::All => {
-                kept = if keep { Preserve { project: true, flags: true, ..Preserve::default() } } else { none };
+                kept = if keep {
+                    Preserve { project: true, flags: true, ..Preserve::default() }
+                } else {
+                    none
+                };
             }
         }
     }
     kept
-}
-
-/// The exit code of a command that could not even begin.
-pub(crate) fn refused(error: &anyhow::Error) -> ExitCode {
-    eprintln!("longshore: {error:#}");
-    ExitCode::from(Outcome::Refused.code())
 }

@@ -91,7 +91,11 @@ impl<'o> Attributes<'o> {
 
     /// The mode to create a file with, and the mode that it then has. With the right owner from the
     /// start it is the final one, which saves a call; otherwise nobody else may open the file yet.
-    pub(crate) fn creation_mode(&self, source: &FileStat, owner: Option<(u32, u32)>) -> (Mode, u32) {
+    pub(crate) fn creation_mode(
+        &self,
+        source: &FileStat,
+        owner: Option<(u32, u32)>,
+    ) -> (Mode, u32) {
         let wanted = self.final_mode(source);
         let right_owner = owner.is_some_and(|owner| !self.wants_chown(source, owner));
         let mode = if right_owner && wanted & !0o777 == 0 { wanted } else { 0o600 };
@@ -136,8 +140,17 @@ impl<'o> Attributes<'o> {
     /// The policy, by name. The Lustre internals are those that dcp leaves out too.
     fn is_copied(&self, name: &[u8]) -> bool {
         const LUSTRE_TRUSTED: [&[u8]; 11] = [
-            b"som", b"lov", b"lma", b"lmv", b"dmv", b"link", b"fid", b"version", b"hsm",
-            b"lfsck_bitmap", b"dummy",
+            b"som",
+            b"lov",
+            b"lma",
+            b"lmv",
+            b"dmv",
+            b"link",
+            b"fid",
+            b"version",
+            b"hsm",
+            b"lfsck_bitmap",
+            b"dummy",
         ];
         if name == ACCESS_ACL.to_bytes() || name == DEFAULT_ACL.to_bytes() {
             return self.preserve().acl;
@@ -276,7 +289,11 @@ impl<'o> Attributes<'o> {
     ///
     /// # Errors
     /// Step `Times`.
-    pub(crate) fn set_times(&self, target: BorrowedFd<'_>, source: &FileStat) -> Result<(), StepError> {
+    pub(crate) fn set_times(
+        &self,
+        target: BorrowedFd<'_>,
+        source: &FileStat,
+    ) -> Result<(), StepError> {
         if !self.preserve().timestamps {
             return Ok(());
         }
@@ -346,7 +363,11 @@ impl<'o> Attributes<'o> {
                 Ok(()) => {}
                 Err(Errno::EOPNOTSUPP) => {
                     let acl = name.as_c_str() == ACCESS_ACL || name.as_c_str() == DEFAULT_ACL;
-                    self.tally.warn(if acl { Warning::AclUnsupported } else { Warning::XattrUnsupported });
+                    self.tally.warn(if acl {
+                        Warning::AclUnsupported
+                    } else {
+                        Warning::XattrUnsupported
+                    });
                 }
                 Err(errno) => return Err(StepError::os(Step::Xattr, errno)),
             }

@@ -29,10 +29,8 @@ use crate::sys::{self, XattrTarget};
 const CHANGE_RETRIES: u8 = 2;
 
 /// Opening does not wait (for a FIFO that took the name) and does not touch the access time.
-const OPEN_SOURCE: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_CLOEXEC);
+const OPEN_SOURCE: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
 /// A file that is being copied; what finishing it needs.
 #[derive(Debug)]
@@ -76,7 +74,9 @@ impl Worker<'_> {
     ) {
         let opened = self.with_descriptors(|_| open_source(dir, source_name));
         let result = match opened {
-            Ok((file, stat)) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG => {
+            Ok((file, stat))
+                if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG =>
+            {
                 let progress = &self.job.control.progress;
                 if attempt == 0 {
                     progress.bytes_found.fetch_add(stat.st_size.cast_unsigned(), Relaxed);
@@ -209,7 +209,13 @@ impl Worker<'_> {
         } else {
             let size = usize::try_from(size).expect("a small file's size fits into usize");
             let source = Arc::new(source.file);
-            self.move_small(SmallFile { source, destination: created.file, size, pair, owner: pending });
+            self.move_small(SmallFile {
+                source,
+                destination: created.file,
+                size,
+                pair,
+                owner: pending,
+            });
         }
         Ok(())
     }
@@ -316,7 +322,9 @@ impl Worker<'_> {
         let applied = self
             .xattrs_of(pending, source)
             .and_then(|xattrs| attributes.apply(target, &pending.stat, &xattrs, pending.fresh))
-            .and_then(|()| if times { attributes.set_times(target, &pending.stat) } else { Ok(()) });
+            .and_then(
+                |()| if times { attributes.set_times(target, &pending.stat) } else { Ok(()) },
+            );
         if self.job.options().sync == SyncPolicy::File {
             fsync(&destination).at(Step::Sync)?;
         }
@@ -355,7 +363,10 @@ impl Worker<'_> {
     pub(crate) fn give_up(&mut self, pending: Pending, error: StepError) {
         self.abandon(&pending);
         let Pending { dir, source_name, name, link, attempt, .. } = pending;
-        if error.kind == FailureKind::SourceChanged && attempt < CHANGE_RETRIES && !self.job.stopped() {
+        if error.kind == FailureKind::SourceChanged
+            && attempt < CHANGE_RETRIES
+            && !self.job.stopped()
+        {
             let waiting = link.map(|inode| self.job.links.fail(inode)).unwrap_or_default();
             self.retry_names(waiting);
             self.try_file(&dir, &source_name, &name, attempt + 1, true);

@@ -55,7 +55,8 @@ impl Filesystem {
 
     fn from_magic(magic: i64) -> Self {
         let magic = magic & 0xffff_ffff; // sign-extended on some architectures
-        let word = KNOWN.iter().find(|(known, _)| *known == magic).map_or("unknown", |(_, word)| word);
+        let word =
+            KNOWN.iter().find(|(known, _)| *known == magic).map_or("unknown", |(_, word)| word);
         Self {
             word,
             in_memory: matches!(word, "tmpfs" | "ramfs"),

@@ -188,7 +188,11 @@ impl<'j> Job<'j> {
     }
 
     /// What is known of the filesystems of two open directories.
-    pub(crate) fn pair(&self, source: &FileStat, destination: &FileStat) -> Option<(Arc<Pair>, Filesystems)> {
+    pub(crate) fn pair(
+        &self,
+        source: &FileStat,
+        destination: &FileStat,
+    ) -> Option<(Arc<Pair>, Filesystems)> {
         let key = (source.st_dev, destination.st_dev);
         self.pairs.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }

@@ -51,7 +51,8 @@ impl Worker<'_> {
     ) {
         let sparse = is_sparse(&pending.stat);
         let size = pending.stat.st_size.cast_unsigned();
-        let direct = if sparse { None } else { go_direct(&source, &destination, size, filesystems) };
+        let direct =
+            if sparse { None } else { go_direct(&source, &destination, size, filesystems) };
         let prepared = match direct {
             Some(_) => allocate(&destination, size),
             // The size first: a sparse file may end in a hole.
@@ -141,7 +142,8 @@ impl Worker<'_> {
             return self.abandon(&pending);
         }
         // O_DIRECT writes whole blocks; the last one is cut to the size.
-        let aligned = copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
+        let aligned =
+            copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
         if !aligned && let Err(errno) = ftruncate(&destination, size) {
             return self.give_up(pending, StepError::os(Step::Write, errno));
         }

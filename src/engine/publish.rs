@@ -47,9 +47,9 @@ pub(crate) fn temporary(name: &CStr) -> CString {
 
 /// Whether a name is one that [`temporary`] makes.
 pub(crate) fn is_temporary(name: &CStr) -> bool {
-    name.to_bytes().strip_prefix(b".longshore-").is_some_and(|hash| {
-        hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit)
-    })
+    name.to_bytes()
+        .strip_prefix(b".longshore-")
+        .is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// Creates a regular file. With `aside` it gets a temporary name from the start.

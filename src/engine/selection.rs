@@ -91,9 +91,8 @@ fn locate<'p>(path: &'p Path, sources: &[PathBuf]) -> Result<(usize, &'p Path), 
                 found = Some((index, below));
             }
         }
-        return found.ok_or_else(|| {
-            Refusal::path(path, "is listed, but lies below none of the sources")
-        });
+        return found
+            .ok_or_else(|| Refusal::path(path, "is listed, but lies below none of the sources"));
     }
     if sources.len() != 1 {
         return Err(Refusal::path(

@@ -207,7 +207,10 @@ mod tests {
                     let (threads, depth, keep) =
                         share_descriptors(descriptors, wanted, mover).expect("enough for one");
                     let used = threads * (4 * depth + 2 * keep) + SPARE_DESCRIPTORS;
-                    assert!(used <= descriptors, "{used} of {descriptors}: {threads} {depth} {keep}");
+                    assert!(
+                        used <= descriptors,
+                        "{used} of {descriptors}: {threads} {depth} {keep}"
+                    );
                 }
             }
         }

@@ -69,8 +69,11 @@ impl Worker<'_> {
         };
         match made {
             Ok(()) => {
-                let count =
-                    if kind == SFlag::S_IFLNK { &self.job.tally.symlinks } else { &self.job.tally.special };
+                let count = if kind == SFlag::S_IFLNK {
+                    &self.job.tally.symlinks
+                } else {
+                    &self.job.tally.special
+                };
                 count.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
                 self.first_name_is_complete(dir, source_name, name, link);
@@ -96,7 +99,8 @@ impl Worker<'_> {
         let symlink = kind == SFlag::S_IFLNK;
         let visible = if symlink {
             let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
-            let text = CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
+            let text =
+                CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
             publish::make(target.as_fd(), name, Step::Symlink, |name| {
                 symlinkat(text.as_c_str(), &target, name)
             })?

@@ -80,7 +80,8 @@ impl Tally {
 
     /// Warnings that occurred, by word.
     pub(crate) fn warnings(&self) -> BTreeMap<&'static str, u64> {
-        let counts = Warning::ALL.map(|kind| (kind.word(), self.warnings[kind as usize].load(Relaxed)));
+        let counts =
+            Warning::ALL.map(|kind| (kind.word(), self.warnings[kind as usize].load(Relaxed)));
         counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 

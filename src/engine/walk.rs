@@ -278,7 +278,8 @@ impl Worker<'_> {
                     self.descend(dir, name, selection);
                 }
                 Ok(stat) => {
-                    let file = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+                    let file =
+                        SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
                     self.job.control.progress.files_found.fetch_add(u64::from(file), Relaxed);
                     dir.expect(1);
                     self.entry(dir, libc::DT_UNKNOWN, name);
@@ -391,7 +392,9 @@ fn open_existing(above: &Arc<OwnedFd>, name: &CStr) -> Result<OwnedFd, Errno> {
         other => other?,
     };
     let stat = fstat(&fd)?;
-    if stat.st_mode & FILLING.bits() != FILLING.bits() && stat.st_uid == nix::unistd::geteuid().as_raw() {
+    if stat.st_mode & FILLING.bits() != FILLING.bits()
+        && stat.st_uid == nix::unistd::geteuid().as_raw()
+    {
         nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(stat.st_mode & 0o7777) | FILLING)?;
     }
     Ok(fd)

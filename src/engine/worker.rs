@@ -155,7 +155,9 @@ impl<'w> Worker<'w> {
         let mut tries = 0;
         loop {
             match step(self) {
-                Err(error) if error.kind == FailureKind::Descriptors && tries < DESCRIPTOR_RETRIES => {
+                Err(error)
+                    if error.kind == FailureKind::Descriptors && tries < DESCRIPTOR_RETRIES =>
+                {
                     tries += 1;
                     while self.backend.in_flight() > 0 {
                         self.take_finished(true);

@@ -83,9 +83,8 @@ pub fn probe() -> Result<(), Errno> {
     ring.submitter()
         .register_probe(&mut probe)
         .map_err(|error| error.raw_os_error().map_or(Errno::EOPNOTSUPP, Errno::from_raw))?;
-    let complete = [opcode::Read::CODE, opcode::Write::CODE]
-        .into_iter()
-        .all(|code| probe.is_supported(code));
+    let complete =
+        [opcode::Read::CODE, opcode::Write::CODE].into_iter().all(|code| probe.is_supported(code));
     if complete { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
 }
 
@@ -227,8 +226,8 @@ impl Ring {
                 let slot = usize::try_from(entry.user_data()).map_err(|_| Errno::EIO)?;
                 self.busy[slot] = None;
                 self.in_flight -= 1;
-                let result = usize::try_from(entry.result())
-                    .map_err(|_| Errno::from_raw(-entry.result()));
+                let result =
+                    usize::try_from(entry.result()).map_err(|_| Errno::from_raw(-entry.result()));
                 return Ok(Some(Completion { slot, result }));
             }
             self.submit(1)?;
