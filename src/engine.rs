@@ -9,6 +9,8 @@ pub mod failures;
 mod file;
 mod filesystem;
 pub mod filter;
+mod finish;
+mod hard_link;
 mod job;
 mod large;
 mod links;
@@ -21,6 +23,7 @@ mod special;
 mod tally;
 mod walk;
 mod worker;
+mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
