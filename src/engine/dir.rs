@@ -258,7 +258,9 @@ impl Dir {
 
     /// Takes entries off; true when they were the last, so that the caller must finish the directory.
     pub(crate) fn settle(&self, entries: usize) -> bool {
-        self.pending.fetch_sub(entries, AcqRel) == entries
+        let before = self.pending.fetch_sub(entries, AcqRel);
+        debug_assert!(before >= entries, "a directory was finished before its last entry");
+        before == entries
     }
 
     /// Names from below the root down to this directory.

@@ -81,6 +81,7 @@ impl Worker<'_> {
         let parent = Arc::clone(&enter.parent);
         match self.with_descriptors(|worker| worker.open_both(&enter)) {
             Ok(Some(dir)) => {
+                self.job.tally.entered.fetch_add(1, Relaxed);
                 dir.close_ancestor(self.job.sizing.keep);
                 self.read(Arc::new(dir), 0);
             }
@@ -186,6 +187,9 @@ impl Worker<'_> {
         match filled {
             Ok(0) => self.settle(&dir, 1),
             Ok(filled) => {
+                // A thief may come to the end of the directory while its entries are still being
+                // counted here: until they are, the directory must not look done.
+                dir.expect(1);
                 let next = sys::entries(&buffer[..filled]).last().map(|entry| entry.next);
                 if let Some(next) = next {
                     self.push(Task::Read(Arc::clone(&dir), next));
@@ -198,6 +202,7 @@ impl Worker<'_> {
                     }
                 }
                 self.hand_out(&dir, &buffer[..filled]);
+                self.settle(&dir, 1);
             }
             Err(errno) => self.read_failed(&dir, errno),
         }
