@@ -5,6 +5,7 @@ mod attributes;
 pub(crate) mod chunk;
 mod delete;
 mod dir;
+mod directory;
 pub mod failures;
 mod file;
 mod filesystem;

@@ -189,9 +189,9 @@ impl fmt::Display for StepError {
         match (self.kind, self.errno) {
             (FailureKind::SourceChanged, _) => f.write_str("it changed while it was read"),
             (FailureKind::IntoItself, _) => f.write_str("the destination lies inside it"),
-            (FailureKind::Internal, _) => {
-                f.write_str("Longshore lost count of it, which is a bug; copy it again and report this")
-            }
+            (FailureKind::Internal, _) => f.write_str(
+                "Longshore lost count of it, which is a bug; copy it again and report this",
+            ),
             (_, Some(errno)) => f.write_str(errno.desc()),
             (kind, None) => f.write_str(kind.word()),
         }

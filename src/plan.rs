@@ -84,7 +84,10 @@ impl Plan {
         let is_directory = existing.as_ref().is_some_and(Metadata::is_dir);
         check_target(request, &sources, existing.as_ref())?;
 
-        let inside = is_directory && request.target != Target::Exact;
+        // `--parents` makes the directory that a slash at the end names.
+        let named_directory =
+            existing.is_none() && ends_with_slash(target) && !sources[0].metadata.is_dir();
+        let inside = (is_directory && request.target != Target::Exact) || named_directory;
         let mut roots = Vec::new();
         for source in &sources {
             roots.push(source.root(target, inside, is_directory)?);
@@ -120,7 +123,7 @@ impl Source {
             return Err(Refusal::path(path, "a source is an empty path; name a file or directory"));
         }
         let bytes = path.as_os_str().as_bytes();
-        let slash = bytes.ends_with(b"/");
+        let slash = ends_with_slash(path);
         let contents = slash
             || bytes == b"."
             || bytes == b".."
@@ -183,6 +186,10 @@ impl Source {
             destination_name,
         })
     }
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b"/")
 }
 
 /// Splits a path into the directory that holds it and its name there.
@@ -257,11 +264,11 @@ fn check_target(
         ));
     }
     let Some(existing) = existing else {
-        let slash = target.as_os_str().as_bytes().ends_with(b"/");
-        if slash && !sources[0].metadata.is_dir() {
+        if ends_with_slash(target) && !sources[0].metadata.is_dir() && !request.parents {
             return Err(Refusal::path(
                 target,
-                "the directory does not exist; make it, or leave out the slash to give the copy this name",
+                "the directory does not exist; make it or pass --parents, or leave out the slash to give \
+                 the copy this name",
             ));
         }
         return Ok(());

@@ -148,9 +148,14 @@ pub fn set_xattr(target: XattrTarget<'_>, name: &CStr, value: &[u8]) -> Result<(
 ///
 /// # Errors
 /// The errno of removexattr(2); `ENODATA` where there is no such attribute.
-pub fn remove_xattr(file: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    // SAFETY: the kernel reads a name that is NUL-terminated by its type.
-    check(unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) }).map(drop)
+pub fn remove_xattr(target: XattrTarget<'_>, name: &CStr) -> Result<(), Errno> {
+    let result = match target {
+        // SAFETY: the kernel reads a name that is NUL-terminated by its type.
+        XattrTarget::Fd(fd) => unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) },
+        // SAFETY: as above, for path and name.
+        XattrTarget::Path(path) => unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) },
+    };
+    check(result).map(drop)
 }
 
 /// Makes `destination` share all of `source`'s blocks (ioctl FICLONE, `linux/fs.h`).

@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
 use super::tally::{Tally, Warning};
-use super::xattrs::{ACCESS_ACL, DEFAULT_ACL, Xattrs};
+use super::xattrs::Xattrs;
 use crate::error::{AtStep, Step, StepError};
 use crate::options::{CopyOptions, Preserve};
 use crate::sys::{self, XattrTarget};
@@ -49,6 +49,17 @@ pub(crate) struct Fresh {
     pub(crate) mode: u32,
     /// Whether it may have ACLs that the source has not (inherited, or left from before).
     pub(crate) may_have_acl: bool,
+}
+
+/// What is known of an item that cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ByName {
+    /// It has no mode and no ACL of its own.
+    Symlink,
+    /// A special file made where nothing is inherited.
+    Special,
+    /// A special file that may have inherited an ACL.
+    MayHaveAcl,
 }
 
 impl<'o> Attributes<'o> {
@@ -107,12 +118,8 @@ impl<'o> Attributes<'o> {
                 mode &= !SET_IDS;
             }
         }
-        if fresh.may_have_acl && self.preserve().acl {
-            for name in [ACCESS_ACL, DEFAULT_ACL] {
-                if !xattrs.has(name) {
-                    let _ = sys::remove_xattr(target, name); // usually there is none: no error
-                }
-            }
+        if fresh.may_have_acl {
+            self.remove_foreign_acls(XattrTarget::Fd(target), xattrs);
         }
         self.write_xattrs(XattrTarget::Fd(target), xattrs)?;
         // chown and ACLs both move mode bits, so the mode is set again after either.
@@ -205,7 +212,7 @@ impl<'o> Attributes<'o> {
     }
 
     /// All attributes of an item that cannot be opened: a symbolic link or a special file, `name` in
-    /// `dir`. `symlink` items have no mode of their own.
+    /// `dir`.
     ///
     /// # Errors
     /// The first step that failed.
@@ -215,7 +222,7 @@ impl<'o> Attributes<'o> {
         name: &CStr,
         source: &FileStat,
         xattrs: &Xattrs,
-        symlink: bool,
+        kind: ByName,
     ) -> Result<(), StepError> {
         let mut mode = self.final_mode(source);
         let change = |uid, gid| fchownat(dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW);
@@ -223,8 +230,11 @@ impl<'o> Attributes<'o> {
             mode &= !SET_IDS;
         }
         let path = path_of(dir, name);
+        if kind == ByName::MayHaveAcl {
+            self.remove_foreign_acls(XattrTarget::Path(&path), xattrs);
+        }
         self.write_xattrs(XattrTarget::Path(&path), xattrs)?;
-        if !symlink {
+        if kind != ByName::Symlink {
             let bits = Mode::from_bits_truncate(mode);
             fchmodat(dir, name, bits, FchmodatFlags::FollowSymlink).at(Step::Mode)?;
         }

@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::attributes::Fresh;
 use super::dir::{Dir, Inode, inode};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
 use super::pair::Pair;
-use super::publish::{Visible, create_file};
+use super::publish::{Visible, create_file, is_regular};
 use super::worker::Worker;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -70,9 +70,7 @@ impl Worker<'_> {
     ) {
         let opened = self.with_descriptors(|_| open_source(dir, source_name));
         let result = match opened {
-            Ok((file, stat))
-                if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG =>
-            {
+            Ok((file, stat)) if is_regular(stat.st_mode) => {
                 let progress = &self.job.control.progress;
                 if attempt == 0 {
                     progress.bytes_found.fetch_add(stat.st_size.cast_unsigned(), Relaxed);
@@ -163,7 +161,7 @@ impl Worker<'_> {
             attempt: source.attempt,
         };
         if size == 0 {
-            self.content_is_there(pending, &source.file, created.file, Mechanism::Empty);
+            self.content_is_there(pending, &source.file, created.file, Mechanism::Empty, 0);
             return Ok(());
         }
         if pair.may_clone() {
@@ -171,7 +169,7 @@ impl Worker<'_> {
                 Ok(()) => {
                     pair.cloned();
                     self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
-                    self.content_is_there(pending, &source.file, created.file, Mechanism::Clone);
+                    self.content_is_there(pending, &source.file, created.file, Mechanism::Clone, 0);
                     return Ok(());
                 }
                 Err(errno) if pair.clone_refused(errno) => {}
@@ -219,7 +217,7 @@ impl Worker<'_> {
             return Ok(false);
         };
         let wanted = &source.stat;
-        let regular = SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        let regular = is_regular(there.st_mode);
         if !regular
             || there.st_size != wanted.st_size
             || (there.st_mtime, there.st_mtime_nsec) != (wanted.st_mtime, wanted.st_mtime_nsec)

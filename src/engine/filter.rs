@@ -78,13 +78,35 @@ impl Rule {
             return Err(refuse("is empty; name what to include or exclude"));
         }
         let whole_path = body.contains('/') || body.contains("**");
-        let glob = GlobBuilder::new(body.strip_prefix('/').unwrap_or(body))
+        let glob = GlobBuilder::new(&crossing(body.strip_prefix('/').unwrap_or(body)))
             .literal_separator(true)
             .backslash_escape(true)
             .build()
             .map_err(|error| refuse(&error.kind().to_string()))?;
         Ok(Self { verdict, matcher: glob.compile_matcher(), directories_only, whole_path })
     }
+}
+
+/// Lets `**` cross slashes wherever it stands, as rsync does; `globset` knows it only as a whole
+/// component.
+fn crossing(pattern: &str) -> String {
+    let mut out = String::new();
+    let mut rest = pattern;
+    while let Some(character) = rest.chars().next() {
+        let stars = rest.len() - rest.trim_start_matches('*').len();
+        let length = if character == '\\' {
+            // An escaped character stands for itself.
+            1 + rest[1..].chars().next().map_or(0, char::len_utf8)
+        } else {
+            stars.max(character.len_utf8())
+        };
+        let (token, after) = rest.split_at(length);
+        let component =
+            (out.is_empty() || out.ends_with('/')) && (after.is_empty() || after.starts_with('/'));
+        out.push_str(if stars >= 2 && !component { "{*,*/**/*}" } else { token });
+        rest = after;
+    }
+    out
 }
 
 #[cfg(test)]
@@ -112,6 +134,15 @@ mod tests {
         assert!(!admits(&[(Verdict::Exclude, "a/**/*.o")], "a/b/d/c.o", false));
         assert!(!admits(&[(Verdict::Exclude, "cache/")], "x/cache", true));
         assert!(admits(&[(Verdict::Exclude, "cache/")], "x/cache", false));
+    }
+
+    #[test]
+    fn two_stars_cross_slashes_wherever_they_stand() {
+        let rules = [(Verdict::Exclude, "sub/**.log")];
+        assert!(!admits(&rules, "sub/a.log", false));
+        assert!(!admits(&rules, "sub/b/c/a.log", false));
+        assert!(admits(&rules, "a.log", false));
+        assert!(admits(&[(Verdict::Exclude, r"a\**b")], "axb", false), "escaped stars are stars");
     }
 
     #[test]

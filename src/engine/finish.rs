@@ -25,7 +25,7 @@ impl Worker<'_> {
             Ok(moved) if moved.read == Read::Exact => {
                 let size = pending.stat.st_size.cast_unsigned();
                 self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
-                self.content_is_there(pending, &source, destination, moved.mechanism);
+                self.content_is_there(pending, &source, destination, moved.mechanism, size);
             }
             Ok(moved) => {
                 let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
@@ -43,13 +43,14 @@ impl Worker<'_> {
         }
     }
 
-    /// All content is in place; unless the source changed meanwhile, the file is finished.
+    /// All content is in place, `moved` bytes of which were read and written; unless the source changed meanwhile, the file is finished.
     pub(crate) fn content_is_there(
         &mut self,
         pending: Pending,
         source: &OwnedFd,
         destination: OwnedFd,
         mechanism: Mechanism,
+        moved: u64,
     ) {
         match fstat(source) {
             Ok(now) if is_unchanged(&pending.stat, &now) => {}
@@ -73,8 +74,7 @@ impl Worker<'_> {
         let size = pending.stat.st_size.cast_unsigned();
         match self.finish_file(&pending, source, destination, true) {
             Ok(()) => {
-                let cloned = matches!(mechanism, Mechanism::Clone | Mechanism::Empty);
-                self.job.tally.moved(mechanism, if cloned { 0 } else { size });
+                self.job.tally.moved(mechanism, moved);
                 self.count_file(size);
             }
             Err(error) => {

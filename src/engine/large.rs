@@ -147,7 +147,10 @@ impl Worker<'_> {
         if !aligned && let Err(errno) = ftruncate(&destination, size) {
             return self.give_up(pending, StepError::os(Step::Write, errno));
         }
-        self.content_is_there(pending, &copy.file.source, destination, mechanism);
+        let moved = copy.file.moved.load(Relaxed);
+        let holes = size.cast_unsigned().saturating_sub(moved);
+        self.job.control.progress.bytes_done.fetch_add(holes, Relaxed);
+        self.content_is_there(pending, &copy.file.source, destination, mechanism, moved);
     }
 }
 

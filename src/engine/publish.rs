@@ -122,6 +122,11 @@ pub(crate) fn is_directory(mode: u32) -> bool {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR
 }
 
+/// Whether a mode is a regular file's.
+pub(crate) fn is_regular(mode: u32) -> bool {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
+
 /// Moves a finished file into place. The temporary name is checked to still be the file that was
 /// written: another run may have taken it.
 ///

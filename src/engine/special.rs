@@ -11,7 +11,7 @@ use nix::fcntl::readlinkat;
 use nix::sys::stat::{FileStat, Mode, SFlag, mknodat};
 use nix::unistd::symlinkat;
 
-use super::attributes::path_of;
+use super::attributes::{ByName, path_of};
 use super::dir::{Dir, inode};
 use super::links::{Claim, Name};
 use super::publish;
@@ -97,8 +97,12 @@ impl Worker<'_> {
     ) -> Result<(), StepError> {
         let source = dir.source().at(Step::Stat)?;
         let target = dir.destination().at(Step::Create)?;
-        let symlink = kind == SFlag::S_IFLNK;
-        let visible = if symlink {
+        let by_name = match (kind == SFlag::S_IFLNK, dir.default_acl) {
+            (true, _) => ByName::Symlink,
+            (false, false) => ByName::Special,
+            (false, true) => ByName::MayHaveAcl,
+        };
+        let visible = if by_name == ByName::Symlink {
             let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
             let text =
                 CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
@@ -120,7 +124,7 @@ impl Worker<'_> {
             .read_xattrs(XattrTarget::Path(&path))
             .map(|found| found.unwrap_or_else(Xattrs::default))
             .and_then(|xattrs| {
-                attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, symlink)
+                attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
             });
         publish::publish(target.as_fd(), &visible, name, None)?;
         applied

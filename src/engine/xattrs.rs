@@ -21,7 +21,7 @@ pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 pub(crate) struct Xattrs(Vec<(CString, Vec<u8>)>);
 
 impl Xattrs {
-    pub(crate) fn has(&self, name: &CStr) -> bool {
+    fn has(&self, name: &CStr) -> bool {
         self.0.iter().any(|(own, _)| own.as_c_str() == name)
     }
 }
@@ -58,9 +58,10 @@ impl Attributes<'_> {
         Ok(Some(Xattrs(found)))
     }
 
-    /// The policy, by name. The Lustre internals are those that dcp leaves out too.
+    /// The policy, by name. The Lustre internals are those that dcp leaves out too; `SGI_ACL_*` is how
+    /// XFS shows root its ACLs a second time, which elsewhere would be litter.
     pub(crate) fn is_copied(&self, name: &[u8]) -> bool {
-        const LUSTRE_TRUSTED: [&[u8]; 11] = [
+        const INTERNAL_TRUSTED: [&[u8]; 13] = [
             b"som",
             b"lov",
             b"lma",
@@ -72,6 +73,8 @@ impl Attributes<'_> {
             b"hsm",
             b"lfsck_bitmap",
             b"dummy",
+            b"SGI_ACL_FILE",
+            b"SGI_ACL_DEFAULT",
         ];
         if name == ACCESS_ACL.to_bytes() || name == DEFAULT_ACL.to_bytes() {
             return self.preserve().acl;
@@ -87,7 +90,7 @@ impl Attributes<'_> {
             return false;
         }
         if let Some(rest) = name.strip_prefix(b"trusted.") {
-            return self.root && !LUSTRE_TRUSTED.contains(&rest);
+            return self.root && !INTERNAL_TRUSTED.contains(&rest);
         }
         match name {
             b"security.capability" => self.root,
@@ -102,6 +105,18 @@ impl Attributes<'_> {
                 policy == XattrPolicy::All
             }
             _ => false, // lustre.* and namespaces that we do not know
+        }
+    }
+
+    /// Removes ACLs that an item inherited and the source has not.
+    pub(crate) fn remove_foreign_acls(&self, target: XattrTarget<'_>, wanted: &Xattrs) {
+        if !self.preserve().acl {
+            return;
+        }
+        for name in [ACCESS_ACL, DEFAULT_ACL] {
+            if !wanted.has(name) {
+                let _ = sys::remove_xattr(target, name); // usually there is none: no error
+            }
         }
     }
 

@@ -26,7 +26,10 @@ pub const NOBODY: u32 = 65534;
 
 /// The build directory: everything a test leaves on disk is beneath it.
 pub fn target_dir() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the temporary directory is inside target").to_owned()
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("the temporary directory is inside target")
+        .to_owned()
 }
 
 /// Whether the tests run as root. Those that need it skip themselves by name otherwise.
