@@ -26,6 +26,7 @@ mod walk;
 mod worker;
 mod xattrs;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::Instant;
@@ -91,6 +92,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let started = Instant::now();
     let (source, destination) = filesystems(plan)?;
     let sizing = Sizing::new(&plan.options, source, destination)?;
+    make_parents(plan)?;
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
     work(&job)?;
@@ -212,7 +214,7 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
 
 /// The filesystems of the first source and of the destination, for sizing.
 fn filesystems(plan: &Plan) -> Result<(Filesystem, Filesystem), Refusal> {
-    let of = |path: &std::path::Path| {
+    let of = |path: &Path| {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         openat(AT_FDCWD, path, flags, Mode::empty())
             .and_then(Filesystem::of)
@@ -222,35 +224,57 @@ fn filesystems(plan: &Plan) -> Result<(Filesystem, Filesystem), Refusal> {
         return Err(Refusal::Request("nothing to copy: no source was given".to_owned()));
     };
     let mut destination = root.destination_dir.as_path();
-    while plan.options.dry_run && !destination.exists() {
-        destination = destination.parent().unwrap_or(std::path::Path::new("/"));
+    while !destination.exists() {
+        destination = match destination.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
     }
     Ok((of(&root.source_dir)?, of(destination)?))
 }
 
+/// Makes the directories that the destinations lie in, when that was asked for.
+fn make_parents(plan: &Plan) -> Result<(), Refusal> {
+    if !plan.parents || plan.options.dry_run {
+        return Ok(());
+    }
+    plan.roots.iter().try_for_each(|root| {
+        std::fs::create_dir_all(&root.destination_dir).map_err(|source| Refusal::System {
+            path: root.destination_dir.clone(),
+            action: "make the directory",
+            source,
+        })
+    })
+}
+
 /// Brings everything written to stable storage; late errors of write-back appear here.
 fn flush(plan: &Plan, job: &Job<'_>) {
-    let mut flushed = Vec::new();
-    for root in &plan.roots {
-        if flushed.contains(&&root.destination_dir) {
-            continue;
-        }
-        let result = openat(
+    if job.spans_filesystems() {
+        nix::unistd::sync();
+        return;
+    }
+    let open = |path: &Path| {
+        openat(
             AT_FDCWD,
-            &root.destination_dir,
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            path,
+            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
             Mode::empty(),
         )
-        .and_then(nix::unistd::syncfs);
-        if let Err(errno) = result {
-            job.fail(root.destination.clone(), StepError::os(Step::Sync, errno));
+    };
+    let Some(root) = plan.roots.first() else { return };
+    match open(&root.destination_dir).or_else(|_| open(&root.destination)) {
+        Ok(fd) => {
+            if let Err(errno) = nix::unistd::syncfs(fd) {
+                job.fail(root.destination.clone(), StepError::os(Step::Sync, errno));
+            }
         }
-        flushed.push(&root.destination_dir);
+        // Write permission without read permission: nothing to name the filesystem by.
+        Err(_) => nix::unistd::sync(),
     }
 }
 
 /// The sentence for a copy that stopped early: what is full, and what is left of the other thing.
-fn why_stopped(plan: &Plan, path: &std::path::Path, error: StepError) -> String {
+fn why_stopped(plan: &Plan, path: &Path, error: StepError) -> String {
     let at = show(path);
     let space =
         plan.roots.first().and_then(|root| nix::sys::statvfs::statvfs(&root.destination_dir).ok());

@@ -1,6 +1,5 @@
 //! From a request to a plan: which source becomes which destination path, by cp's rules, and every
-//! refusal that can be known before the first byte. It creates nothing but missing parents, and
-//! those only after everything has been checked.
+//! refusal that can be known before the first byte. It creates nothing.
 //!
 //! | source | destination | the copy is |
 //! |---|---|---|
@@ -32,6 +31,8 @@ use crate::options::{CopyOptions, CopyRequest, Target};
 pub struct Plan {
     /// One entry for each source.
     pub roots: Vec<Root>,
+    /// Whether missing parents of the destinations are made first.
+    pub(crate) parents: bool,
     /// How.
     pub options: CopyOptions,
 }
@@ -64,8 +65,7 @@ impl Plan {
     /// Checks the request against the filesystems and resolves destination paths.
     ///
     /// # Errors
-    /// A [`Refusal`] that says what to do; nothing has been written, except that a missing parent may
-    /// have been made when `parents` was asked for and everything else was in order.
+    /// A [`Refusal`] that says what to do; nothing has been written.
     pub fn new(request: &CopyRequest) -> Result<Self, Refusal> {
         let sources =
             request.sources.iter().map(|path| Source::new(path)).collect::<Result<Vec<_>, _>>()?;
@@ -104,16 +104,7 @@ impl Plan {
         for (root, source) in roots.iter().zip(&sources) {
             check_root(root, source, request)?;
         }
-        if request.parents && !request.options.dry_run {
-            for root in &roots {
-                fs::create_dir_all(&root.destination_dir).map_err(|source| Refusal::System {
-                    path: root.destination_dir.clone(),
-                    action: "make the directory",
-                    source,
-                })?;
-            }
-        }
-        Ok(Self { roots, options: request.options.clone() })
+        Ok(Self { roots, parents: request.parents, options: request.options.clone() })
     }
 }
 
@@ -339,7 +330,6 @@ fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(),
     } else {
         existing
     };
-    // With contents, the destination may be named before it exists, and then it is what will be made.
     let mut dir = start.canonicalize().map_err(|source| Refusal::System {
         path: start.to_owned(),
         action: "resolve the destination",

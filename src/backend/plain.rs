@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::{pread, pwrite};
 
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
@@ -185,11 +186,21 @@ pub(super) fn read_some(
     loop {
         match pread(source, buffer, offset) {
             Err(Errno::EINTR) => {}
-            // A descriptor with O_NONBLOCK on a filesystem that takes it seriously.
-            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            // A filesystem that takes O_NONBLOCK seriously: the source was opened with it only to be
+            // safe from FIFOs.
+            Err(Errno::EAGAIN) if blocking_again(source) => {}
             other => return other,
         }
     }
+}
+
+/// Takes O_NONBLOCK off; false when it was not on.
+fn blocking_again(file: BorrowedFd<'_>) -> bool {
+    let Ok(flags) = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain) else {
+        return false;
+    };
+    flags.contains(OFlag::O_NONBLOCK)
+        && fcntl(file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK)).is_ok()
 }
 
 /// Fills `buffer` with O_DIRECT, or reads up to the end of the data that the chunk promises. A short
@@ -234,7 +245,6 @@ pub(super) fn write_all(
                 offset += i64::try_from(written).map_err(|_| Errno::EFBIG).at(Step::Write)?;
             }
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => std::thread::yield_now(),
             Err(errno) => return Err(StepError::os(Step::Write, errno)),
         }
     }

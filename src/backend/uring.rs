@@ -25,6 +25,8 @@ pub(crate) struct Uring<T> {
     /// The file that each slot belongs to.
     waiting: Vec<Option<SmallFile<T>>>,
     free: Vec<Slot>,
+    /// The ring itself failed: it is not used any more, its buffers stay with it until the end.
+    broken: bool,
     large: Option<Ring>,
     large_slots: usize,
     large_slot_bytes: usize,
@@ -46,6 +48,7 @@ impl<T> Uring<T> {
             small: Ring::new(depth, SMALL_SLOT_BYTES)?,
             waiting: (0..depth).map(|_| None).collect(),
             free: (0..depth).collect(),
+            broken: false,
             large: None,
             large_slots,
             large_slot_bytes,
@@ -54,7 +57,7 @@ impl<T> Uring<T> {
 
     /// Reads what is in memory; what is not goes in flight. `None` means that it is in flight.
     fn start(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
-        if file.size >= SMALL_SLOT_BYTES || !file.pair.reads_without_waiting() {
+        if self.broken || file.size >= SMALL_SLOT_BYTES || !file.pair.reads_without_waiting() {
             return Some(self.plainly(file));
         }
         let Some(slot) = self.free.pop() else { return Some(self.plainly(file)) };
@@ -125,7 +128,7 @@ impl<T> Uring<T> {
             }
             Ok(None) => {}
             Err(_) => {
-                // The ring itself failed. Its buffers stay with it; the files are read plainly.
+                self.broken = true;
                 for slot in 0..self.waiting.len() {
                     if let Some(file) = self.waiting[slot].take() {
                         done.push(self.plainly(file));
@@ -138,18 +141,18 @@ impl<T> Uring<T> {
 
 impl<T> Backend<T> for Uring<T> {
     fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
-        if self.free.is_empty() {
+        if self.free.is_empty() && !self.broken {
             self.complete(done);
         }
         done.extend(self.start(file));
         // Batches of queued reads would wait for the ring to fill up; the device should start now.
-        if self.small.flush().is_err() {
+        if !self.broken && self.small.flush().is_err() {
             self.complete(done);
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.small.in_flight()
+        if self.broken { 0 } else { self.small.in_flight() }
     }
 
     fn wait(&mut self, done: &mut Vec<Finished<T>>) {

@@ -212,6 +212,14 @@ impl<'j> Job<'j> {
             .clone()
     }
 
+    /// Whether the copy went to more than one filesystem.
+    pub(crate) fn spans_filesystems(&self) -> bool {
+        let pairs = self.pairs.read().unwrap_or_else(PoisonError::into_inner);
+        let mut destinations = pairs.keys().map(|(_, destination)| destination);
+        let first = destinations.next();
+        destinations.any(|destination| Some(destination) != first)
+    }
+
     /// Marks a directory as the destination of a root.
     pub(crate) fn add_destination(&self, inode: Inode) {
         self.destinations.write().unwrap_or_else(PoisonError::into_inner).push(inode);
