@@ -18,4 +18,5 @@ pub mod options;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod run;
 pub mod sys;

@@ -1,0 +1,458 @@
+//! The states in their order. Each step is announced in the journal before it is done, and every
+//! step can be repeated, so that the run can be killed between any two instructions.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::Flock;
+
+use super::journal::{Job, Journal, Place, content_mark};
+use super::persistent::{Instance, Instances};
+use super::proposal::{Identity, Proposal, Script};
+use super::report::{CopyEnd, CopyReport, RUN_REPORT_VERSION};
+use super::resume::{Beginning, decide};
+use super::stage::Stage;
+use super::{Observer, Request, RunError, RunReport, Signals, State, body, environment, storage};
+use crate::directive::resolve::Direction;
+use crate::engine::{self, Control};
+use crate::error::{Refusal, show};
+use crate::exit::Outcome;
+use crate::options::CopyRequest;
+use crate::plan::Plan;
+use crate::report::Report;
+
+/// What does one copy. Tests have their own.
+pub type Copier<'a> = &'a (dyn Fn(&CopyRequest, &Control) -> Result<Report, Refusal> + Sync);
+
+/// The engine as a [`Copier`].
+///
+/// # Errors
+/// Those of [`Plan::new`].
+pub fn engine_copier(request: &CopyRequest, control: &Control) -> Result<Report, Refusal> {
+    Ok(engine::run(&Plan::new(request)?, control))
+}
+
+/// Does a run, or goes on with one.
+///
+/// # Errors
+/// [`RunError`]; with [`RunError::System`] the run can be resumed.
+pub fn run(
+    request: &Request,
+    copier: Copier<'_>,
+    observer: &dyn Observer,
+    signals: &Signals,
+) -> Result<RunReport, RunError> {
+    observer.state(State::Proposal);
+    let script = Script::read(&request.script)?;
+    let content = content_mark(&script.content);
+    let place = Place::of(&request.storage, &script.path, &request.args);
+    let allocations = request.allocations.get();
+    let seen = place.read()?;
+    let begin = |uid| {
+        Journal::new(
+            uid,
+            &script.path,
+            content.clone(),
+            storage::node_name(),
+            allocations,
+        )
+    };
+    let (journal, discarded) = match decide(request.start, seen.clone(), &content, allocations)? {
+        Beginning::Ended(journal) => return Ok(ended(&journal)),
+        Beginning::Continue(mut journal) => {
+            // The body is started, or passed over, after PreRun.
+            journal.state = if journal.state == State::Job {
+                State::PreRun
+            } else {
+                journal.state
+            };
+            (journal, None)
+        }
+        Beginning::New => (begin(new_uid()?), None),
+        Beginning::Discard(earlier) => (begin(new_uid()?), Some(earlier)),
+    };
+    // Everything is checked before anything is written, the lock file included.
+    let identity = identity(&journal, discarded.as_ref());
+    let proposal = Proposal::new(request, &script, &identity, journal.state)?;
+    let lock = place.lock()?;
+    if place.read()? != seen {
+        return Err(RunError::Refused(
+            "another run of this script was faster; try again".into(),
+        ));
+    }
+    for note in &proposal.notes {
+        observer.message(note);
+    }
+    let machine = Machine {
+        request,
+        copier,
+        observer,
+        signals,
+        place: &place,
+        proposal,
+        instances: Instances::of(&request.storage),
+        resumed: journal.state > State::Proposal,
+        journal: Mutex::new(journal),
+    };
+    if let Some(earlier) = discarded {
+        machine.discard(&earlier)?;
+    }
+    machine.go(&lock)
+}
+
+fn identity(journal: &Journal, discarded: Option<&Journal>) -> Identity {
+    Identity {
+        uid: journal.uid.clone(),
+        node: journal.node.clone(),
+        allocations: journal.allocations,
+        discards: discarded.map(|earlier| earlier.uid.clone()),
+    }
+}
+
+/// A new identity, in the form that the cluster's objects have.
+///
+/// # Errors
+/// [`RunError::System`].
+pub(super) fn new_uid() -> Result<String, RunError> {
+    let path = Path::new("/proc/sys/kernel/random/uuid");
+    let text = fs::read_to_string(path).map_err(RunError::system(path, "get a new identity"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The report of a run that had ended before.
+fn ended(journal: &Journal) -> RunReport {
+    let job_exit_code = job_code(journal);
+    RunReport {
+        version: RUN_REPORT_VERSION,
+        uid: journal.uid.clone(),
+        script: journal.script.clone(),
+        state: State::Done,
+        exit_code: job_exit_code.unwrap_or(0),
+        job_exit_code,
+        copies: Vec::new(),
+        notes: vec!["this run had already ended; nothing was left to do".into()],
+    }
+}
+
+fn job_code(journal: &Journal) -> Option<u8> {
+    match journal.job {
+        Job::Ended { code } => Some(code),
+        _ => None,
+    }
+}
+
+/// How a state ended.
+enum Step {
+    /// The next state can begin.
+    Next,
+    /// The run stops here with this exit code and can be resumed.
+    Stop(u8, String),
+}
+
+struct Machine<'a> {
+    request: &'a Request,
+    copier: Copier<'a>,
+    observer: &'a dyn Observer,
+    signals: &'a Signals,
+    place: &'a Place,
+    proposal: Proposal,
+    instances: Instances,
+    resumed: bool,
+    journal: Mutex<Journal>,
+}
+
+impl Machine<'_> {
+    fn go(&self, lock: &Flock<File>) -> Result<RunReport, RunError> {
+        let mut copies = Vec::new();
+        let first = self.note(|_| {})?.state;
+        let states = [
+            State::Setup,
+            State::DataIn,
+            State::PreRun,
+            State::Job,
+            State::PostRun,
+            State::DataOut,
+            State::Teardown,
+        ];
+        for state in states.into_iter().filter(|state| *state >= first) {
+            if let Some(outcome) = self.signals.cancel().outcome() {
+                let notes = vec![self.stopped(state, "cancelled")];
+                return Ok(self.report(outcome.code(), copies, notes));
+            }
+            self.enter(state)?;
+            let step = match state {
+                State::Setup => self.setup()?,
+                State::DataIn => self.stage(Direction::CopyIn, state == first, &mut copies)?,
+                State::Job => self.job(lock)?,
+                State::DataOut => self.stage(Direction::CopyOut, state == first, &mut copies)?,
+                State::Teardown => self.teardown()?,
+                // As on the cluster, where computes are mounted and unmounted in these.
+                _ => Step::Next,
+            };
+            if let Step::Stop(code, note) = step {
+                return Ok(self.report(code, copies, vec![note]));
+            }
+        }
+        let journal = self.note(|journal| journal.state = State::Done)?;
+        Ok(self.report(job_code(&journal).unwrap_or(0), copies, Vec::new()))
+    }
+
+    /// Changes the journal durably and returns it.
+    fn note(&self, change: impl FnOnce(&mut Journal)) -> Result<Journal, RunError> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut journal);
+        // Before Setup there is nothing to come back to.
+        if journal.state > State::Proposal {
+            self.place.write(&journal)?;
+        }
+        Ok(journal.clone())
+    }
+
+    fn uid(&self) -> String {
+        self.journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .uid
+            .clone()
+    }
+
+    fn enter(&self, state: State) -> Result<(), RunError> {
+        self.note(|journal| {
+            if journal.state != state {
+                journal.complete.clear();
+            }
+            journal.state = state;
+        })?;
+        self.observer.state(state);
+        Ok(())
+    }
+
+    fn setup(&self) -> Result<Step, RunError> {
+        let journal = self.note(|_| {})?;
+        for volume in self.proposal.volumes.jobs.values() {
+            volume.make()?;
+        }
+        for create in &self.proposal.workflow.creates {
+            let instance = Instance {
+                storage_type: create.storage_type,
+                allocations: journal.allocations,
+                node: journal.node.clone(),
+                uid: journal.uid.clone(),
+            };
+            self.instances.create(&create.name, &instance)?;
+        }
+        for mention in &self.proposal.workflow.persistents {
+            self.instances
+                .retain(&mention.name, &journal.uid, &journal.script)?;
+        }
+        Ok(Step::Next)
+    }
+
+    fn stage(
+        &self,
+        direction: Direction,
+        first: bool,
+        copies: &mut Vec<CopyReport>,
+    ) -> Result<Step, RunError> {
+        let Journal {
+            state, complete, ..
+        } = self.note(|_| {})?;
+        let legs: Vec<_> = self
+            .proposal
+            .legs_of(direction)
+            .filter(|leg| !complete.contains(&leg.key()))
+            .collect();
+        let completed = |leg: &super::leg::Leg| {
+            self.note(|journal| journal.complete.push(leg.key()))
+                .map(drop)
+        };
+        let stage = Stage {
+            legs,
+            resumed: self.resumed && first,
+            copier: self.copier,
+            observer: self.observer,
+            signals: self.signals,
+            completed: &completed,
+        };
+        let done = stage.run()?;
+        let outcome = done
+            .iter()
+            .map(CopyReport::outcome)
+            .fold(Outcome::Complete, Outcome::worst);
+        let failed: Vec<_> = done
+            .iter()
+            .filter(|copy| copy.outcome() != Outcome::Complete)
+            .map(why)
+            .collect();
+        copies.extend(done);
+        if outcome == Outcome::Complete {
+            return Ok(Step::Next);
+        }
+        let stopped = self.stopped(
+            state,
+            if outcome.code() > 128 {
+                "cancelled"
+            } else {
+                "failed"
+            },
+        );
+        Ok(Step::Stop(
+            outcome.code(),
+            format!("{}\n{stopped}", failed.join("\n")),
+        ))
+    }
+
+    fn job(&self, lock: &Flock<File>) -> Result<Step, RunError> {
+        let known = self.note(|_| {})?;
+        if matches!(known.job, Job::Ended { .. }) {
+            self.observer
+                .message("the job has already ended and is not started again");
+            return Ok(Step::Next);
+        }
+        let Proposal {
+            interpreter,
+            workflow,
+            volumes,
+            ..
+        } = &self.proposal;
+        let mut command = interpreter.command(&self.request.script, &self.request.args);
+        command.envs(environment::variables(
+            &self.request.script,
+            workflow,
+            volumes,
+        ));
+        // Durable before the body exists: from here on nobody may take it for not started.
+        self.note(|journal| journal.job = Job::Started { pid: None })?;
+        let started = |pid| {
+            // Only for a message; that it was started is durable already.
+            let _ = self.note(|journal| journal.job = Job::Started { pid: Some(pid) });
+        };
+        let code = match body::run(command, lock, self.signals, started) {
+            Ok(code) => code,
+            Err(error) => {
+                let job = self
+                    .journal
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .job;
+                if job == (Job::Started { pid: None }) {
+                    self.note(|journal| journal.job = Job::NotStarted)?;
+                }
+                return Err(RunError::system(&self.request.script, "run the job")(error));
+            }
+        };
+        self.note(|journal| journal.job = Job::Ended { code })?;
+        if code != 0 {
+            self.observer
+                .message(&format!("the job ended with exit code {code}"));
+        }
+        Ok(Step::Next)
+    }
+
+    fn teardown(&self) -> Result<Step, RunError> {
+        let uid = self.uid();
+        self.remove_storage(&uid)?;
+        for destroy in &self.proposal.workflow.destroys {
+            self.instances.destroy(&destroy.name, &uid)?;
+        }
+        Ok(Step::Next)
+    }
+
+    fn remove_storage(&self, uid: &str) -> Result<(), RunError> {
+        for root in storage::job_roots(&self.request.storage, uid)? {
+            storage::remove(&root)?;
+        }
+        self.instances.release(uid)
+    }
+
+    /// Forgets an earlier run.
+    fn discard(&self, earlier: &Journal) -> Result<(), RunError> {
+        self.observer.message(&format!(
+            "discarding the job storage of the run that stopped in {}",
+            earlier.state
+        ));
+        self.remove_storage(&earlier.uid)?;
+        for name in self.instances.discard_empty(&earlier.uid)? {
+            self.observer
+                .message(&format!("persistent storage '{name}' is in use and stays"));
+        }
+        Ok(())
+    }
+
+    /// What a person can do about a run that stopped.
+    fn stopped(&self, state: State, how: &str) -> String {
+        let kept: Vec<_> = self
+            .proposal
+            .volumes
+            .jobs
+            .values()
+            .map(|volume| show(&volume.root))
+            .collect();
+        let kept = match (state, kept.is_empty()) {
+            (State::Setup, _) | (_, true) => String::new(),
+            _ => format!(" The job's storage is kept in {}.", kept.join(", ")),
+        };
+        let ran = matches!(
+            self.journal
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .job,
+            Job::Ended { .. }
+        );
+        let again = if ran {
+            " without running the job again"
+        } else {
+            ""
+        };
+        format!(
+            "{state} was {how}.{kept} The same command with --resume goes on there{again}; with \
+             --fresh it discards this run and starts from the beginning"
+        )
+    }
+
+    fn report(&self, exit_code: u8, copies: Vec<CopyReport>, notes: Vec<String>) -> RunReport {
+        let journal = self
+            .journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        RunReport {
+            version: RUN_REPORT_VERSION,
+            uid: journal.uid.clone(),
+            script: journal.script.clone(),
+            state: journal.state,
+            exit_code,
+            job_exit_code: job_code(&journal),
+            copies,
+            notes,
+        }
+    }
+}
+
+/// Failures of one copy that are worth a line each in the message; the report has more.
+const FAILURES_SHOWN: usize = 3;
+
+fn why(copy: &CopyReport) -> String {
+    let label = &copy.copy;
+    match &copy.end {
+        CopyEnd::Refused(problem) => format!("{label}: {problem}"),
+        CopyEnd::Report(report) => {
+            let mut text = format!("{label}: exit code {}", report.exit_code);
+            if let Some(reason) = &report.stopped_by {
+                text.push_str(": ");
+                text.push_str(reason);
+            }
+            for failure in report.failures.iter().take(FAILURES_SHOWN) {
+                text.push_str("\n  ");
+                text.push_str(&failure.message);
+            }
+            let failed: u64 = report.errors.values().sum();
+            let shown = u64::try_from(report.failures.len().min(FAILURES_SHOWN)).unwrap_or(0);
+            if failed > shown {
+                text.push_str(&format!("\n  and {} more", failed - shown));
+            }
+            text
+        }
+    }
+}
