@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let _args = cli::Cli::parse();
-    ExitCode::SUCCESS
+    match cli::Cli::parse().command {
+        cli::Command::Run(args) => cli::run::run(&args),
+        _ => ExitCode::SUCCESS,
+    }
 }
