@@ -9,6 +9,7 @@
 //!
 //! [`journal`] remembers durably where a run is, so that it can be killed at any instant.
 
+mod access;
 pub mod body;
 pub mod describe;
 pub mod environment;

@@ -10,7 +10,7 @@ use nix::fcntl::Flock;
 use super::journal::{Job, Journal, Place, content_mark};
 use super::persistent::{Instance, Instances};
 use super::proposal::{Identity, Proposal, Script};
-use super::report::{CopyEnd, CopyReport, RUN_REPORT_VERSION};
+use super::report::{CopyReport, RUN_REPORT_VERSION};
 use super::resume::{Beginning, decide};
 use super::stage::Stage;
 use super::{Observer, Request, RunError, RunReport, Signals, State, body, environment, storage};
@@ -283,7 +283,7 @@ impl Machine<'_> {
         let failed: Vec<_> = done
             .iter()
             .filter(|copy| copy.outcome() != Outcome::Complete)
-            .map(why)
+            .map(CopyReport::explain)
             .collect();
         copies.extend(done);
         if outcome == Outcome::Complete {
@@ -430,29 +430,5 @@ impl Machine<'_> {
     }
 }
 
-/// Failures of one copy that are worth a line each in the message; the report has more.
-const FAILURES_SHOWN: usize = 3;
-
-fn why(copy: &CopyReport) -> String {
-    let label = &copy.copy;
-    match &copy.end {
-        CopyEnd::Refused(problem) => format!("{label}: {problem}"),
-        CopyEnd::Report(report) => {
-            let mut text = format!("{label}: exit code {}", report.exit_code);
-            if let Some(reason) = &report.stopped_by {
-                text.push_str(": ");
-                text.push_str(reason);
-            }
-            for failure in report.failures.iter().take(FAILURES_SHOWN) {
-                text.push_str("\n  ");
-                text.push_str(&failure.message);
-            }
-            let failed: u64 = report.errors.values().sum();
-            let shown = u64::try_from(report.failures.len().min(FAILURES_SHOWN)).unwrap_or(0);
-            if failed > shown {
-                text.push_str(&format!("\n  and {} more", failed - shown));
-            }
-            text
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -100,14 +100,12 @@ fn kind(path: &Path) -> Result<Kind, std::io::Error> {
     }
 }
 
-/// The target when the source itself is a symbolic link, since the engine keeps links as links.
+/// The source without symbolic links on the way, since the engine keeps a link as a link.
 fn followed(source: &Path) -> PathBuf {
-    let bare: PathBuf = source.components().collect();
-    let is_link = fs::symlink_metadata(&bare).is_ok_and(|meta| meta.is_symlink());
     match fs::canonicalize(source) {
-        Ok(target) if is_link && ends_in_slash(source) => joined(&target, "/"),
-        Ok(target) if is_link => target,
-        _ => source.to_owned(),
+        Ok(target) if own_name(source).is_none() => joined(&target, "/"),
+        Ok(target) => target,
+        Err(_) => source.to_owned(), // it has vanished; the engine says so
     }
 }
 

@@ -53,7 +53,36 @@ pub enum CopyEnd {
     Refused(String),
 }
 
+/// Failures of one copy that are worth a line each in the message; the report has more.
+const FAILURES_SHOWN: usize = 3;
+
 impl CopyReport {
+    /// What went wrong, for people.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        let label = &self.copy;
+        match &self.end {
+            CopyEnd::Refused(problem) => format!("{label}: {problem}"),
+            CopyEnd::Report(report) => {
+                let mut text = format!("{label}: exit code {}", report.exit_code);
+                if let Some(reason) = &report.stopped_by {
+                    text.push_str(": ");
+                    text.push_str(reason);
+                }
+                for failure in report.failures.iter().take(FAILURES_SHOWN) {
+                    text.push_str("\n  ");
+                    text.push_str(&failure.message);
+                }
+                let failed: u64 = report.errors.values().sum();
+                let shown = u64::try_from(report.failures.len().min(FAILURES_SHOWN)).unwrap_or(0);
+                if failed > shown {
+                    text.push_str(&format!("\n  and {} more", failed - shown));
+                }
+                text
+            }
+        }
+    }
+
     /// How the copy counts for the run. A copy that could not begin is one failed item of the
     /// run, whose other copies are exact.
     #[must_use]

@@ -103,13 +103,19 @@ impl Stage<'_> {
             destination,
         };
         let settled = settle(&leg.source, &leg.destination, leg.fan_in.as_deref());
-        let made = settled.and_then(|settled| {
-            fs::create_dir_all(&settled.directory).map_err(|error| {
+        let made = settled.and_then(|mut settled| {
+            let directory = &settled.directory;
+            let real = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));
+            let real = real.map_err(|error| {
                 format!(
                     "failed to create the directory {}: {error}",
-                    show(&settled.directory)
+                    show(directory)
                 )
             })?;
+            if let Ok(name) = settled.destination.strip_prefix(directory) {
+                // Collected, a path that is the directory itself has no trailing slash.
+                settled.destination = real.join(name).components().collect();
+            }
             Ok(settled)
         });
         match made {
