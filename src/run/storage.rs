@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(xfs.directories(), [root.join("n1-0"), root.join("n1-1")]);
         assert_eq!(xfs.job_path(), root.join("n1-0"));
         let lustre = Volume::new(StorageType::Lustre, root.clone(), "n1", 2);
-        assert_eq!(lustre.directories(), [root.clone()]);
+        assert_eq!(lustre.directories(), std::slice::from_ref(&root));
         assert_eq!(lustre.job_path(), root);
     }
 
@@ -194,7 +194,8 @@ mod tests {
         for part in ["a/b", "a"] {
             fs::set_permissions(root.join(part), fs::Permissions::from_mode(0o555)).unwrap();
         }
-        assert_eq!(job_roots(dir.path(), "u").unwrap(), [root.clone()]);
+        let found = job_roots(dir.path(), "u").unwrap();
+        assert_eq!(found, std::slice::from_ref(&root));
         remove(&root).unwrap();
         assert!(!root.exists());
         remove(&root).unwrap();
