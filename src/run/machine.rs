@@ -131,7 +131,10 @@ fn ended(journal: &Journal) -> RunReport {
         exit_code: job_exit_code.unwrap_or(0),
         job_exit_code,
         copies: Vec::new(),
-        notes: vec!["this run had already ended; nothing was left to do".into()],
+        notes: vec![
+            "this run had already ended; nothing was left to do. Without --resume it starts again"
+                .into(),
+        ],
     }
 }
 
