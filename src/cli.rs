@@ -2,7 +2,11 @@
 //! them into requests is in the submodules, doing them in the library.
 
 pub(crate) mod copy;
+pub(crate) mod doctor;
+pub(crate) mod manual;
+pub(crate) mod output;
 pub(crate) mod run;
+pub(crate) mod signals;
 
 use std::path::PathBuf;
 
@@ -48,6 +52,17 @@ pub(crate) enum ProgressArg {
     Json,
     /// Nothing
     None,
+}
+
+impl From<ProgressArg> for longshore::display::Mode {
+    fn from(typed: ProgressArg) -> Self {
+        match typed {
+            ProgressArg::Auto => Self::Auto,
+            ProgressArg::Bar => Self::Bar,
+            ProgressArg::Json => Self::Json,
+            ProgressArg::None => Self::None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -101,14 +116,15 @@ pub(crate) struct DoctorArgs {
 
 /// `longshore copy`.
 #[derive(Debug, Args)]
+#[command(override_usage = "longshore copy [OPTIONS] SRC... DST\n       \
+                            longshore copy [OPTIONS] -t DIR SRC...")]
 #[allow(clippy::struct_excessive_bools)] // one switch per option, as typed
 pub(crate) struct CopyArgs {
-    /// What to copy; a trailing slash means the directory's contents
-    #[arg(required = true, value_name = "SRC")]
-    pub(crate) sources: Vec<PathBuf>,
-    /// Where to: an existing directory takes SRC inside it, anything else is the new name
-    #[arg(value_name = "DST", required_unless_present = "target_directory")]
-    pub(crate) destination: Option<PathBuf>,
+    /// What to copy, and last where to (no DST with -t). A trailing slash on SRC means the
+    /// directory's contents; an existing directory DST takes SRC inside it, anything else is the
+    /// new name
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
     /// Copy every SRC into DIR, which must exist
     #[arg(short = 't', long, value_name = "DIR", conflicts_with = "no_target_directory")]
     pub(crate) target_directory: Option<PathBuf>,
@@ -213,4 +229,14 @@ pub(crate) enum SyncArg {
     File,
     /// Never
     None,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
 }

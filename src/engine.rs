@@ -1,17 +1,46 @@
-//! The engine: takes a [`Plan`](crate::plan::Plan) and does it on its own threads, without async.
-//! It never prints and never exits; it returns a [`Report`](crate::report::Report).
+//! The engine: takes a [`Plan`] and does it on its own threads, without async.
+//! It never prints and never exits; it returns a [`Report`].
 
+mod attributes;
+pub(crate) mod chunk;
+mod delete;
+mod dir;
 pub mod failures;
+mod file;
+mod filesystem;
 pub mod filter;
+mod job;
+mod large;
+mod links;
+pub(crate) mod pair;
+mod publish;
+mod queue;
 pub mod selection;
+mod sizing;
+mod special;
+mod tally;
+mod walk;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::time::Instant;
 
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::error::{FailureKind, Refusal, StepError, show};
 use crate::exit::Outcome;
+use crate::options::SyncPolicy;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::{REPORT_VERSION, Report, Setup};
+use filesystem::Filesystem;
+use job::{Job, Task};
+use queue::Queue;
+use sizing::Sizing;
+use tally::Tally;
+use worker::Worker;
 
 /// Asks a running copy to stop. Shared with a signal handler, so it is one atomic number.
 #[derive(Debug, Default, Clone)]
@@ -28,7 +57,7 @@ impl Cancel {
     pub fn outcome(&self) -> Option<Outcome> {
         match self.0.load(Relaxed) {
             0 => None,
-            2 => Some(Outcome::Interrupted),
+            libc::SIGINT => Some(Outcome::Interrupted),
             _ => Some(Outcome::Terminated),
         }
     }
@@ -45,9 +74,195 @@ pub struct Control {
     pub failed_list: Option<Arc<failures::FailedList>>,
 }
 
+/// Stack of a worker thread. The walk does not recurse, so the default would do; stated because a
+/// retry chain of linked names calls itself.
+const STACK_BYTES: usize = 4 << 20;
+
 /// Does the plan and says what was done. Failures of items are in the report.
-#[must_use]
-pub fn run(plan: &Plan, control: &Control) -> Report {
-    let _ = (plan, control);
-    unimplemented!("written next")
+///
+/// # Errors
+/// A [`Refusal`] when this process lacks what the copy needs (descriptors, the ring that was asked
+/// for, memory); nothing has been written then.
+pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
+    let started = Instant::now();
+    let (source, destination) = filesystems(plan)?;
+    let sizing = Sizing::new(&plan.options, source, destination)?;
+    let tally = Tally::default();
+    let job = Job::new(plan, control, &sizing, &tally);
+    work(&job)?;
+    let mut stopped_by = job.fatal().map(|(path, error)| why_stopped(plan, &path, error));
+    if plan.options.delete && !job.stopped() {
+        if job.walk_is_complete() {
+            for root in plan.roots.iter().filter(|root| root.is_directory) {
+                delete::delete_extraneous(&job, root);
+            }
+        } else {
+            stopped_by =
+                Some("nothing was deleted: part of the source could not be read".to_owned());
+        }
+    }
+    let sync_started = Instant::now();
+    if plan.options.sync != SyncPolicy::None && !plan.options.dry_run && !job.stopped() {
+        flush(plan, &job);
+    }
+    let sync_seconds = sync_started.elapsed().as_secs_f64();
+    control.progress.walk_done.store(true, Relaxed);
+
+    let setup = Setup {
+        backend: sizing.backend_word(plan.options.backend),
+        threads: sizing.threads,
+        depth: sizing.depth,
+        source_filesystem: source.word().to_owned(),
+        destination_filesystem: destination.word().to_owned(),
+        notes: sizing.notes.clone(),
+    };
+    let fatal = job.fatal().is_some();
+    let errors = job.failures.counts();
+    let (failures, list_error) = job.failures.into_kept();
+    let outcome = match control.cancel.outcome() {
+        Some(outcome) => outcome,
+        None if fatal => Outcome::Fatal,
+        None if !errors.is_empty() || list_error.is_some() => Outcome::Partial,
+        None => Outcome::Complete,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let copied = tally.copied();
+    #[allow(clippy::cast_precision_loss)] // a rate for people; exact below 2^53 bytes anyway
+    let bytes_per_second = if seconds > 0.0 { copied.bytes as f64 / seconds } else { 0.0 };
+    Ok(Report {
+        version: REPORT_VERSION,
+        outcome,
+        exit_code: outcome.code(),
+        stopped_by: stopped_by.or(list_error),
+        dry_run: plan.options.dry_run,
+        seconds,
+        sync_seconds,
+        copied,
+        files_skipped: control.progress.files_skipped.load(Relaxed),
+        excluded: tally.excluded.load(Relaxed),
+        deleted: tally.deleted.load(Relaxed),
+        bytes_per_second,
+        mechanisms: tally.mechanisms(),
+        setup,
+        warnings: tally.warnings(),
+        errors,
+        failures,
+    })
+}
+
+/// Runs the workers until everything is done or dropped.
+fn work(job: &Job<'_>) -> Result<(), Refusal> {
+    let (queue, mut deques) = Queue::new(job.sizing.threads);
+    queue.start(&deques[0], (0..job.plan.roots.len()).rev().map(Task::Root));
+    job.walk_begins(job.plan.roots.len());
+    let no_memory = |errno: nix::errno::Errno| {
+        Refusal::Request(format!(
+            "no memory for the buffers of {} threads: {errno}",
+            job.sizing.threads
+        ))
+    };
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = deques
+            .drain(..)
+            .enumerate()
+            .map(|(index, own)| {
+                let queue = &queue;
+                std::thread::Builder::new()
+                    .name(format!("copy-{index}"))
+                    .stack_size(STACK_BYTES)
+                    .spawn_scoped(scope, move || {
+                        // A ring belongs to the thread that made it.
+                        Worker::new(job, queue, own, index).map(|mut worker| worker.run())
+                    })
+            })
+            .collect();
+        let mut first_error = None;
+        let mut alive = 0;
+        for handle in handles {
+            let result = match handle {
+                Ok(handle) => {
+                    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                }
+                Err(error) => Err(error
+                    .raw_os_error()
+                    .map_or(nix::errno::Errno::EAGAIN, nix::errno::Errno::from_raw)),
+            };
+            match result {
+                Ok(()) => alive += 1,
+                Err(errno) => first_error = first_error.or(Some(errno)),
+            }
+        }
+        // One worker is enough: it has stolen everything from those that could not start.
+        match first_error {
+            Some(errno) if alive == 0 => Err(no_memory(errno)),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// The filesystems of the first source and of the destination, for sizing.
+fn filesystems(plan: &Plan) -> Result<(Filesystem, Filesystem), Refusal> {
+    let of = |path: &std::path::Path| {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        openat(AT_FDCWD, path, flags, Mode::empty())
+            .and_then(Filesystem::of)
+            .map_err(|errno| Refusal::system(path, "look at the filesystem", errno))
+    };
+    let Some(root) = plan.roots.first() else {
+        return Err(Refusal::Request("nothing to copy: no source was given".to_owned()));
+    };
+    let mut destination = root.destination_dir.as_path();
+    while plan.options.dry_run && !destination.exists() {
+        destination = destination.parent().unwrap_or(std::path::Path::new("/"));
+    }
+    Ok((of(&root.source_dir)?, of(destination)?))
+}
+
+/// Brings everything written to stable storage; late errors of write-back appear here.
+fn flush(plan: &Plan, job: &Job<'_>) {
+    let mut flushed = Vec::new();
+    for root in &plan.roots {
+        if flushed.contains(&&root.destination_dir) {
+            continue;
+        }
+        let result = openat(
+            AT_FDCWD,
+            &root.destination_dir,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(nix::unistd::syncfs);
+        if let Err(errno) = result {
+            job.fail(root.destination.clone(), StepError::os(crate::error::Step::Sync, errno));
+        }
+        flushed.push(&root.destination_dir);
+    }
+}
+
+/// The sentence for a copy that stopped early: what is full, and what is left of the other thing.
+fn why_stopped(plan: &Plan, path: &std::path::Path, error: StepError) -> String {
+    let at = show(path);
+    let space =
+        plan.roots.first().and_then(|root| nix::sys::statvfs::statvfs(&root.destination_dir).ok());
+    match (error.kind, space) {
+        (FailureKind::NoSpace, Some(space))
+            if space.files() > 0 && space.files_available() == 0 =>
+        {
+            format!("the destination has no free inodes (stopped at {at})")
+        }
+        (FailureKind::NoSpace, Some(space)) => format!(
+            "no space left at the destination: {} KiB free (stopped at {at})",
+            space.blocks_available().saturating_mul(space.fragment_size()) / 1024
+        ),
+        (FailureKind::Quota, _) => {
+            format!("the quota at the destination is used up (stopped at {at})")
+        }
+        (FailureKind::ReadOnly, _) => {
+            format!("the destination has become read-only (stopped at {at})")
+        }
+        (FailureKind::FilesystemGone, _) => {
+            format!("a filesystem went away (stopped at {at}: {error})")
+        }
+        _ => format!("{error} (at {at})"),
+    }
 }

@@ -36,7 +36,7 @@ pub enum FailureKind {
     Quota,
     /// The destination became read-only. Stops the copy.
     ReadOnly,
-    /// A filesystem went away (ENODEV, ENOTCONN, ESTALE, ESHUTDOWN). Stops the copy.
+    /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN). Stops the copy.
     FilesystemGone,
     /// Anything else; the errno says what.
     Other,
@@ -47,7 +47,7 @@ impl FailureKind {
     #[must_use]
     pub fn of(errno: Errno) -> Self {
         match errno {
-            Errno::ENOENT => Self::Vanished,
+            Errno::ENOENT | Errno::ESTALE => Self::Vanished,
             Errno::EACCES | Errno::EPERM => Self::Permission,
             Errno::ENOTDIR | Errno::EISDIR | Errno::ENOTEMPTY => Self::TypeConflict,
             Errno::ENAMETOOLONG => Self::NameTooLong,
@@ -57,9 +57,7 @@ impl FailureKind {
             Errno::ENOSPC => Self::NoSpace,
             Errno::EDQUOT => Self::Quota,
             Errno::EROFS => Self::ReadOnly,
-            Errno::ENODEV | Errno::ENXIO | Errno::ENOTCONN | Errno::ESTALE | Errno::ESHUTDOWN => {
-                Self::FilesystemGone
-            }
+            Errno::ENODEV | Errno::ENOTCONN | Errno::ESHUTDOWN => Self::FilesystemGone,
             _ => Self::Other,
         }
     }
@@ -167,7 +165,12 @@ impl StepError {
     /// An error that the operating system reported.
     #[must_use]
     pub fn os(step: Step, errno: Errno) -> Self {
-        Self { step, kind: FailureKind::of(errno), errno: Some(errno) }
+        let kind = match (step, errno) {
+            // ext4 says so when one attribute is too large for its block, however empty the disk is.
+            (Step::Xattr, Errno::ENOSPC) => FailureKind::Unsupported,
+            _ => FailureKind::of(errno),
+        };
+        Self { step, kind, errno: Some(errno) }
     }
 
     /// An error that the engine found itself.
@@ -248,8 +251,8 @@ impl Refusal {
 /// A path for a terminal: control characters and bytes that are not UTF-8 are escaped.
 #[must_use]
 pub fn show(path: &std::path::Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
     use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
     let mut out = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {

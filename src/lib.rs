@@ -10,7 +10,10 @@
 //! Imports go one way: `error`, `options`, `plan`, `directive` know nothing of the engine; `engine`
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
+mod backend;
 pub mod directive;
+pub mod display;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod exit;

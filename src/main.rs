@@ -4,11 +4,22 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
+
+use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    match cli::Cli::parse().command {
-        cli::Command::Run(args) => cli::run::run(&args),
-        _ => ExitCode::SUCCESS,
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match (cli.command, matches.subcommand()) {
+        (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
+        (Command::Run(args), _) => cli::run::run(&args),
+        (Command::Doctor(args), _) => cli::doctor::run(&args),
+        (Command::Completions { shell }, _) => cli::manual::completions(shell),
+        (Command::Man { command }, _) => cli::manual::man(command.as_deref()),
+        (Command::Copy(_), None) => unreachable!("clap parsed the copy from its own matches"),
     }
 }

@@ -1,10 +1,31 @@
 //! From a request to a plan: which source becomes which destination path, by cp's rules, and every
-//! refusal that can be known before the first byte. It creates nothing.
+//! refusal that can be known before the first byte. It creates nothing but missing parents, and
+//! those only after everything has been checked.
+//!
+//! | source | destination | the copy is |
+//! |---|---|---|
+//! | `a` | existing directory `d` | `d/a` |
+//! | `a` | missing `d` | `d` |
+//! | `a/`, `a/.` | directory `d`, existing or not | the contents of `a` in `d` |
+//! | file `a` | existing file `d` | `d`, replaced when complete |
+//! | directory `a` | existing file `d` | refused |
+//! | several | existing directory `d` | `d/a`, `d/b`, … |
+//! | several | anything else | refused |
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use crate::error::Refusal;
-use crate::options::{CopyOptions, CopyRequest};
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::error::{Refusal, show};
+use crate::options::{CopyOptions, CopyRequest, Target};
 
 /// What will be copied to where. Printing it is the dry run's first lines.
 #[derive(Debug, Clone)]
@@ -15,22 +36,363 @@ pub struct Plan {
     pub options: CopyOptions,
 }
 
-/// One source and the path that it gets.
+/// One source and the path that it gets. Each side is an existing directory and a name in it; the
+/// name is `.` for the directory itself.
 #[derive(Debug, Clone)]
 pub struct Root {
-    /// The source as the engine opens it.
+    /// The source's path, for messages.
     pub source: PathBuf,
-    /// The full destination path of the source itself (or, for contents, of its directory).
+    /// The copy's path, for messages.
     pub destination: PathBuf,
+    /// Whether the source is a directory.
+    pub is_directory: bool,
+    pub(crate) source_dir: PathBuf,
+    pub(crate) source_name: OsString,
+    pub(crate) destination_dir: PathBuf,
+    pub(crate) destination_name: OsString,
+}
+
+/// A source as the user named it.
+struct Source {
+    path: PathBuf,
+    metadata: Metadata,
+    /// Its contents are meant, not itself.
+    contents: bool,
 }
 
 impl Plan {
     /// Checks the request against the filesystems and resolves destination paths.
     ///
     /// # Errors
-    /// A [`Refusal`] that says what to do; nothing has been written.
+    /// A [`Refusal`] that says what to do; nothing has been written, except that a missing parent may
+    /// have been made when `parents` was asked for and everything else was in order.
     pub fn new(request: &CopyRequest) -> Result<Self, Refusal> {
-        let _ = request;
-        unimplemented!("written next")
+        let sources =
+            request.sources.iter().map(|path| Source::new(path)).collect::<Result<Vec<_>, _>>()?;
+        if sources.is_empty() {
+            return Err(Refusal::Request("nothing to copy: no source was given".to_owned()));
+        }
+        check_options(request, &sources)?;
+        let target = request.destination.as_path();
+        if target.as_os_str().is_empty() {
+            return Err(Refusal::path(
+                target,
+                "the destination is an empty path; name a file or directory",
+            ));
+        }
+        let existing = look(target)?;
+        let is_directory = existing.as_ref().is_some_and(Metadata::is_dir);
+        check_target(request, &sources, existing.as_ref())?;
+
+        let inside = is_directory && request.target != Target::Exact;
+        let mut roots = Vec::new();
+        for source in &sources {
+            roots.push(source.root(target, inside, is_directory)?);
+        }
+        let mut names = HashSet::new();
+        for root in &roots {
+            if !names.insert(&root.destination) {
+                return Err(Refusal::path(
+                    &root.destination,
+                    "two sources would get this path; copy them one after the other",
+                ));
+            }
+        }
+        for (root, source) in roots.iter().zip(&sources) {
+            check_root(root, source, request)?;
+        }
+        if request.parents && !request.options.dry_run {
+            for root in &roots {
+                fs::create_dir_all(&root.destination_dir).map_err(|source| Refusal::System {
+                    path: root.destination_dir.clone(),
+                    action: "make the directory",
+                    source,
+                })?;
+            }
+        }
+        Ok(Self { roots, options: request.options.clone() })
+    }
+}
+
+impl Source {
+    fn new(path: &Path) -> Result<Self, Refusal> {
+        if path.as_os_str().is_empty() {
+            return Err(Refusal::path(path, "a source is an empty path; name a file or directory"));
+        }
+        let bytes = path.as_os_str().as_bytes();
+        let slash = bytes.ends_with(b"/");
+        let contents = slash
+            || bytes == b"."
+            || bytes == b".."
+            || bytes.ends_with(b"/.")
+            || bytes.ends_with(b"/..");
+        // A slash at the end follows a link, as everywhere.
+        let metadata = if contents { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let metadata = metadata.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => Refusal::path(path, "the source does not exist"),
+            Some(Errno::ELOOP) => Refusal::path(
+                path,
+                "the source is a loop of symbolic links; without the slash at the end the link itself is copied",
+            ),
+            Some(Errno::ENOTDIR) if slash => {
+                Refusal::path(path, "the source is not a directory; leave out the slash at its end")
+            }
+            _ => Refusal::System { path: path.to_owned(), action: "look at the source", source: error },
+        })?;
+        let open = || {
+            let flags = nix::fcntl::OFlag::O_RDONLY
+                | nix::fcntl::OFlag::O_CLOEXEC
+                | nix::fcntl::OFlag::O_NONBLOCK;
+            nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map(drop)
+        };
+        if (metadata.is_dir() || metadata.is_file())
+            && let Err(errno) = open()
+        {
+            return Err(Refusal::system(path, "open the source", errno));
+        }
+        Ok(Self { path: path.to_owned(), contents: contents && metadata.is_dir(), metadata })
+    }
+
+    /// Where this source goes. `inside` says that the target is a directory that takes it inside.
+    fn root(
+        &self,
+        target: &Path,
+        inside: bool,
+        target_is_directory: bool,
+    ) -> Result<Root, Refusal> {
+        let (source_dir, source_name) = if self.contents {
+            (self.path.clone(), OsString::from("."))
+        } else {
+            split(&self.path)?
+        };
+        let (destination, destination_dir, destination_name) = if inside && !self.contents {
+            (target.join(&source_name), target.to_owned(), source_name.clone())
+        } else if target_is_directory {
+            (target.to_owned(), target.to_owned(), OsString::from("."))
+        } else {
+            let (dir, name) = split(target)?;
+            (dir.join(&name), dir, name)
+        };
+        Ok(Root {
+            source: self.path.clone(),
+            destination,
+            is_directory: self.metadata.is_dir(),
+            source_dir,
+            source_name,
+            destination_dir,
+            destination_name,
+        })
+    }
+}
+
+/// Splits a path into the directory that holds it and its name there.
+fn split(path: &Path) -> Result<(PathBuf, OsString), Refusal> {
+    let Some(name) = path.file_name() else {
+        return Err(Refusal::path(path, "has no name of its own; name the file or directory"));
+    };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok((parent.unwrap_or(Path::new(".")).to_owned(), name.to_owned()))
+}
+
+/// The target, following links; `None` when there is nothing.
+fn look(target: &Path) -> Result<Option<Metadata>, Refusal> {
+    match fs::metadata(target) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => match fs::symlink_metadata(target) {
+                // A dangling link is replaced by a file, never written through.
+                Ok(link) => Ok(Some(link)),
+                Err(_) => Ok(None),
+            },
+            Some(Errno::ENOTDIR) => {
+                Err(Refusal::path(target, "a part of the destination path is not a directory"))
+            }
+            Some(Errno::ELOOP) => {
+                Err(Refusal::path(target, "the destination is a loop of symbolic links"))
+            }
+            _ => Err(Refusal::System {
+                path: target.to_owned(),
+                action: "look at the destination",
+                source: error,
+            }),
+        },
+    }
+}
+
+fn check_options(request: &CopyRequest, sources: &[Source]) -> Result<(), Refusal> {
+    let options = &request.options;
+    let refuse = |text: &str| Err(Refusal::Request(text.to_owned()));
+    if options.delete && options.selection.is_some() {
+        return refuse(
+            "--delete with --files-from: what is not listed would be deleted; use one of them",
+        );
+    }
+    if options.delete && sources.iter().any(|source| !source.metadata.is_dir()) {
+        return refuse(
+            "--delete needs directories as sources; there is nothing to compare a file with",
+        );
+    }
+    Ok(())
+}
+
+fn check_target(
+    request: &CopyRequest,
+    sources: &[Source],
+    existing: Option<&Metadata>,
+) -> Result<(), Refusal> {
+    let target = request.destination.as_path();
+    let is_directory = existing.is_some_and(Metadata::is_dir);
+    if request.target == Target::Directory && !is_directory {
+        return Err(Refusal::path(target, "-t needs an existing directory"));
+    }
+    if request.target == Target::Exact && sources.len() > 1 {
+        return Err(Refusal::Request(
+            "-T takes one source; leave it out to copy several".to_owned(),
+        ));
+    }
+    if sources.len() > 1 && !is_directory {
+        return Err(Refusal::path(
+            target,
+            "several sources need an existing directory as destination",
+        ));
+    }
+    let Some(existing) = existing else {
+        let slash = target.as_os_str().as_bytes().ends_with(b"/");
+        if slash && !sources[0].metadata.is_dir() {
+            return Err(Refusal::path(
+                target,
+                "the directory does not exist; make it, or leave out the slash to give the copy this name",
+            ));
+        }
+        return Ok(());
+    };
+    if !is_directory && sources[0].metadata.is_dir() {
+        return Err(Refusal::path(
+            target,
+            "the destination is not a directory, but the source is; name another destination",
+        ));
+    }
+    if is_directory && request.target == Target::Exact && !sources[0].metadata.is_dir() {
+        return Err(Refusal::path(target, "-T: a directory is in the way of a file"));
+    }
+    if !existing.is_dir()
+        && !existing.is_file()
+        && !existing.is_symlink()
+        && sources[0].metadata.is_file()
+    {
+        return Err(Refusal::path(
+            target,
+            "the destination is a device, pipe or socket; Longshore writes files only",
+        ));
+    }
+    Ok(())
+}
+
+/// Everything about one root: its parent, permission, and that it does not contain itself.
+fn check_root(root: &Root, source: &Source, request: &CopyRequest) -> Result<(), Refusal> {
+    let mut existing = root.destination_dir.as_path();
+    if !existing.exists() {
+        if !request.parents {
+            return Err(Refusal::path(
+                existing,
+                "the parent directory of the destination does not exist; make it or pass --parents",
+            ));
+        }
+        while !existing.exists() {
+            existing = match existing.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+        }
+    }
+    if !fs::metadata(existing).is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(Refusal::path(existing, "a part of the destination path is not a directory"));
+    }
+    if let Ok(twin) = fs::metadata(&root.destination)
+        && (twin.dev(), twin.ino()) == (source.metadata.dev(), source.metadata.ino())
+        && (source.metadata.is_dir() || twin.is_file())
+    {
+        return Err(Refusal::path(
+            &root.source,
+            format!("source and destination are the same: {}", show(&root.destination)),
+        ));
+    }
+    if source.metadata.is_dir() {
+        check_not_inside(source, existing, root)?;
+    }
+    check_writable(root, existing, request)
+}
+
+/// Refuses a destination below its source. Goes up by `..` from the deepest directory that exists, so
+/// that links and bind mounts do not hide it.
+fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(), Refusal> {
+    let me = (source.metadata.dev(), source.metadata.ino());
+    let start = if fs::metadata(&root.destination).is_ok_and(|metadata| metadata.is_dir()) {
+        root.destination.as_path()
+    } else {
+        existing
+    };
+    // With contents, the destination may be named before it exists, and then it is what will be made.
+    let mut dir = start.canonicalize().map_err(|source| Refusal::System {
+        path: start.to_owned(),
+        action: "resolve the destination",
+        source,
+    })?;
+    loop {
+        if fs::metadata(&dir).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == me) {
+            return Err(Refusal::path(
+                &root.destination,
+                format!(
+                    "lies inside its own source {}; the copy would contain itself",
+                    show(&root.source)
+                ),
+            ));
+        }
+        if !dir.pop() {
+            return Ok(());
+        }
+    }
+}
+
+fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result<(), Refusal> {
+    if request.options.dry_run {
+        return Ok(());
+    }
+    let advice = "choose another destination or have it made writable";
+    if statvfs(existing).is_ok_and(|vfs| vfs.flags().contains(FsFlags::ST_RDONLY)) {
+        return Err(Refusal::path(
+            existing,
+            format!("the filesystem is mounted read-only; {advice}"),
+        ));
+    }
+    // The directory that gets the new name; the root itself when it is there already.
+    let dir = if root.destination_name == OsStr::new(".") || existing != root.destination_dir {
+        existing.to_owned()
+    } else {
+        let own = root.destination_dir.join(&root.destination_name);
+        if root.is_directory && own.is_dir() { own } else { existing.to_owned() }
+    };
+    let access = faccessat(
+        nix::fcntl::AT_FDCWD,
+        &dir,
+        AccessFlags::W_OK | AccessFlags::X_OK,
+        AtFlags::AT_EACCESS,
+    );
+    match access {
+        Ok(()) => Ok(()),
+        Err(Errno::EROFS) => {
+            Err(Refusal::path(dir, format!("the filesystem is read-only; {advice}")))
+        }
+        // The owner of a copied read-only directory may open it again; the engine does.
+        Err(Errno::EACCES)
+            if fs::metadata(&dir).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw()) =>
+        {
+            Ok(())
+        }
+        Err(errno @ (Errno::EACCES | Errno::EPERM)) => Err(Refusal::path(
+            dir,
+            format!("not writable by this user ({}); {advice}", errno.desc()),
+        )),
+        Err(errno) => Err(Refusal::system(dir, "check the destination", errno)),
     }
 }

@@ -109,7 +109,10 @@ pub struct Failure {
 ///
 /// # Errors
 /// Those of the serializer.
-pub fn path_or_base64<S: Serializer>(path: &std::path::Path, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn path_or_base64<S: Serializer>(
+    path: &std::path::Path,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     use base64::Engine as _;
     use serde::ser::SerializeMap;
     use std::os::unix::ffi::OsStrExt;

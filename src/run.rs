@@ -96,7 +96,7 @@ pub enum RunError {
     #[error("{0}")]
     Refused(String),
     /// The system refused something that the run needs.
-    #[error("{}: failed to {action}: {source}", show(path))]
+    #[error("{}: failed to {action}", show(path))]
     System {
         /// Where.
         path: PathBuf,

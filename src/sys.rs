@@ -1,3 +1,342 @@
 //! System calls that `nix` lacks, one safe wrapper each. One of the two places with `unsafe`.
 //! No policy: an unsupported call is an errno, what to do about it is the caller's business.
 #![allow(unsafe_code)] // wrappers of raw system calls; each block says why it is sound
+
+pub mod buffer;
+pub mod ring;
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// Converts the `-1` convention of libc into a `Result`.
+fn check(result: impl TryInto<usize>) -> Result<usize, Errno> {
+    result.try_into().map_err(|_| Errno::last())
+}
+
+/// Reads directory entries into `buffer` (getdents64(2)); 0 bytes mean the end. Decode with
+/// [`entries`].
+///
+/// # Errors
+/// The errno of getdents64.
+pub fn read_entries(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into a buffer that we hold mutably.
+    let read = unsafe {
+        libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+    };
+    check(read)
+}
+
+/// One entry of a directory, borrowed from the buffer that it was read into.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The name, never `.` or `..`.
+    pub name: &'a CStr,
+    /// `DT_REG`, `DT_DIR`, … or `DT_UNKNOWN`, as the filesystem says.
+    pub kind: u8,
+    /// Position behind this entry, for `lseek` on a descriptor of the same directory.
+    pub next: i64,
+}
+
+/// Decodes what [`read_entries`] filled (`struct linux_dirent64`: `d_ino` 8 bytes, `d_off` 8,
+/// `d_reclen` 2, `d_type` 1, then the NUL-terminated name). Stops at the first malformed record.
+pub fn entries(mut filled: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = usize::from(u16::from_ne_bytes(filled.get(16..18)?.try_into().ok()?));
+            let record = filled.get(..length)?;
+            filled = filled.get(length..)?;
+            let name = CStr::from_bytes_until_nul(record.get(19..)?).ok()?;
+            if name.to_bytes() != b"." && name.to_bytes() != b".." {
+                let next = i64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);
+                return Some(Entry { name, kind: record[18], next });
+            }
+        }
+    })
+}
+
+/// What an extended attribute is read from or written to.
+#[derive(Debug, Clone, Copy)]
+pub enum XattrTarget<'a> {
+    /// An open file or directory.
+    Fd(BorrowedFd<'a>),
+    /// A path whose last component is not followed; for symbolic links and special files.
+    Path(&'a CStr),
+}
+
+/// Lists the attribute names, each NUL-terminated, into `names` (which grows as needed).
+///
+/// # Errors
+/// The errno of listxattr(2); `EOPNOTSUPP` where the filesystem has none.
+pub fn list_xattrs(target: XattrTarget<'_>, names: &mut Vec<u8>) -> Result<(), Errno> {
+    fill(names, |buffer| match target {
+        // SAFETY: the kernel writes at most `buffer.len()` bytes into a buffer that we hold mutably.
+        XattrTarget::Fd(fd) => check(unsafe {
+            libc::flistxattr(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
+        }),
+        // SAFETY: as above, and `path` is NUL-terminated by its type.
+        XattrTarget::Path(path) => check(unsafe {
+            libc::llistxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        }),
+    })
+}
+
+/// Reads one attribute's value into `value` (which grows as needed).
+///
+/// # Errors
+/// The errno of getxattr(2); `ENODATA` where there is no such attribute.
+pub fn get_xattr(target: XattrTarget<'_>, name: &CStr, value: &mut Vec<u8>) -> Result<(), Errno> {
+    fill(value, |buffer| match target {
+        // SAFETY: the kernel writes at most `buffer.len()` bytes into a buffer that we hold mutably;
+        // `name` is NUL-terminated by its type.
+        XattrTarget::Fd(fd) => check(unsafe {
+            libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        }),
+        // SAFETY: as above, and `path` is NUL-terminated by its type.
+        XattrTarget::Path(path) => check(unsafe {
+            libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        }),
+    })
+}
+
+/// Calls `read` with a buffer that is large enough: attributes are small, so the first try nearly
+/// always succeeds. 64 KiB is the kernel's limit for a value and for a list (`XATTR_SIZE_MAX`).
+fn fill(
+    out: &mut Vec<u8>,
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<(), Errno> {
+    const FIRST: usize = 512;
+    const MAX: usize = 65536;
+    for size in [FIRST, MAX] {
+        out.resize(size, 0);
+        match read(out) {
+            Err(Errno::ERANGE) if size < MAX => {}
+            Ok(length) => {
+                out.truncate(length);
+                return Ok(());
+            }
+            Err(errno) => {
+                out.clear();
+                return Err(errno);
+            }
+        }
+    }
+    Err(Errno::ERANGE)
+}
+
+/// Sets one attribute, creating or replacing it.
+///
+/// # Errors
+/// The errno of setxattr(2).
+pub fn set_xattr(target: XattrTarget<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    let result = match target {
+        // SAFETY: the kernel reads `value.len()` bytes of a buffer that we hold, and a name that is
+        // NUL-terminated by its type.
+        XattrTarget::Fd(fd) => unsafe {
+            libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        },
+        // SAFETY: as above, and `path` is NUL-terminated by its type.
+        XattrTarget::Path(path) => unsafe {
+            libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        },
+    };
+    check(result).map(drop)
+}
+
+/// Removes one attribute.
+///
+/// # Errors
+/// The errno of removexattr(2); `ENODATA` where there is no such attribute.
+pub fn remove_xattr(file: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a name that is NUL-terminated by its type.
+    check(unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) }).map(drop)
+}
+
+/// Makes `destination` share all of `source`'s blocks (ioctl FICLONE, `linux/fs.h`).
+///
+/// # Errors
+/// The errno of the ioctl; `EOPNOTSUPP`, `EXDEV`, `EINVAL` and `ENOTTY` mean "not here".
+pub fn clone_file(destination: impl AsFd, source: impl AsFd) -> Result<(), Errno> {
+    let (to, from) = (destination.as_fd().as_raw_fd(), source.as_fd().as_raw_fd());
+    // SAFETY: FICLONE takes a descriptor by value and touches no memory of ours.
+    check(unsafe { libc::ioctl(to, libc::FICLONE, from) }).map(drop)
+}
+
+/// Reads only what is there without waiting for the device (preadv2 with `RWF_NOWAIT`).
+///
+/// # Errors
+/// `EAGAIN` when the data is not in memory, `EOPNOTSUPP` where the filesystem cannot tell.
+pub fn read_without_waiting(
+    file: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: i64,
+) -> Result<usize, Errno> {
+    let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into a buffer that we hold mutably; the
+    // vector lives until the call returns.
+    check(unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset, libc::RWF_NOWAIT) })
+}
+
+/// Pages of a file that are in the page cache (cachestat(2), Linux 6.5), in pages of 4 KiB or what
+/// the machine has.
+///
+/// # Errors
+/// `ENOSYS` on older kernels, `EOPNOTSUPP` on hugetlbfs.
+pub fn cached_pages(file: BorrowedFd<'_>, length_bytes: u64) -> Result<u64, Errno> {
+    /// Not in libc for every target; the number is the same on all of them (unified table).
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range: [u64; 2] = [0, length_bytes]; // struct cachestat_range { off, len }
+    let mut stat = [0_u64; 5]; // nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted
+    // SAFETY: both arrays have the size and alignment of the kernel's structures (two and five u64)
+    // and live until the call returns.
+    let result = unsafe {
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), stat.as_mut_ptr(), 0)
+    };
+    check(result).map(|_| stat[0])
+}
+
+/// What a file asks of O_DIRECT, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectAlignment {
+    /// Alignment of the buffer in memory.
+    pub memory: u32,
+    /// Alignment of offset and length in the file.
+    pub offset: u32,
+}
+
+/// Asks for a file's O_DIRECT alignment (statx with `STATX_DIOALIGN`, Linux 6.1). `None` means that
+/// the file does not take O_DIRECT or that the kernel cannot tell.
+///
+/// # Errors
+/// The errno of statx.
+pub fn direct_alignment(file: BorrowedFd<'_>) -> Result<Option<DirectAlignment>, Errno> {
+    // SAFETY: statx is plain old data, for which all zeroes are a valid value.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty NUL-terminated string, `stat` lives until the call returns.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut stat,
+        )
+    };
+    check(result)?;
+    let known = stat.stx_mask & libc::STATX_DIOALIGN != 0 && stat.stx_dio_offset_align != 0;
+    Ok(known.then_some(DirectAlignment {
+        memory: stat.stx_dio_mem_align,
+        offset: stat.stx_dio_offset_align,
+    }))
+}
+
+/// `struct fsxattr` of `linux/fs.h`: flags, extent hint, project id and padding (28 bytes).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProjectAttributes {
+    /// `FS_XFLAG_*`; 0x200 is "new entries inherit the project".
+    pub flags: u32,
+    extent_size: u32,
+    extent_count: u32,
+    /// The project id that quota is charged to.
+    pub project: u32,
+    cow_extent_size: u32,
+    padding: [u8; 8],
+}
+
+/// `FS_XFLAG_PROJINHERIT` of `linux/fs.h`.
+pub const INHERIT_PROJECT: u32 = 0x200;
+
+/// Reads project id and extended flags (ioctl FS_IOC_FSGETXATTR).
+///
+/// # Errors
+/// The errno of the ioctl; `ENOTTY` or `EOPNOTSUPP` where there are none.
+pub fn project_attributes(file: BorrowedFd<'_>) -> Result<ProjectAttributes, Errno> {
+    const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801c_581f;
+    let mut value = ProjectAttributes::default();
+    // SAFETY: the ioctl writes one `struct fsxattr`, which `value` is by its representation.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &raw mut value) };
+    check(result).map(|_| value)
+}
+
+/// Sets project id and extended flags (ioctl FS_IOC_FSSETXATTR).
+///
+/// # Errors
+/// The errno of the ioctl; `EPERM` outside the initial user namespace.
+pub fn set_project_attributes(
+    file: BorrowedFd<'_>,
+    value: &ProjectAttributes,
+) -> Result<(), Errno> {
+    const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401c_5820;
+    // SAFETY: the ioctl reads one `struct fsxattr`, which `value` is by its representation.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSSETXATTR, &raw const *value) };
+    check(result).map(drop)
+}
+
+/// Reads the inode flags that chattr(1) shows (ioctl FS_IOC_GETFLAGS).
+///
+/// # Errors
+/// The errno of the ioctl; `ENOTTY` or `EOPNOTSUPP` where there are none.
+pub fn inode_flags(file: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // The kernel reads and writes an int here, whatever the ioctl's number says.
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the ioctl writes one int, which lives until the call returns.
+    let result =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS as _, &raw mut flags) };
+    check(result).map(|_| flags.cast_unsigned())
+}
+
+/// Sets the inode flags (ioctl FS_IOC_SETFLAGS).
+///
+/// # Errors
+/// The errno of the ioctl; `EPERM` for append-only and immutable without privilege.
+pub fn set_inode_flags(file: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
+    let flags: libc::c_int = flags.cast_signed();
+    // SAFETY: the ioctl reads one int, which lives until the call returns.
+    let result =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS as _, &raw const flags) };
+    check(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn project_attributes_have_the_size_of_the_kernels_structure() {
+        assert_eq!(size_of::<ProjectAttributes>(), 28);
+    }
+
+    #[test]
+    fn every_name_of_a_directory_is_decoded_once_and_dots_are_left_out() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut expected: Vec<String> = (0..500).map(|i| format!("name-{i}")).collect();
+        for name in &expected {
+            std::fs::write(dir.path().join(name), "").expect("a file");
+        }
+        let open = std::fs::File::open(dir.path()).expect("the directory opens");
+        let mut buffer = vec![0; 4096];
+        let mut found = Vec::new();
+        loop {
+            let filled = read_entries(open.as_fd(), &mut buffer).expect("entries");
+            if filled == 0 {
+                break;
+            }
+            found.extend(entries(&buffer[..filled]).map(|e| e.name.to_string_lossy().into_owned()));
+        }
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_record_that_claims_more_than_there_is_ends_the_list() {
+        let mut record = vec![0_u8; 24];
+        record[16] = 200;
+        assert_eq!(entries(&record).count(), 0);
+        assert_eq!(entries(&[0; 40]).count(), 0); // a length of zero must not loop for ever
+    }
+}

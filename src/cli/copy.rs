@@ -1,1 +1,184 @@
 //! `longshore copy`: options as typed become a request; the report becomes a summary and an exit code.
+//! It copies nothing itself.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::ArgMatches;
+use longshore::display::Display;
+use longshore::engine::failures::FailedList;
+use longshore::engine::filter::{Filter, Verdict};
+use longshore::engine::selection::Selection;
+use longshore::engine::{self, Control};
+use longshore::error::show;
+use longshore::exit::Outcome;
+use longshore::options::{
+    BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
+};
+use longshore::plan::{Plan, Root};
+
+use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
+
+/// Runs the command. `matches` knows the order of `--include` and `--exclude`.
+pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
+    match copy(args, matches) {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(error) => output::refuse(error.as_ref()),
+    }
+}
+
+fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
+    let request = request(args, matches)?;
+    let plan = Plan::new(&request)?;
+    if plan.options.dry_run {
+        output::print(mapping(&plan).as_bytes());
+    }
+    let control = Control {
+        failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
+        ..Control::default()
+    };
+    signals::forward(&control.cancel)?;
+    let display = Display::new(args.progress.into());
+    let id = display.add("", Arc::clone(&control.progress));
+    let report = engine::run(&plan, &control)?;
+    display.finish(id, &report);
+    display.summarize(&report, args.failed_list.as_deref());
+    if let Some(path) = &args.report {
+        write_report(path, &report)?;
+    }
+    Ok(report.outcome)
+}
+
+/// Which source gets which path: the first lines of a dry run.
+fn mapping(plan: &Plan) -> String {
+    let line = |root: &Root| format!("{} -> {}\n", show(&root.source), show(&root.destination));
+    plan.roots.iter().map(line).collect()
+}
+
+fn create_list(path: &Path) -> anyhow::Result<FailedList> {
+    FailedList::create(path)
+        .with_context(|| format!("failed to create the failed list {}", path.display()))
+}
+
+/// Writes the report as JSON.
+pub(crate) fn write_report(path: &Path, report: &impl serde::Serialize) -> anyhow::Result<()> {
+    let json = serde_json::to_vec_pretty(report).context("failed to write the report as JSON")?;
+    std::fs::write(path, json)
+        .with_context(|| format!("failed to write the report {}", path.display()))
+}
+
+/// What was typed, as a request.
+fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest> {
+    let (sources, destination, target) = paths(args)?;
+    let selection = match &args.files_from {
+        Some(path) => Some(Arc::new(Selection::parse(&read_list(path)?, &sources)?)),
+        None => None,
+    };
+    let options = CopyOptions {
+        preserve: preserve(args),
+        xattrs: match args.xattrs {
+            XattrArg::Auto => XattrPolicy::Auto,
+            XattrArg::None => XattrPolicy::None,
+            XattrArg::User => XattrPolicy::User,
+            XattrArg::All => XattrPolicy::All,
+        },
+        backend: match args.backend {
+            BackendArg::Auto => BackendChoice::Auto,
+            BackendArg::Uring => BackendChoice::Uring,
+            BackendArg::Threads => BackendChoice::Threads,
+            BackendArg::Clone => BackendChoice::Clone,
+        },
+        threads: args.threads,
+        filter: Arc::new(filter(args, matches)?),
+        selection,
+        update: args.update,
+        delete: args.delete,
+        one_file_system: args.one_file_system,
+        sync: match args.sync {
+            SyncArg::End => SyncPolicy::End,
+            SyncArg::File => SyncPolicy::File,
+            SyncArg::None => SyncPolicy::None,
+        },
+        dry_run: args.dry_run,
+    };
+    Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
+}
+
+/// The last path is the destination, unless `-t` names it.
+fn paths(args: &CopyArgs) -> anyhow::Result<(Vec<PathBuf>, PathBuf, Target)> {
+    let mut sources = args.paths.clone();
+    if let Some(directory) = &args.target_directory {
+        return Ok((sources, directory.clone(), Target::Directory));
+    }
+    let destination = sources
+        .pop()
+        .filter(|_| !sources.is_empty())
+        .context("no destination: name it after the source, or with -t (longshore copy SRC DST)")?;
+    let target = if args.no_target_directory { Target::Exact } else { Target::Guess };
+    Ok((sources, destination, target))
+}
+
+fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut list = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .read_to_end(&mut list)
+            .context("failed to read the list on standard input")?;
+        return Ok(list);
+    }
+    std::fs::read(path).with_context(|| format!("failed to read the list {}", path.display()))
+}
+
+/// The rules in the order in which they were typed: the first that matches decides.
+fn filter(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Filter> {
+    let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
+    let includes = indices("include").into_iter().zip(&args.include);
+    let excludes = indices("exclude").into_iter().zip(&args.exclude);
+    let mut rules: Vec<_> = includes
+        .map(|(index, pattern)| (index, Verdict::Include, pattern))
+        .chain(excludes.map(|(index, pattern)| (index, Verdict::Exclude, pattern)))
+        .collect();
+    rules.sort_by_key(|(index, ..)| *index);
+    Ok(Filter::new(rules.into_iter().map(|(_, verdict, pattern)| (verdict, pattern.as_str())))?)
+}
+
+/// `--preserve` replaces the default set, `--no-preserve` takes away from what there is.
+fn preserve(args: &CopyArgs) -> Preserve {
+    let none = Preserve {
+        mode: false,
+        ownership: false,
+        timestamps: false,
+        links: false,
+        xattr: false,
+        acl: false,
+        project: false,
+        flags: false,
+    };
+    let mut kept = if args.preserve.is_empty() { Preserve::default() } else { none };
+    let changes = args.preserve.iter().map(|attribute| (attribute, true));
+    for (attribute, keep) in
+        changes.chain(args.no_preserve.iter().map(|attribute| (attribute, false)))
+    {
+        match attribute {
+            Attribute::Mode => kept.mode = keep,
+            Attribute::Ownership => kept.ownership = keep,
+            Attribute::Timestamps => kept.timestamps = keep,
+            Attribute::Links => kept.links = keep,
+            Attribute::Xattr => kept.xattr = keep,
+            Attribute::Acl => kept.acl = keep,
+            Attribute::Project => kept.project = keep,
+            Attribute::Flags => kept.flags = keep,
+            Attribute::All => {
+                kept = if keep {
+                    Preserve { project: true, flags: true, ..Preserve::default() }
+                } else {
+                    none
+                };
+            }
+        }
+    }
+    kept
+}

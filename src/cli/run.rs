@@ -1,74 +1,67 @@
-//! `longshore run`: options as typed become a request; states, copies and the end are told on
-//! standard error, since standard output belongs to the job. It does none of the work.
-#![allow(clippy::print_stderr, clippy::print_stdout)] // this module speaks to people
+//! `longshore run`: options as typed become a request; states and copies are shown by the library's
+//! display; the end becomes an exit code. It does none of the work, and standard output belongs to
+//! the job.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
+use longshore::display::{CopyId, Display};
 use longshore::error::show;
 use longshore::progress::Progress;
 use longshore::report::Report;
-use longshore::run::report::{CopyEnd, CopyReport, RUN_REPORT_VERSION};
-use longshore::run::space::size;
+use longshore::run::report::RUN_REPORT_VERSION;
 use longshore::run::{
     CopyLabel, Observer, Request, RunError, RunReport, Signals, Start, StartedJob, State,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::{ProgressArg, RunArgs};
-
-/// How often running copies are told of.
-const TICK: Duration = Duration::from_secs(2);
+use super::{ProgressArg, RunArgs, copy, output};
 
 /// Does the command and returns its exit code.
 pub(crate) fn run(args: &RunArgs) -> ExitCode {
     let request = match request(args) {
         Ok(request) => request,
-        Err(problem) => return fail(&RunError::Refused(problem)),
+        Err(problem) => return refuse(&RunError::Refused(problem)),
     };
     if args.dry_run {
         return match longshore::run::describe::describe(&request) {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&error),
+            Ok(text) => output::print(text.as_bytes()),
+            Err(error) => refuse(&error),
         };
     }
     let signals = Signals::default();
-    if let Err(error) = forward_signals(signals.clone()) {
-        return fail(&RunError::Refused(format!(
-            "failed to install signal handlers: {error}"
-        )));
+    if let Err(error) = forward(signals.clone()) {
+        let problem = format!("failed to listen for signals: {error}");
+        return refuse(&RunError::Refused(problem));
     }
-    let lines = Lines {
-        quiet: args.progress == ProgressArg::None,
+    let shown = Shown {
+        display: Display::new(args.progress.into()),
+        silent: args.progress == ProgressArg::None,
         running: Mutex::default(),
     };
-    let result = lines.ticking(|| {
-        longshore::run::run(&request, &longshore::run::engine_copier, &lines, &signals)
-    });
-    let written = match &args.report {
-        Some(path) => write_report(path, &result),
-        None => Ok(()),
-    };
+    let result = longshore::run::run(&request, &longshore::run::engine_copier, &shown, &signals);
     let code = match &result {
-        Ok(report) => conclude(report),
-        Err(error) => fail(error),
+        Ok(report) => {
+            report.notes.iter().for_each(|note| shown.message(note));
+            shown.display.close();
+            ExitCode::from(report.exit_code)
+        }
+        Err(error) => {
+            shown.display.close();
+            refuse(error)
+        }
     };
-    if let Err(problem) = written {
-        eprintln!("longshore: {problem}");
-        if code == ExitCode::SUCCESS {
-            return ExitCode::FAILURE;
+    match write_report(args, &result) {
+        Ok(()) => code,
+        Err(error) => {
+            let refused = output::refuse(error.as_ref());
+            if code == ExitCode::SUCCESS { refused } else { code }
         }
     }
-    code
 }
 
 fn request(args: &RunArgs) -> Result<Request, String> {
@@ -110,144 +103,82 @@ fn default_storage() -> Result<PathBuf, String> {
     Ok(state.join("longshore"))
 }
 
-fn forward_signals(signals: Signals) -> std::io::Result<()> {
+/// Signals before the process ends without waiting: the first stops the copies, or goes to the job
+/// (on a terminal it has it already), the second goes to a job that did not heed the first.
+const HEEDED: usize = 2;
+
+fn forward(signals: Signals) -> std::io::Result<()> {
     let mut caught = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    thread::spawn(move || {
-        for signal in &mut caught {
+    let builder = thread::Builder::new().name("signals".to_owned());
+    builder.spawn(move || {
+        for (number, signal) in caught.forever().enumerate() {
+            if number >= HEEDED {
+                std::process::exit(128 + signal);
+            }
             signals.raise(signal);
         }
-    });
+    })?;
     Ok(())
 }
 
-fn fail(error: &RunError) -> ExitCode {
-    eprintln!("longshore: {error}");
+fn refuse(error: &RunError) -> ExitCode {
+    output::refuse(error);
     if matches!(error, RunError::System { .. }) {
-        eprintln!("longshore: once that is mended, the same command with --resume goes on");
+        let hint = "longshore: once that is mended, the same command with --resume goes on\n";
+        let _ = std::io::stderr().write_all(hint.as_bytes()); // the exit code still tells
     }
     ExitCode::from(error.code())
 }
 
-/// The last words: what each copy did, and what is left to do.
-fn conclude(report: &RunReport) -> ExitCode {
-    for copy in &report.copies {
-        eprintln!("longshore: {}", summary(copy));
-    }
-    for line in report
-        .notes
-        .iter()
-        .flat_map(|note| note.lines())
-        .filter(|line| !line.is_empty())
-    {
-        eprintln!("longshore: {line}");
-    }
-    ExitCode::from(report.exit_code)
-}
-
-fn summary(copy: &CopyReport) -> String {
-    let label = &copy.copy;
-    match &copy.end {
-        CopyEnd::Refused(_) => format!("{label}: not copied"),
-        CopyEnd::Report(report) => {
-            let Report {
-                copied,
-                files_skipped,
-                seconds,
-                errors,
-                ..
-            } = &**report;
-            let mut text = format!(
-                "{label}: {} files, {} in {seconds:.1} s",
-                copied.files,
-                size(copied.bytes)
-            );
-            if *files_skipped > 0 {
-                text.push_str(&format!(", {files_skipped} already there"));
-            }
-            let failed: u64 = errors.values().sum();
-            if failed > 0 {
-                text.push_str(&format!(", {failed} failed"));
-            }
-            text
-        }
-    }
-}
-
-fn write_report(path: &Path, result: &Result<RunReport, RunError>) -> Result<(), String> {
-    let json = match result {
-        Ok(report) => serde_json::to_string_pretty(report),
-        Err(error) => serde_json::to_string_pretty(&serde_json::json!({
-            "version": RUN_REPORT_VERSION,
-            "exit_code": error.code(),
-            "error": error.to_string(),
-        })),
-    };
-    let json = json.map_err(|error| format!("failed to compose the report: {error}"))?;
-    fs::write(path, json + "\n")
-        .map_err(|error| format!("{}: failed to write the report: {error}", show(path)))
-}
-
-/// Tells of a run in plain lines.
-struct Lines {
-    quiet: bool,
-    running: Mutex<Vec<(CopyLabel, Arc<Progress>)>>,
-}
-
-impl Lines {
-    /// Tells of the running copies every [`TICK`] while the work goes on.
-    fn ticking<T>(&self, work: impl FnOnce() -> T) -> T {
-        let (done, waiting) = mpsc::channel::<()>();
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                while waiting.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                    self.tick();
-                }
+fn write_report(args: &RunArgs, result: &Result<RunReport, RunError>) -> anyhow::Result<()> {
+    let Some(path) = &args.report else { return Ok(()) };
+    match result {
+        Ok(report) => copy::write_report(path, report),
+        Err(error) => {
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+            let refusal = serde_json::json!({
+                "version": RUN_REPORT_VERSION,
+                "exit_code": error.code(),
+                "error": format!("{error}{}", cause.unwrap_or_default()),
             });
-            let result = work();
-            drop(done);
-            result
-        })
-    }
-
-    fn tick(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for (copy, progress) in running.iter() {
-            let now = progress.snapshot();
-            let of = if now.walk_done { "of" } else { "of at least" };
-            self.tell(&format!(
-                "{copy}: {} {of} {} files, {} {of} {}",
-                now.files_done + now.files_skipped,
-                now.files_found,
-                size(now.bytes_done),
-                size(now.bytes_found)
-            ));
-        }
-    }
-
-    fn tell(&self, text: &str) {
-        if !self.quiet {
-            eprintln!("longshore: {text}");
+            copy::write_report(path, &refusal)
         }
     }
 }
 
-impl Observer for Lines {
+/// A run on the library's display.
+struct Shown {
+    display: Display,
+    /// Whether the display drops messages; those of a run tell what to do next.
+    silent: bool,
+    running: Mutex<Vec<(CopyLabel, CopyId)>>,
+}
+
+impl Observer for Shown {
     fn state(&self, state: State) {
-        self.tell(&format!("{state}"));
+        self.display.state(&state.to_string());
     }
 
     fn copy_started(&self, copy: &CopyLabel, progress: &Arc<Progress>) {
-        self.tell(&format!("{copy}"));
+        let id = self.display.add(&copy.to_string(), Arc::clone(progress));
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.push((copy.clone(), Arc::clone(progress)));
+        running.push((copy.clone(), id));
     }
 
-    fn copy_done(&self, copy: &CopyLabel, _report: &Report) {
+    fn copy_done(&self, copy: &CopyLabel, report: &Report) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|(label, _)| label != copy);
+        if let Some(index) = running.iter().position(|(label, _)| label == copy) {
+            let (_, id) = running.swap_remove(index);
+            self.display.finish(id, report);
+        }
     }
 
     fn message(&self, text: &str) {
-        eprintln!("longshore: {text}");
+        if self.silent {
+            let lines: Vec<_> = text.lines().map(|line| format!("longshore: {line}\n")).collect();
+            let _ = std::io::stderr().write_all(lines.concat().as_bytes()); // nobody reads it
+        } else {
+            self.display.message(text);
+        }
     }
 }

@@ -1,5 +1,122 @@
 //! `--include` and `--exclude`: which items of the tree are copied. Pure.
+//!
+//! Rules are tried in the order given; the first that matches decides, and what no rule matches is
+//! copied. A directory that is left out is not descended into. A pattern without a slash matches the
+//! name at any depth; with a slash it matches the path below the source; a slash at its end makes it
+//! match directories only; `*` stops at slashes, `**` does not. (These are rsync's rules.)
 
-/// Ordered rules; the first that matches decides, and what no rule matches is copied.
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::error::Refusal;
+
+/// Ordered rules.
 #[derive(Debug, Default)]
-pub struct Filter {}
+pub struct Filter {
+    rules: Vec<Rule>,
+}
+
+/// Whether matching items are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// `--include`
+    Include,
+    /// `--exclude`
+    Exclude,
+}
+
+#[derive(Debug)]
+struct Rule {
+    verdict: Verdict,
+    matcher: GlobMatcher,
+    directories_only: bool,
+    /// Matches the whole path below the source instead of the last name.
+    whole_path: bool,
+}
+
+impl Filter {
+    /// Compiles rules in the order in which they were given.
+    ///
+    /// # Errors
+    /// A refusal that shows the pattern that is no glob.
+    pub fn new<'a>(rules: impl IntoIterator<Item = (Verdict, &'a str)>) -> Result<Self, Refusal> {
+        let rules = rules.into_iter().map(|(verdict, pattern)| Rule::new(verdict, pattern));
+        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
+    }
+
+    /// Whether there are no rules, so that nobody needs to build paths for them.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether an item is copied, by its path below the source.
+    #[must_use]
+    pub fn admits(&self, relative: &Path, is_directory: bool) -> bool {
+        let name = relative.file_name().unwrap_or(OsStr::from_bytes(b""));
+        let rule = self.rules.iter().find(|rule| {
+            (is_directory || !rule.directories_only)
+                && if rule.whole_path {
+                    rule.matcher.is_match(relative)
+                } else {
+                    rule.matcher.is_match(Path::new(name))
+                }
+        });
+        rule.is_none_or(|rule| rule.verdict == Verdict::Include)
+    }
+}
+
+impl Rule {
+    fn new(verdict: Verdict, pattern: &str) -> Result<Self, Refusal> {
+        let refuse = |why: &str| Refusal::Request(format!("pattern '{pattern}': {why}"));
+        let directories_only = pattern.len() > 1 && pattern.ends_with('/');
+        let body = if directories_only { &pattern[..pattern.len() - 1] } else { pattern };
+        if body.is_empty() || body == "/" {
+            return Err(refuse("is empty; name what to include or exclude"));
+        }
+        let whole_path = body.contains('/') || body.contains("**");
+        let glob = GlobBuilder::new(body.strip_prefix('/').unwrap_or(body))
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build()
+            .map_err(|error| refuse(&error.kind().to_string()))?;
+        Ok(Self { verdict, matcher: glob.compile_matcher(), directories_only, whole_path })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admits(rules: &[(Verdict, &str)], path: &str, is_directory: bool) -> bool {
+        let filter = Filter::new(rules.iter().copied()).expect("valid patterns");
+        filter.admits(Path::new(path), is_directory)
+    }
+
+    #[test]
+    fn the_first_matching_rule_decides() {
+        let rules = [(Verdict::Include, "keep.o"), (Verdict::Exclude, "*.o")];
+        assert!(admits(&rules, "a/keep.o", false));
+        assert!(!admits(&rules, "a/b.o", false));
+        assert!(admits(&rules, "a/b.c", false));
+    }
+
+    #[test]
+    fn a_slash_anchors_and_a_trailing_slash_means_directories() {
+        assert!(!admits(&[(Verdict::Exclude, "/tmp")], "tmp", false));
+        assert!(admits(&[(Verdict::Exclude, "/tmp")], "a/tmp", false));
+        assert!(admits(&[(Verdict::Exclude, "a/*.o")], "a/b/c.o", false));
+        assert!(!admits(&[(Verdict::Exclude, "a/**/*.o")], "a/b/d/c.o", false));
+        assert!(!admits(&[(Verdict::Exclude, "cache/")], "x/cache", true));
+        assert!(admits(&[(Verdict::Exclude, "cache/")], "x/cache", false));
+    }
+
+    #[test]
+    fn a_broken_pattern_is_refused_with_its_text() {
+        let refusal = Filter::new([(Verdict::Exclude, "a[")]).expect_err("refused").to_string();
+        assert!(refusal.contains("'a['"), "{refusal}");
+    }
+}

@@ -28,9 +28,9 @@ pub type Copier<'a> = &'a (dyn Fn(&CopyRequest, &Control) -> Result<Report, Refu
 /// The engine as a [`Copier`].
 ///
 /// # Errors
-/// Those of [`Plan::new`].
+/// Those of [`Plan::new`] and [`engine::run`].
 pub fn engine_copier(request: &CopyRequest, control: &Control) -> Result<Report, Refusal> {
-    Ok(engine::run(&Plan::new(request)?, control))
+    engine::run(&Plan::new(request)?, control)
 }
 
 /// Does a run, or goes on with one.

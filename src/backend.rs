@@ -1,0 +1,131 @@
+//! Moves bytes between open files: the small trait behind which the mechanisms stand, and what they
+//! share. It opens, names and finishes nothing.
+
+pub(crate) mod plain;
+pub(crate) mod range;
+pub(crate) mod uring;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use crate::engine::chunk::ChunkSupply;
+use crate::engine::pair::Pair;
+use crate::error::StepError;
+
+/// Files up to this size are read whole into one buffer (`io-design`: a second read is saved when
+/// the first returns what the inode promised).
+pub(crate) const SMALL_MAX_BYTES: u64 = 1 << 20;
+
+/// How the content of one file got to the destination. The words are keys of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mechanism {
+    /// Nothing to move.
+    Empty,
+    /// Blocks shared (FICLONE).
+    Clone,
+    /// `copy_file_range` in the kernel or on the server.
+    CopyFileRange,
+    /// Plain buffered reads and writes.
+    ReadWrite,
+    /// Read through the ring because the data was not in memory, written plainly.
+    RingRead,
+    /// O_DIRECT with plain system calls.
+    Direct,
+    /// O_DIRECT through the ring.
+    RingDirect,
+}
+
+impl Mechanism {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Empty,
+        Self::Clone,
+        Self::CopyFileRange,
+        Self::ReadWrite,
+        Self::RingRead,
+        Self::Direct,
+        Self::RingDirect,
+    ];
+
+    /// Key of the report; stable.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Clone => "clone",
+            Self::CopyFileRange => "copy-file-range",
+            Self::ReadWrite => "read-write",
+            Self::RingRead => "ring-read",
+            Self::Direct => "direct",
+            Self::RingDirect => "ring-direct",
+        }
+    }
+}
+
+/// A file of at most [`SMALL_MAX_BYTES`], open on both sides. `owner` is the engine's business.
+#[derive(Debug)]
+pub(crate) struct SmallFile<T> {
+    pub(crate) source: Arc<OwnedFd>,
+    pub(crate) destination: OwnedFd,
+    pub(crate) size: usize,
+    pub(crate) pair: Arc<Pair>,
+    pub(crate) owner: T,
+}
+
+/// A small file whose content has been moved, or not.
+#[derive(Debug)]
+pub(crate) struct Finished<T> {
+    pub(crate) file: SmallFile<T>,
+    pub(crate) result: Result<Moved, StepError>,
+}
+
+/// What was moved of a small file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) mechanism: Mechanism,
+    /// Bytes read; differs from the size when the source changed meanwhile.
+    pub(crate) read: Read,
+}
+
+/// How much a read of a whole small file found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// What the inode promised.
+    Exact,
+    /// Less.
+    Shrunk,
+    /// More; only what the inode promised was written.
+    Grown,
+}
+
+/// A large file, open on both sides, that several workers may move chunks of at the same time.
+#[derive(Debug)]
+pub(crate) struct LargeFile {
+    pub(crate) source: Arc<OwnedFd>,
+    pub(crate) destination: Arc<OwnedFd>,
+    pub(crate) chunks: ChunkSupply,
+    /// Alignment in bytes that O_DIRECT asks for, when both descriptors are in that mode.
+    pub(crate) direct: Option<u64>,
+    /// Raised by whoever fails: the others stop after their chunk.
+    pub(crate) stop: AtomicBool,
+    /// Bytes moved so far.
+    pub(crate) moved: AtomicU64,
+}
+
+/// One mechanism on one worker thread.
+pub(crate) trait Backend<T> {
+    /// Moves a small file now, or puts it in flight. Whatever is finished is added to `done`, which
+    /// may be other files than this one.
+    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>);
+
+    /// Small files in flight.
+    fn in_flight(&self) -> usize;
+
+    /// Waits until at least one small file in flight is finished.
+    fn wait(&mut self, done: &mut Vec<Finished<T>>);
+
+    /// Moves chunks of a large file until the supply is empty, and says by what means.
+    ///
+    /// # Errors
+    /// The step that failed; `SourceChanged` when a chunk ended early.
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError>;
+}

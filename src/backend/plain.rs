@@ -1,0 +1,242 @@
+//! Plain system calls: the reference behaviour of every copy, and the fallback of every other
+//! mechanism. One buffer per worker, no work in flight.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::errno::Errno;
+use nix::sys::uio::{pread, pwrite};
+
+use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
+use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::sys::buffer::Buffer;
+
+/// Unit of buffered reading and writing. 128 KiB costs twice the CPU; more gains nothing.
+const BUFFERED_UNIT: usize = 1 << 20;
+
+/// Plain reads and writes through one buffer.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    buffer: Buffer,
+    /// Made when the first O_DIRECT file comes.
+    direct: Option<Buffer>,
+    direct_unit: usize,
+}
+
+impl Plain {
+    /// A mover with a 1 MiB buffer, and `direct_unit` bytes more once O_DIRECT is used.
+    ///
+    /// # Errors
+    /// The errno of mapping the buffer.
+    pub(crate) fn new(direct_unit: usize) -> Result<Self, Errno> {
+        // One byte more than the largest small file shows that a file has grown.
+        let length = usize::try_from(SMALL_MAX_BYTES).map_err(|_| Errno::EINVAL)? + 1;
+        Ok(Self { buffer: Buffer::new(length)?, direct: None, direct_unit })
+    }
+
+    /// Moves a small file now.
+    pub(super) fn copy_small(
+        &mut self,
+        source: BorrowedFd<'_>,
+        destination: BorrowedFd<'_>,
+        size: usize,
+    ) -> Result<Read, StepError> {
+        let (filled, read) = read_whole(source, &mut self.buffer, size, 0)?;
+        write_all(destination, &self.buffer[..filled], 0)?;
+        Ok(read)
+    }
+
+    fn large_buffered(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(u64),
+    ) -> Result<Mechanism, StepError> {
+        while let Some(chunk) = next_chunk(file)? {
+            let length = chunk.end - chunk.start;
+            self.copy_piece(file.source.as_fd(), file.destination.as_fd(), chunk)?;
+            account(file, length, progress);
+        }
+        Ok(Mechanism::ReadWrite)
+    }
+
+    /// Moves one piece of a file through the page cache.
+    pub(super) fn copy_piece(
+        &mut self,
+        source: BorrowedFd<'_>,
+        destination: BorrowedFd<'_>,
+        piece: std::ops::Range<u64>,
+    ) -> Result<(), StepError> {
+        let mut offset = piece.start;
+        while offset < piece.end {
+            let unit = to_usize((piece.end - offset).min(BUFFERED_UNIT as u64));
+            let part = &mut self.buffer[..unit];
+            let read = read_some(source, part, offset).at(Step::Read)?;
+            if read == 0 {
+                return Err(shrunk());
+            }
+            write_all(destination, &part[..read], offset)?;
+            offset += read as u64;
+        }
+        Ok(())
+    }
+
+    fn large_direct(
+        &mut self,
+        file: &LargeFile,
+        alignment: u64,
+        progress: &dyn Fn(u64),
+    ) -> Result<Mechanism, StepError> {
+        let buffer = match &mut self.direct {
+            Some(buffer) => buffer,
+            none => none.insert(Buffer::new(self.direct_unit).at(Step::Read)?),
+        };
+        while let Some(chunk) = next_chunk(file)? {
+            let mut offset = chunk.start / alignment * alignment;
+            while offset < chunk.end {
+                let want = (chunk.end - offset).next_multiple_of(alignment);
+                let part = &mut buffer[..to_usize(want.min(self.direct_unit as u64))];
+                let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
+                let end = (offset + read as u64).min(chunk.end);
+                // The last block is written whole; the size is set when the file is finished.
+                let padded = to_usize((read as u64).next_multiple_of(alignment));
+                part[read..padded].fill(0);
+                write_all(file.destination.as_fd(), &part[..padded], offset)?;
+                account(file, end.saturating_sub(offset.max(chunk.start)), progress);
+                offset = end;
+            }
+        }
+        Ok(Mechanism::Direct)
+    }
+}
+
+impl<T> Backend<T> for Plain {
+    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        let result = self
+            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
+            .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
+        done.push(Finished { file, result });
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
+
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+        match file.direct {
+            Some(alignment) => self.large_direct(file, alignment, progress),
+            None => self.large_buffered(file, progress),
+        }
+    }
+}
+
+/// The next chunk, unless somebody else failed.
+pub(super) fn next_chunk(file: &LargeFile) -> Result<Option<std::ops::Range<u64>>, StepError> {
+    if file.stop.load(Relaxed) {
+        return Ok(None);
+    }
+    file.chunks.next(&file.source).at(Step::Read)
+}
+
+/// Counts moved bytes.
+pub(super) fn account(file: &LargeFile, bytes: u64, progress: &dyn Fn(u64)) {
+    file.moved.fetch_add(bytes, Relaxed);
+    progress(bytes);
+}
+
+/// The error of a read that ended before the size that the inode promised.
+pub(super) fn shrunk() -> StepError {
+    StepError::found(Step::Read, FailureKind::SourceChanged)
+}
+
+/// Lengths of parts of a buffer; they came from a `usize`.
+pub(super) fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("the length of a part of a buffer fits into usize")
+}
+
+/// Reads a whole small file into `buffer`, of which `filled` bytes are there already. Tries one byte
+/// more than `size`, which shows growth and saves the read that would find the end. Returns the
+/// number of bytes to be written, at most `size`.
+pub(super) fn read_whole(
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    size: usize,
+    mut filled: usize,
+) -> Result<(usize, Read), StepError> {
+    let limit = (size + 1).min(buffer.len());
+    while filled < size {
+        match read_some(source, &mut buffer[filled..limit], filled as u64).at(Step::Read)? {
+            0 => return Ok((filled, Read::Shrunk)),
+            read => filled += read,
+        }
+    }
+    let read = if filled > size { Read::Grown } else { Read::Exact };
+    Ok((size, read))
+}
+
+/// One read, repeated when a signal interrupts it.
+pub(super) fn read_some(
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize, Errno> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    loop {
+        match pread(source, buffer, offset) {
+            Err(Errno::EINTR) => {}
+            // A descriptor with O_NONBLOCK on a filesystem that takes it seriously.
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            other => return other,
+        }
+    }
+}
+
+/// Fills `buffer` with O_DIRECT, or reads up to the end of the data that the chunk promises. A short
+/// read in the middle is taken up again at the last full block.
+fn read_direct(
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+    alignment: u64,
+    chunk_end: u64,
+) -> Result<usize, StepError> {
+    let wanted = to_usize((buffer.len() as u64).min(chunk_end - offset));
+    let mut filled = 0;
+    while filled < wanted {
+        let read =
+            read_some(source, &mut buffer[filled..], offset + filled as u64).at(Step::Read)?;
+        let end = filled + read;
+        if end >= wanted {
+            return Ok(end);
+        }
+        let aligned = to_usize(end as u64 / alignment * alignment);
+        if aligned <= filled {
+            return Err(shrunk());
+        }
+        filled = aligned;
+    }
+    Ok(filled)
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(super) fn write_all(
+    destination: BorrowedFd<'_>,
+    mut bytes: &[u8],
+    offset: u64,
+) -> Result<(), StepError> {
+    let mut offset = i64::try_from(offset).map_err(|_| Errno::EFBIG).at(Step::Write)?;
+    while !bytes.is_empty() {
+        match pwrite(destination, bytes, offset) {
+            Ok(0) => return Err(StepError::os(Step::Write, Errno::EIO)),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += i64::try_from(written).map_err(|_| Errno::EFBIG).at(Step::Write)?;
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            Err(errno) => return Err(StepError::os(Step::Write, errno)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! `copy_file_range`: the kernel, or the server of a network filesystem, moves the bytes. Where it
+//! cannot, plain reads and writes do. Cloning a whole file comes before and is not done here.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::copy_file_range;
+
+use super::plain::{Plain, account, next_chunk, read_some, shrunk};
+use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SmallFile};
+use crate::error::{AtStep, Step, StepError};
+
+/// `copy_file_range` with a fallback.
+#[derive(Debug)]
+pub(crate) struct Range {
+    plain: Plain,
+    /// Cleared when the kernel refuses; it then refuses for every file of the run.
+    usable: bool,
+}
+
+impl Range {
+    /// A mover that falls back to `plain`.
+    pub(crate) fn new(plain: Plain) -> Self {
+        Self { plain, usable: true }
+    }
+
+    /// Moves `bytes` from `offset` on. `Ok(None)` means that the kernel cannot do this pair of files;
+    /// otherwise the bytes moved, which are fewer when the source ended.
+    fn copy(
+        &mut self,
+        source: BorrowedFd<'_>,
+        destination: BorrowedFd<'_>,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Option<u64>, StepError> {
+        let mut from = i64::try_from(offset).map_err(|_| Errno::EFBIG).at(Step::Write)?;
+        let mut to = from;
+        let mut moved = 0;
+        while self.usable && moved < bytes {
+            let rest = usize::try_from(bytes - moved).unwrap_or(1 << 30);
+            match copy_file_range(source, Some(&mut from), destination, Some(&mut to), rest) {
+                // Some pseudo and FUSE filesystems say 0 although there is data.
+                Ok(0) if moved == 0 => return Ok(None),
+                Ok(0) => break,
+                Ok(count) => moved += count as u64,
+                Err(Errno::EINTR) => {}
+                Err(
+                    Errno::EXDEV | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EPERM,
+                ) if moved == 0 => {
+                    self.usable = false;
+                }
+                Err(errno) => return Err(StepError::os(Step::Write, errno)),
+            }
+        }
+        Ok(self.usable.then_some(moved))
+    }
+}
+
+impl<T> Backend<T> for Range {
+    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
+        let size = file.size as u64;
+        let result = match self.copy(source, destination, 0, size) {
+            Ok(Some(moved)) => {
+                let read = if moved < size { Ok(Read::Shrunk) } else { grown(source, size) };
+                read.map(|read| Moved { mechanism: Mechanism::CopyFileRange, read })
+            }
+            Ok(None) => self
+                .plain
+                .copy_small(source, destination, file.size)
+                .map(|read| Moved { mechanism: Mechanism::ReadWrite, read }),
+            Err(error) => Err(error),
+        };
+        done.push(Finished { file, result });
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
+
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+        let mut mechanism = Mechanism::CopyFileRange;
+        while self.usable
+            && let Some(chunk) = next_chunk(file)?
+        {
+            let length = chunk.end - chunk.start;
+            let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
+            match self.copy(source, destination, chunk.start, length)? {
+                Some(moved) if moved < length => return Err(shrunk()),
+                Some(_) => {}
+                None => {
+                    // This chunk is ours already: move it plainly, then go on that way.
+                    self.plain.copy_piece(source, destination, chunk)?;
+                    mechanism = Mechanism::ReadWrite;
+                }
+            }
+            account(file, length, progress);
+        }
+        if self.usable {
+            Ok(mechanism)
+        } else {
+            Backend::<T>::large(&mut self.plain, file, progress)
+        }
+    }
+}
+
+/// Whether a file holds more than the inode promised when it was opened.
+fn grown(source: BorrowedFd<'_>, size: u64) -> Result<Read, StepError> {
+    let more = read_some(source, &mut [0], size).at(Step::Read)?;
+    Ok(if more > 0 { Read::Grown } else { Read::Exact })
+}

@@ -1,0 +1,324 @@
+//! io_uring where it can really work without blocking: cold reads of small files with many in
+//! flight, and O_DIRECT reads and writes of large ones. Everything else stays plain, because through
+//! the ring it would run in kernel worker threads at 1.5 times the cost.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::plain::{
+    Plain, account, next_chunk, read_some, read_whole, shrunk, to_usize, write_all,
+};
+use super::{Backend, Finished, LargeFile, Mechanism, Moved, SmallFile};
+use crate::error::{AtStep, Step, StepError};
+use crate::sys::ring::{Ring, Slot};
+
+/// Length of a slot for small files; a file must be shorter than this to go through the ring.
+pub(crate) const SMALL_SLOT_BYTES: usize = 128 << 10;
+
+/// One ring for small files and, once needed, one for large files.
+#[derive(Debug)]
+pub(crate) struct Uring<T> {
+    plain: Plain,
+    small: Ring,
+    /// The file that each slot belongs to.
+    waiting: Vec<Option<SmallFile<T>>>,
+    free: Vec<Slot>,
+    large: Option<Ring>,
+    large_slots: usize,
+    large_slot_bytes: usize,
+}
+
+impl<T> Uring<T> {
+    /// A mover with `depth` small files and `large_slots` chunks of large files in flight.
+    ///
+    /// # Errors
+    /// As [`crate::sys::ring::probe`].
+    pub(crate) fn new(
+        plain: Plain,
+        depth: usize,
+        large_slots: usize,
+        large_slot_bytes: usize,
+    ) -> Result<Self, Errno> {
+        Ok(Self {
+            plain,
+            small: Ring::new(depth, SMALL_SLOT_BYTES)?,
+            waiting: (0..depth).map(|_| None).collect(),
+            free: (0..depth).collect(),
+            large: None,
+            large_slots,
+            large_slot_bytes,
+        })
+    }
+
+    /// Reads what is in memory; what is not goes in flight. `None` means that it is in flight.
+    fn start(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
+        if file.size >= SMALL_SLOT_BYTES || !file.pair.reads_without_waiting() {
+            return Some(self.plainly(file));
+        }
+        let Some(slot) = self.free.pop() else { return Some(self.plainly(file)) };
+        let buffer = &mut self.small.slot(slot)[..=file.size];
+        match crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0) {
+            Ok(filled) => {
+                self.free.push(slot);
+                Some(self.finish(slot, file, filled, Mechanism::ReadWrite))
+            }
+            Err(Errno::EAGAIN) => {
+                let source = Arc::clone(&file.source);
+                if self.small.read(slot, source, 0, file.size + 1).is_err() {
+                    self.free.push(slot);
+                    return Some(self.plainly(file));
+                }
+                self.waiting[slot] = Some(file);
+                None
+            }
+            Err(_) => {
+                file.pair.cannot_read_without_waiting();
+                self.free.push(slot);
+                Some(self.plainly(file))
+            }
+        }
+    }
+
+    /// Writes what `slot` holds, after reading the rest if the read was short.
+    fn finish(
+        &mut self,
+        slot: Slot,
+        file: SmallFile<T>,
+        filled: usize,
+        mechanism: Mechanism,
+    ) -> Finished<T> {
+        let buffer = self.small.slot(slot);
+        let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
+            |(length, read)| {
+                write_all(file.destination.as_fd(), &buffer[..length], 0)?;
+                Ok(Moved { mechanism, read })
+            },
+        );
+        Finished { file, result }
+    }
+
+    fn plainly(&mut self, file: SmallFile<T>) -> Finished<T> {
+        let result = self
+            .plain
+            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
+            .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
+        Finished { file, result }
+    }
+
+    /// Takes one completion.
+    fn complete(&mut self, done: &mut Vec<Finished<T>>) {
+        match self.small.wait() {
+            Ok(Some(completion)) => {
+                let Some(file) = self.waiting[completion.slot].take() else { return };
+                let finished = match completion.result {
+                    Ok(filled) => self.finish(completion.slot, file, filled, Mechanism::RingRead),
+                    // A descriptor that the ring may not wait for: read it ourselves.
+                    Err(Errno::EAGAIN | Errno::EINTR | Errno::EOPNOTSUPP | Errno::EINVAL) => {
+                        self.plainly(file)
+                    }
+                    Err(errno) => Finished { file, result: Err(StepError::os(Step::Read, errno)) },
+                };
+                self.free.push(completion.slot);
+                done.push(finished);
+            }
+            Ok(None) => {}
+            Err(_) => {
+                // The ring itself failed. Its buffers stay with it; the files are read plainly.
+                for slot in 0..self.waiting.len() {
+                    if let Some(file) = self.waiting[slot].take() {
+                        done.push(self.plainly(file));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T> Backend<T> for Uring<T> {
+    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        if self.free.is_empty() {
+            self.complete(done);
+        }
+        done.extend(self.start(file));
+        // Batches of queued reads would wait for the ring to fill up; the device should start now.
+        if self.small.flush().is_err() {
+            self.complete(done);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.small.in_flight()
+    }
+
+    fn wait(&mut self, done: &mut Vec<Finished<T>>) {
+        self.complete(done);
+    }
+
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+        let Some(alignment) = file.direct else {
+            return Backend::<T>::large(&mut self.plain, file, progress);
+        };
+        let ring = match &mut self.large {
+            Some(ring) => ring,
+            none => match Ring::new(self.large_slots, self.large_slot_bytes) {
+                Ok(ring) => none.insert(ring),
+                Err(_) => return Backend::<T>::large(&mut self.plain, file, progress),
+            },
+        };
+        Overlapped { ring, file, alignment, progress }.run()
+    }
+}
+
+/// Reads and writes of one large file, overlapping: each slot alternates between the two.
+struct Overlapped<'a> {
+    ring: &'a mut Ring,
+    file: &'a LargeFile,
+    alignment: u64,
+    progress: &'a dyn Fn(u64),
+}
+
+/// What a slot is doing.
+#[derive(Debug, Clone)]
+enum Stage {
+    Idle,
+    /// Reading a piece.
+    Reading(std::ops::Range<u64>),
+    /// Writing the piece; `written` bytes of `padded` are out.
+    Writing {
+        piece: std::ops::Range<u64>,
+        padded: usize,
+        written: usize,
+    },
+}
+
+impl Overlapped<'_> {
+    fn run(mut self) -> Result<Mechanism, StepError> {
+        let slots = self.ring.slots();
+        let mut stages = vec![Stage::Idle; slots];
+        let mut rest = None; // of a chunk that is longer than a slot
+        let mut failure = None;
+        for (slot, stage) in stages.iter_mut().enumerate() {
+            self.start(slot, stage, &mut rest).unwrap_or_else(|error| failure = Some(error));
+        }
+        // After a failure nothing new is started, but what is in flight must come home.
+        while let Some(completion) = self.ring.wait().at(Step::Read)? {
+            let stage = &mut stages[completion.slot];
+            let step =
+                self.advance(completion.slot, stage, completion.result).and_then(
+                    |()| match stage {
+                        Stage::Idle if failure.is_none() => {
+                            self.start(completion.slot, stage, &mut rest)
+                        }
+                        _ => Ok(()),
+                    },
+                );
+            if let Err(error) = step {
+                *stage = Stage::Idle;
+                failure.get_or_insert(error);
+            }
+        }
+        failure.map_or(Ok(Mechanism::RingDirect), Err)
+    }
+
+    /// Takes the next piece, if there is one, and starts reading it.
+    fn start(
+        &mut self,
+        slot: Slot,
+        stage: &mut Stage,
+        rest: &mut Option<std::ops::Range<u64>>,
+    ) -> Result<(), StepError> {
+        let chunk = match rest.take() {
+            Some(chunk) => Some(chunk),
+            None => next_chunk(self.file)?,
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
+        let end = chunk.end.min(chunk.start + self.ring.slot_bytes() as u64);
+        if end < chunk.end {
+            *rest = Some(end..chunk.end);
+        }
+        let length = to_usize((end - chunk.start).next_multiple_of(self.alignment));
+        let source = Arc::clone(&self.file.source);
+        self.ring.read(slot, source, chunk.start, length).at(Step::Read)?;
+        *stage = Stage::Reading(chunk.start..end);
+        self.ring.flush().at(Step::Read)
+    }
+
+    /// Takes a slot one stage further after its completion.
+    fn advance(
+        &mut self,
+        slot: Slot,
+        stage: &mut Stage,
+        result: Result<usize, Errno>,
+    ) -> Result<(), StepError> {
+        match std::mem::replace(stage, Stage::Idle) {
+            Stage::Idle => Ok(()),
+            Stage::Reading(piece) => {
+                let length = to_usize(piece.end - piece.start);
+                let read = self.complete_read(slot, &piece, result)?;
+                if read < length {
+                    return Err(shrunk());
+                }
+                let padded = to_usize((length as u64).next_multiple_of(self.alignment));
+                self.ring.slot(slot)[length..padded].fill(0);
+                self.write(slot, stage, piece, padded, 0)
+            }
+            Stage::Writing { piece, padded, written } => {
+                let written = written + result.at(Step::Write)?;
+                if written >= padded {
+                    account(self.file, piece.end - piece.start, self.progress);
+                    return Ok(());
+                }
+                // A short direct write goes on at the last full block.
+                let aligned = to_usize(written as u64 / self.alignment * self.alignment);
+                if aligned == 0 {
+                    return Err(StepError::os(Step::Write, Errno::EIO));
+                }
+                self.write(slot, stage, piece, padded, aligned)
+            }
+        }
+    }
+
+    /// A short read is finished with plain reads; the ring has no more to give.
+    fn complete_read(
+        &mut self,
+        slot: Slot,
+        piece: &std::ops::Range<u64>,
+        result: Result<usize, Errno>,
+    ) -> Result<usize, StepError> {
+        let length = to_usize(piece.end - piece.start);
+        let mut filled = match result {
+            Ok(filled) => filled,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(errno) => return Err(StepError::os(Step::Read, errno)),
+        };
+        while filled < length {
+            let from = to_usize(filled as u64 / self.alignment * self.alignment);
+            let until = to_usize((length as u64).next_multiple_of(self.alignment));
+            let source = self.file.source.as_fd();
+            let part = &mut self.ring.slot(slot)[from..until];
+            let end = from + read_some(source, part, piece.start + from as u64).at(Step::Read)?;
+            if end <= filled {
+                break;
+            }
+            filled = end;
+        }
+        Ok(filled)
+    }
+
+    fn write(
+        &mut self,
+        slot: Slot,
+        stage: &mut Stage,
+        piece: std::ops::Range<u64>,
+        padded: usize,
+        written: usize,
+    ) -> Result<(), StepError> {
+        let destination = Arc::clone(&self.file.destination);
+        let offset = piece.start + written as u64;
+        self.ring.write(slot, destination, offset, written..padded).at(Step::Write)?;
+        *stage = Stage::Writing { piece, padded, written };
+        self.ring.flush().at(Step::Write)
+    }
+}

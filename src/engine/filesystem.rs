@@ -1,0 +1,85 @@
+//! What kind of filesystem a file lies on, and what is known to be worth trying there. Only a first
+//! guess: every fast path is still tried before it is believed.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::statfs::fstatfs;
+
+/// A filesystem type, by the magic number of statfs(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Filesystem {
+    word: &'static str,
+    /// Files are memory: nothing to wait for, nothing to flush.
+    pub(crate) in_memory: bool,
+    /// Buffered reads can be asynchronous (FMODE_NOWAIT), so that the ring is of use.
+    pub(crate) asynchronous: bool,
+    /// O_DIRECT was measured to be the fastest way for large files.
+    pub(crate) direct: bool,
+    /// `copy_file_range` may run on the server.
+    pub(crate) server_copy: bool,
+}
+
+/// Magic numbers of `linux/magic.h` (and of Lustre's own header), with their names.
+const KNOWN: &[(i64, &str)] = &[
+    (0x0102_1994, "tmpfs"),
+    (0x8584_58f6, "ramfs"),
+    (0xef53, "ext4"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683e, "btrfs"),
+    (0xf2f5_2010, "f2fs"),
+    (0x2fc1_2fc1, "zfs"),
+    (0xca45_1a4e, "bcachefs"),
+    (0x6969, "nfs"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x6573_5546, "fuse"),
+    (0x794c_7630, "overlay"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x4750_4653, "gpfs"),
+    (0x00c3_6400, "ceph"),
+    (0x0116_1970, "gfs2"),
+    (0x7461_636f, "ocfs2"),
+    (0x9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+];
+
+impl Filesystem {
+    /// The filesystem that an open file lies on.
+    ///
+    /// # Errors
+    /// The errno of fstatfs(2).
+    pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
+        Ok(Self::from_magic(fstatfs(file)?.filesystem_type().0 as _))
+    }
+
+    fn from_magic(magic: i64) -> Self {
+        let magic = magic & 0xffff_ffff; // sign-extended on some architectures
+        let word =
+            KNOWN.iter().find(|(known, _)| *known == magic).map_or("unknown", |(_, word)| word);
+        Self {
+            word,
+            in_memory: matches!(word, "tmpfs" | "ramfs"),
+            asynchronous: matches!(word, "ext4" | "xfs" | "btrfs" | "f2fs"),
+            direct: matches!(word, "ext4" | "xfs"),
+            server_copy: matches!(word, "nfs" | "cifs" | "smb2" | "ceph" | "ocfs2"),
+        }
+    }
+
+    /// The type's usual name; `unknown` when it is none of those that Longshore knows.
+    pub(crate) fn word(self) -> &'static str {
+        self.word
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn magic_numbers_are_recognised_also_when_sign_extended() {
+        assert_eq!(Filesystem::from_magic(0xef53).word(), "ext4");
+        assert_eq!(Filesystem::from_magic(-0x6edc_97c2).word(), "btrfs");
+        assert_eq!(Filesystem::from_magic(1).word(), "unknown");
+    }
+}

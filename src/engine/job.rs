@@ -1,0 +1,246 @@
+//! What all workers of one copy share: the request, the counters, the failures, the stop flag.
+//! It does no work of its own.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use nix::sys::stat::FileStat;
+
+use super::Control;
+use super::attributes::Attributes;
+use super::dir::{Dir, Inode, RootPaths};
+use super::failures::Failures;
+use super::filesystem::Filesystem;
+use super::large::LargeCopy;
+use super::links::LinkTable;
+use super::pair::Pair;
+use super::selection::Node;
+use super::sizing::Sizing;
+use super::tally::Tally;
+use crate::error::StepError;
+use crate::options::CopyOptions;
+use crate::plan::Plan;
+
+/// One piece of work.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// A source of the plan, by index.
+    Root(usize),
+    /// A directory to be made and read.
+    Enter(Enter),
+    /// More entries of a directory, from this position on.
+    Read(Arc<Dir>, i64),
+    /// Entries that are no directories (or of unknown type).
+    Slice(Arc<Dir>, Names),
+    /// Chunks of a large file that others are copying too.
+    Help(Arc<LargeCopy>),
+}
+
+impl Task {
+    /// Whether the walk is not over while this waits.
+    pub(crate) fn is_walk(&self) -> bool {
+        matches!(self, Self::Root(_) | Self::Enter(_) | Self::Read(..))
+    }
+}
+
+/// A directory to be made and read.
+#[derive(Debug)]
+pub(crate) struct Enter {
+    pub(crate) parent: Arc<Dir>,
+    pub(crate) source_name: CString,
+    pub(crate) name: CString,
+    pub(crate) selection: Option<Arc<Node>>,
+}
+
+/// Names with their types, packed: a directory of ten million entries passes through these.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// For each name its `d_type`, the bytes, and a NUL.
+    packed: Vec<u8>,
+    count: usize,
+}
+
+impl Names {
+    /// Adds a name.
+    pub(crate) fn push(&mut self, kind: u8, name: &std::ffi::CStr) {
+        self.packed.push(kind);
+        self.packed.extend_from_slice(name.to_bytes_with_nul());
+        self.count += 1;
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The names, with their types.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u8, &std::ffi::CStr)> {
+        let mut rest = self.packed.as_slice();
+        std::iter::from_fn(move || {
+            let (kind, names) = rest.split_first()?;
+            let name = std::ffi::CStr::from_bytes_until_nul(names).ok()?;
+            rest = &names[name.to_bytes_with_nul().len()..];
+            Some((*kind, name))
+        })
+    }
+}
+
+/// The shared state of one copy.
+#[derive(Debug)]
+pub(crate) struct Job<'j> {
+    pub(crate) plan: &'j Plan,
+    pub(crate) control: &'j Control,
+    pub(crate) sizing: &'j Sizing,
+    pub(crate) tally: &'j Tally,
+    pub(crate) attributes: Attributes<'j>,
+    pub(crate) links: LinkTable,
+    pub(crate) failures: Failures,
+    pairs: RwLock<HashMap<(u64, u64), (Arc<Pair>, Filesystems)>>,
+    /// Destinations of the roots, which must not be entered as sources.
+    destinations: RwLock<Vec<Inode>>,
+    /// Tasks of the walk that are not done.
+    walking: AtomicUsize,
+    /// Set when a directory could not be read, so that nothing may be deleted.
+    walk_failed: AtomicBool,
+    stop: AtomicBool,
+    fatal: Mutex<Option<(PathBuf, StepError)>>,
+}
+
+/// The two filesystems of a pair.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filesystems {
+    pub(crate) source: Filesystem,
+    pub(crate) destination: Filesystem,
+}
+
+impl<'j> Job<'j> {
+    pub(crate) fn new(
+        plan: &'j Plan,
+        control: &'j Control,
+        sizing: &'j Sizing,
+        tally: &'j Tally,
+    ) -> Self {
+        Self {
+            plan,
+            control,
+            sizing,
+            tally,
+            attributes: Attributes::new(&plan.options, tally),
+            links: LinkTable::default(),
+            failures: Failures::default(),
+            pairs: RwLock::default(),
+            destinations: RwLock::default(),
+            walking: AtomicUsize::new(0),
+            walk_failed: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            fatal: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn options(&self) -> &'j CopyOptions {
+        &self.plan.options
+    }
+
+    /// Whether workers must drop what they have not begun.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Relaxed) || self.control.cancel.outcome().is_some()
+    }
+
+    /// Why the copy stopped, when it was not cancelled.
+    pub(crate) fn fatal(&self) -> Option<(PathBuf, StepError)> {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records a failed item. A condition that concerns the whole destination stops the copy.
+    pub(crate) fn fail(&self, path: PathBuf, error: StepError) {
+        self.control.progress.failed.fetch_add(1, Relaxed);
+        if error.kind.is_fatal() {
+            let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+            fatal.get_or_insert((path.clone(), error));
+            self.stop.store(true, Relaxed);
+        }
+        self.failures.add(path, error, self.control.failed_list.as_deref());
+    }
+
+    /// Notes that part of the source was not seen, so that nothing may be deleted for its absence.
+    pub(crate) fn walk_failed(&self) {
+        self.walk_failed.store(true, Relaxed);
+    }
+
+    /// Whether all of the source was seen.
+    pub(crate) fn walk_is_complete(&self) -> bool {
+        !self.walk_failed.load(Relaxed)
+    }
+
+    /// Counts a task of the walk.
+    pub(crate) fn walk_begins(&self, tasks: usize) {
+        self.walking.fetch_add(tasks, Relaxed);
+    }
+
+    /// Counts a task of the walk as done; its follow-ups have been counted.
+    pub(crate) fn walk_ends(&self) {
+        if self.walking.fetch_sub(1, Relaxed) == 1 {
+            self.control.progress.walk_done.store(true, Relaxed);
+        }
+    }
+
+    /// What is known of the filesystems of two open directories.
+    pub(crate) fn pair(
+        &self,
+        source: &FileStat,
+        destination: &FileStat,
+    ) -> Option<(Arc<Pair>, Filesystems)> {
+        let key = (source.st_dev, destination.st_dev);
+        self.pairs.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// Adds a pair that was met for the first time.
+    pub(crate) fn add_pair(
+        &self,
+        source: &FileStat,
+        destination: &FileStat,
+        filesystems: Filesystems,
+    ) -> (Arc<Pair>, Filesystems) {
+        let mut pairs = self.pairs.write().unwrap_or_else(PoisonError::into_inner);
+        let key = (source.st_dev, destination.st_dev);
+        pairs
+            .entry(key)
+            .or_insert_with(|| (Arc::new(Pair::new(self.sizing.clone)), filesystems))
+            .clone()
+    }
+
+    /// Marks a directory as the destination of a root.
+    pub(crate) fn add_destination(&self, inode: Inode) {
+        self.destinations.write().unwrap_or_else(PoisonError::into_inner).push(inode);
+    }
+
+    /// Whether a source directory is the destination of a root, so that copying it would not end.
+    pub(crate) fn is_destination(&self, inode: Inode) -> bool {
+        self.destinations.read().unwrap_or_else(PoisonError::into_inner).contains(&inode)
+    }
+}
+
+/// The paths of a root, shared by everything below it.
+pub(crate) fn root_paths(plan: &Plan, index: usize) -> Arc<RootPaths> {
+    let root = &plan.roots[index];
+    Arc::new(RootPaths { source: root.source.clone(), destination: root.destination.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_names_come_back_in_order_with_their_types() {
+        let mut names = Names::default();
+        for (kind, name) in [(8, c"a"), (10, c"-x y"), (0, c"\xff\n")] {
+            names.push(kind, name);
+        }
+        let back: Vec<_> = names.iter().collect();
+        assert_eq!(back, [(8, c"a"), (10, c"-x y"), (0, c"\xff\n")]);
+        assert_eq!(names.len(), 3);
+    }
+}

@@ -1,0 +1,234 @@
+//! Large and sparse files: cut into chunks that several workers may move, finished by the last.
+//! How a chunk is moved is the backend's business.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::unistd::ftruncate;
+
+use super::chunk::ChunkSupply;
+use super::file::{Pending, is_sparse};
+use super::job::{Filesystems, Task};
+use super::worker::Worker;
+use crate::backend::{LargeFile, Mechanism};
+use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::sys;
+
+/// Below this O_DIRECT gains nothing over the page cache.
+const DIRECT_MIN_BYTES: u64 = 16 << 20;
+
+/// Page size for reading the page cache's size; only a ratio is made of it.
+const PAGE_BYTES: u64 = 4096;
+
+/// A large file that workers are copying.
+#[derive(Debug)]
+pub(crate) struct LargeCopy {
+    file: LargeFile,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Workers moving chunks.
+    active: usize,
+    /// Taken by whoever finishes the file.
+    pending: Option<Pending>,
+    error: Option<StepError>,
+    mechanism: Mechanism,
+}
+
+impl Worker<'_> {
+    /// Starts a large file, invites others, and takes part.
+    pub(crate) fn start_large(
+        &mut self,
+        pending: Pending,
+        source: OwnedFd,
+        destination: OwnedFd,
+        filesystems: Filesystems,
+    ) {
+        let sparse = is_sparse(&pending.stat);
+        let size = pending.stat.st_size.cast_unsigned();
+        let direct =
+            if sparse { None } else { go_direct(&source, &destination, size, filesystems) };
+        let prepared = match direct {
+            Some(_) => allocate(&destination, size),
+            // The size first: a sparse file may end in a hole.
+            None if sparse => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
+            None => Ok(()),
+        };
+        if let Err(error) = prepared {
+            drop((source, destination));
+            return self.give_up(pending, error);
+        }
+        let chunk_bytes = self.job.sizing.chunk_bytes as u64;
+        let copy = Arc::new(LargeCopy {
+            file: LargeFile {
+                source: Arc::new(source),
+                destination: Arc::new(destination),
+                chunks: ChunkSupply::new(size, chunk_bytes, sparse),
+                direct,
+                stop: AtomicBool::new(false),
+                moved: AtomicU64::new(0),
+            },
+            state: Mutex::new(State {
+                active: 0,
+                pending: Some(pending),
+                error: None,
+                mechanism: Mechanism::ReadWrite,
+            }),
+        });
+        // Two threads writing one buffered file get in each other's way, except in memory.
+        let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
+        let shared = direct.is_some() || in_memory;
+        if shared && size > 2 * chunk_bytes {
+            self.push(Task::Help(Arc::clone(&copy)));
+        }
+        self.take_part(copy);
+    }
+
+    /// Helps with a file that somebody else started, and lets a third one join.
+    pub(crate) fn help(&mut self, copy: Arc<LargeCopy>) {
+        if copy.file.chunks.is_empty() {
+            return;
+        }
+        if self.job.sizing.threads > 2 {
+            self.push(Task::Help(Arc::clone(&copy)));
+        }
+        self.take_part(copy);
+    }
+
+    fn take_part(&mut self, copy: Arc<LargeCopy>) {
+        {
+            let mut state = copy.lock();
+            if state.pending.is_none() {
+                return;
+            }
+            state.active += 1;
+        }
+        let progress = &self.job.control.progress;
+        let count = |bytes| {
+            progress.bytes_done.fetch_add(bytes, Relaxed);
+            if self.job.stopped() {
+                copy.file.stop.store(true, Relaxed);
+            }
+        };
+        let result = self.backend.large(&copy.file, &count);
+        let pending = copy.leave(result);
+        if let Some(pending) = pending {
+            self.finish_large(pending, copy);
+        }
+    }
+
+    fn finish_large(&mut self, pending: Pending, copy: Arc<LargeCopy>) {
+        let (error, mechanism) = {
+            let state = copy.lock();
+            (state.error, state.mechanism)
+        };
+        // Nobody takes part any more, so the descriptors are ours alone, or soon: a helper may still
+        // be about to find that there is nothing left to do.
+        let size = pending.stat.st_size;
+        let destination = match copy.file.destination.try_clone() {
+            Ok(fd) => fd,
+            Err(_) => return self.give_up(pending, StepError::os(Step::Write, Errno::EMFILE)),
+        };
+        if let Some(error) = error {
+            return self.give_up(pending, error);
+        }
+        if copy.file.stop.load(Relaxed) || !copy.file.chunks.is_empty() {
+            // Cancelled: no failure of this file, but nothing to keep either.
+            return self.abandon(&pending);
+        }
+        // O_DIRECT writes whole blocks; the last one is cut to the size.
+        let aligned =
+            copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
+        if !aligned && let Err(errno) = ftruncate(&destination, size) {
+            return self.give_up(pending, StepError::os(Step::Write, errno));
+        }
+        self.content_is_there(pending, &copy.file.source, destination, mechanism);
+    }
+}
+
+impl LargeCopy {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends one worker's part. Returns the file to the last one, who finishes it.
+    fn leave(&self, result: Result<Mechanism, StepError>) -> Option<Pending> {
+        let mut state = self.lock();
+        state.active -= 1;
+        match result {
+            Ok(mechanism) => state.mechanism = mechanism,
+            Err(error) => {
+                self.file.stop.store(true, Relaxed);
+                state.error.get_or_insert(error);
+            }
+        }
+        // With others active, one of them is the last.
+        if state.active == 0 { state.pending.take() } else { None }
+    }
+}
+
+/// Switches both files to O_DIRECT when that is the fastest way, and says how to align. Data that is
+/// in memory already is copied from there: reading it from the device again would be slower.
+fn go_direct(
+    source: &OwnedFd,
+    destination: &OwnedFd,
+    size: u64,
+    filesystems: Filesystems,
+) -> Option<u64> {
+    if size < DIRECT_MIN_BYTES || !filesystems.source.direct || !filesystems.destination.direct {
+        return None;
+    }
+    // Kernels before 6.5 cannot say; cold is what matters for files of this size.
+    let cached = sys::cached_pages(source.as_fd(), size).unwrap_or(0);
+    if cached * PAGE_BYTES > size / 2 {
+        return None;
+    }
+    let alignment = |file: &OwnedFd| match sys::direct_alignment(file.as_fd()) {
+        Ok(Some(alignment)) => Some(u64::from(alignment.offset.max(alignment.memory))),
+        // A kernel before 6.1 cannot say; 4 KiB suits every device that we know.
+        Ok(None) | Err(_) => None,
+    };
+    let block = alignment(source)?.max(alignment(destination)?).max(PAGE_BYTES);
+    if block > 1 << 20 || !set_direct(source) {
+        return None;
+    }
+    if !set_direct(destination) {
+        let _ = clear_direct(source);
+        return None;
+    }
+    Some(block)
+}
+
+fn set_direct(file: &OwnedFd) -> bool {
+    fcntl(file, FcntlArg::F_GETFL)
+        .map(OFlag::from_bits_retain)
+        .and_then(|flags| fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)))
+        .is_ok()
+}
+
+fn clear_direct(file: &OwnedFd) -> Result<(), Errno> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags & !OFlag::O_DIRECT)).map(drop)
+}
+
+/// Allocates the blocks of a file that is written with O_DIRECT: writes into allocated blocks need no
+/// kernel worker, and a full filesystem shows before the first byte.
+fn allocate(destination: &OwnedFd, size: u64) -> Result<(), StepError> {
+    let length = i64::try_from(size).map_err(|_| Errno::EFBIG).at(Step::Allocate)?;
+    match fallocate(destination, FallocateFlags::empty(), 0, length) {
+        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        Err(errno) => {
+            let error = StepError::os(Step::Allocate, errno);
+            Err(if errno == Errno::EFBIG {
+                StepError { kind: FailureKind::Unsupported, ..error }
+            } else {
+                error
+            })
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! How a file comes to be visible: small new files under their own name, everything that is large or
+//! replaces something under a temporary name that is moved into place when it is complete.
+//! Never opens what already exists at the destination, so that no link is ever written through.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::dir::{Inode, inode};
+use crate::error::{AtStep, FailureKind, Step, StepError};
+
+const CREATE: OFlag = OFlag::O_WRONLY
+    .union(OFlag::O_CREAT)
+    .union(OFlag::O_EXCL)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+/// A file that is being made.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) file: OwnedFd,
+    pub(crate) visible: Visible,
+}
+
+/// Under which name a file is being made.
+#[derive(Debug, Clone)]
+pub(crate) enum Visible {
+    /// Its own.
+    AsItself,
+    /// A temporary one, to be moved into place.
+    As(CString),
+}
+
+/// The temporary name for `name`: always the same, so that what a killed run left is found and
+/// replaced by the next, and short, so that it fits wherever the name does.
+pub(crate) fn temporary(name: &CStr) -> CString {
+    // FNV-1a, 64 bits: stable over versions, which the hashers of the standard library are not.
+    let hash = name.to_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    CString::new(format!(".longshore-{hash:016x}")).expect("hexadecimal digits hold no NUL")
+}
+
+/// Whether a name is one that [`temporary`] makes.
+pub(crate) fn is_temporary(name: &CStr) -> bool {
+    name.to_bytes()
+        .strip_prefix(b".longshore-")
+        .is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Creates a regular file. With `aside` it gets a temporary name from the start.
+///
+/// # Errors
+/// Step `Create`; `TypeConflict` when a directory has the name.
+pub(crate) fn create_file(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    mode: Mode,
+    aside: bool,
+) -> Result<Created, StepError> {
+    if !aside {
+        match openat(dir, name, CREATE, mode) {
+            Ok(file) => return Ok(Created { file, visible: Visible::AsItself }),
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(StepError::os(Step::Create, errno)),
+        }
+    }
+    refuse_directory(dir, name)?;
+    make_aside(dir, name, Step::Create, |temporary| openat(dir, temporary, CREATE, mode))
+        .map(|(file, temporary)| Created { file, visible: Visible::As(temporary) })
+}
+
+/// Makes something that is not a regular file: under its own name, or aside when that is taken.
+///
+/// # Errors
+/// The given step; `TypeConflict` when a directory has the name.
+pub(crate) fn make(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    step: Step,
+    make: impl Fn(&CStr) -> Result<(), Errno>,
+) -> Result<Visible, StepError> {
+    match make(name) {
+        Ok(()) => return Ok(Visible::AsItself),
+        Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(StepError::os(step, errno)),
+    }
+    refuse_directory(dir, name)?;
+    make_aside(dir, name, step, make).map(|((), temporary)| Visible::As(temporary))
+}
+
+/// Calls `make` with the temporary name, after removing what a killed run may have left there.
+fn make_aside<T>(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    step: Step,
+    make: impl Fn(&CStr) -> Result<T, Errno>,
+) -> Result<(T, CString), StepError> {
+    let temporary = temporary(name);
+    let made = match make(&temporary) {
+        Err(Errno::EEXIST) => {
+            unlinkat(dir, temporary.as_c_str(), UnlinkatFlags::NoRemoveDir).at(step)?;
+            make(&temporary)
+        }
+        other => other,
+    };
+    Ok((made.at(step)?, temporary))
+}
+
+/// A directory is never replaced by something else.
+fn refuse_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), StepError> {
+    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) if is_directory(stat.st_mode) => Err(StepError {
+            step: Step::Create,
+            kind: FailureKind::TypeConflict,
+            errno: Some(Errno::EISDIR),
+        }),
+        Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(StepError::os(Step::Create, errno)),
+    }
+}
+
+/// Whether a mode is a directory's.
+pub(crate) fn is_directory(mode: u32) -> bool {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+}
+
+/// Moves a finished file into place. The temporary name is checked to still be the file that was
+/// written: another run may have taken it.
+///
+/// # Errors
+/// Step `Publish`.
+pub(crate) fn publish(
+    dir: BorrowedFd<'_>,
+    visible: &Visible,
+    name: &CStr,
+    written: Option<Inode>,
+) -> Result<(), StepError> {
+    let Visible::As(temporary) = visible else { return Ok(()) };
+    if let Some(written) = written {
+        let now = fstatat(dir, temporary.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        if inode(&now.at(Step::Publish)?) != written {
+            return Err(StepError::os(Step::Publish, Errno::EBUSY));
+        }
+    }
+    renameat(dir, temporary.as_c_str(), dir, name).at(Step::Publish)
+}
+
+/// Removes a file that will not be finished.
+pub(crate) fn abandon(dir: BorrowedFd<'_>, visible: &Visible, name: &CStr) {
+    let name = match visible {
+        Visible::AsItself => name,
+        Visible::As(temporary) => temporary,
+    };
+    // When even this fails the file stays behind with a time that no source has: the next run sees
+    // that it is not complete.
+    let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
+}
+
+/// Identity of an open file.
+///
+/// # Errors
+/// Step `Stat`.
+pub(crate) fn identity(file: impl AsFd) -> Result<Inode, StepError> {
+    fstat(file).map(|stat| inode(&stat)).at(Step::Stat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temporary_names_are_recognised_and_differ_by_name() {
+        assert!(is_temporary(&temporary(c"a")));
+        assert_ne!(temporary(c"a"), temporary(c"b"));
+        assert!(!is_temporary(c".longshore-notes"));
+    }
+}

@@ -1,0 +1,224 @@
+//! How many threads, how much in flight, how many descriptors: decided once before the copy, from
+//! the cores, the filesystems and the limits of this process. It changes nothing but the soft limit
+//! of open files.
+
+use std::num::NonZeroUsize;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::filesystem::Filesystem;
+use crate::error::Refusal;
+use crate::options::{BackendChoice, CopyOptions};
+use crate::sys::ring;
+
+/// Reads of small files in flight per worker: measured, more gains nothing.
+const DEPTH: usize = 64;
+/// Memory for buffers of small files, of all workers together: 64 files x 128 KiB x 8 workers.
+const SMALL_BUFFERS_BYTES: usize = 64 << 20;
+/// Memory for buffers of large files, of all workers together.
+const LARGE_BUFFERS_BYTES: usize = 48 << 20;
+/// Chunk of a large file: two huge pages.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Smallest chunk, when many threads share the memory.
+const CHUNK_MIN_BYTES: usize = 1 << 20;
+/// Chunks of a large file in flight on one ring.
+const LARGE_SLOTS: usize = 4;
+/// Threads per core where threads have to hide the latency of the device or server.
+const THREADS_PER_CORE: usize = 4;
+/// More threads than this gain nothing without adapting to the filesystem.
+const THREADS_MAX: usize = 32;
+/// Ancestors of the current directory whose descriptors stay open, per worker.
+const KEEP_MAX: usize = 256;
+/// Descriptors for everything that is not counted: the rings, the report, the standard streams.
+const SPARE_DESCRIPTORS: usize = 6;
+
+/// What moves the bytes, before anything is known about single files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mover {
+    /// Rings, with plain system calls beside them.
+    Uring,
+    /// Plain system calls.
+    Plain,
+    /// `copy_file_range`, with plain system calls behind it.
+    Range,
+}
+
+/// The sizes of one copy.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizing {
+    pub(crate) mover: Mover,
+    /// Whether cloning is tried first.
+    pub(crate) clone: bool,
+    pub(crate) threads: usize,
+    /// Small files in flight per worker.
+    pub(crate) depth: usize,
+    /// Chunks of large files in flight per worker.
+    pub(crate) large_slots: usize,
+    pub(crate) chunk_bytes: usize,
+    /// Ancestors whose descriptors stay open, per worker.
+    pub(crate) keep: usize,
+    /// Fast paths that were not to be had, for the report.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Sizing {
+    /// Decides for a copy between two filesystems.
+    ///
+    /// # Errors
+    /// A refusal when the ring was asked for and is not to be had, or when the limit of open files
+    /// is too low for even one worker.
+    pub(crate) fn new(
+        options: &CopyOptions,
+        source: Filesystem,
+        destination: Filesystem,
+    ) -> Result<Self, Refusal> {
+        let mut notes = Vec::new();
+        let mover = choose_mover(options.backend, source, destination, &mut notes)?;
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let in_memory = source.in_memory && destination.in_memory;
+        let wanted = options.threads.map_or_else(
+            || {
+                if in_memory || mover == Mover::Uring {
+                    cores
+                } else {
+                    (cores * THREADS_PER_CORE).min(THREADS_MAX)
+                }
+            },
+            NonZeroUsize::get,
+        );
+        let descriptors = descriptors();
+        let (threads, depth, keep) = share_descriptors(descriptors, wanted, mover)?;
+        if threads < wanted {
+            notes.push(format!(
+                "only {threads} of {wanted} threads: the limit of open files leaves {descriptors}; \
+                 raise it with ulimit -n"
+            ));
+        }
+        let per_worker = LARGE_BUFFERS_BYTES / threads;
+        let chunk_bytes =
+            per_worker.clamp(CHUNK_MIN_BYTES, CHUNK_BYTES) / CHUNK_MIN_BYTES * CHUNK_MIN_BYTES;
+        Ok(Self {
+            mover,
+            clone: matches!(options.backend, BackendChoice::Auto | BackendChoice::Clone),
+            threads,
+            depth,
+            large_slots: (per_worker / chunk_bytes).clamp(1, LARGE_SLOTS),
+            chunk_bytes,
+            keep,
+            notes,
+        })
+    }
+
+    /// The backend's name in the report.
+    pub(crate) fn backend_word(&self, choice: BackendChoice) -> &'static str {
+        match (self.mover, choice) {
+            (_, BackendChoice::Clone) => "clone",
+            (Mover::Uring, _) => "uring",
+            (Mover::Plain | Mover::Range, _) => "threads",
+        }
+    }
+}
+
+fn choose_mover(
+    choice: BackendChoice,
+    source: Filesystem,
+    destination: Filesystem,
+    notes: &mut Vec<String>,
+) -> Result<Mover, Refusal> {
+    match choice {
+        BackendChoice::Threads => Ok(Mover::Plain),
+        BackendChoice::Clone => Ok(Mover::Range),
+        BackendChoice::Uring => match ring::probe() {
+            Ok(()) => Ok(Mover::Uring),
+            Err(errno) => Err(Refusal::Request(format!(
+                "--backend uring: this process may not use io_uring ({}); \
+                 leave the choice to --backend auto, or see longshore doctor",
+                why_no_ring(errno)
+            ))),
+        },
+        BackendChoice::Auto if source.server_copy && source == destination => Ok(Mover::Range),
+        BackendChoice::Auto => match ring::probe() {
+            Ok(()) if source.asynchronous => Ok(Mover::Uring),
+            Ok(()) => Ok(Mover::Plain),
+            Err(errno) => {
+                notes.push(format!("io_uring: not used, {}", why_no_ring(errno)));
+                Ok(Mover::Plain)
+            }
+        },
+    }
+}
+
+/// The usual reason behind the errno of setting up a ring.
+fn why_no_ring(errno: Errno) -> String {
+    let reason = match errno {
+        Errno::ENOSYS => "the kernel has none or a seccomp filter hides it",
+        Errno::EPERM | Errno::EACCES => "kernel.io_uring_disabled or a seccomp filter refuses it",
+        Errno::ENOMEM => "the locked-memory limit is too low",
+        Errno::EOPNOTSUPP => "the kernel's is too old",
+        _ => "setting it up failed",
+    };
+    format!("{reason} ({errno:?})")
+}
+
+/// Raises the soft limit of open files to the hard one and says how many more may be opened.
+fn descriptors() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let open = std::fs::read_dir("/proc/self/fd").map_or(8, Iterator::count);
+    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open)
+}
+
+/// Splits the descriptors among workers: each has small files in flight (two descriptors each, in
+/// directories that stay open meanwhile, two more), and a chain of open directories.
+fn share_descriptors(
+    descriptors: usize,
+    wanted: usize,
+    mover: Mover,
+) -> Result<(usize, usize, usize), Refusal> {
+    /// One file in flight and its directory, and a chain of two directories.
+    const LEAST: usize = 4 + 2 * 2;
+    let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
+    if usable < LEAST {
+        return Err(Refusal::Request(format!(
+            "the limit of open files leaves {descriptors} descriptors, at least {} are needed; \
+             raise it with ulimit -n",
+            LEAST + SPARE_DESCRIPTORS
+        )));
+    }
+    let threads = wanted.min(usable / (2 * LEAST)).max(1);
+    let per_worker = usable / threads;
+    let memory = SMALL_BUFFERS_BYTES / threads / crate::backend::uring::SMALL_SLOT_BYTES;
+    let most = if mover == Mover::Uring { DEPTH.min(memory.max(1)) } else { 1 };
+    let depth = (per_worker / 8).clamp(1, most);
+    let keep = ((per_worker - 4 * depth) / 2).clamp(2, KEEP_MAX);
+    Ok((threads, depth, keep))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_descriptors_never_exceed_what_there_is() {
+        for descriptors in 14..3000 {
+            for wanted in [1, 2, 8, 32] {
+                for mover in [Mover::Uring, Mover::Plain] {
+                    let (threads, depth, keep) =
+                        share_descriptors(descriptors, wanted, mover).expect("enough for one");
+                    let used = threads * (4 * depth + 2 * keep) + SPARE_DESCRIPTORS;
+                    assert!(
+                        used <= descriptors,
+                        "{used} of {descriptors}: {threads} {depth} {keep}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn too_few_descriptors_are_refused_with_the_number_needed() {
+        let refusal = share_descriptors(10, 2, Mover::Plain).expect_err("too few").to_string();
+        assert!(refusal.contains("ulimit -n"), "{refusal}");
+    }
+}

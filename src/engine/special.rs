@@ -1,0 +1,127 @@
+//! Symbolic links, FIFOs, sockets and devices: made by name, never opened.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::errno::Errno;
+use nix::fcntl::readlinkat;
+use nix::sys::stat::{FileStat, Mode, SFlag, mknodat};
+use nix::unistd::symlinkat;
+
+use super::attributes::{Xattrs, path_of};
+use super::dir::{Dir, inode};
+use super::links::{Claim, Name};
+use super::publish;
+use super::walk::stat_entry;
+use super::worker::Worker;
+use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::sys::XattrTarget;
+
+impl Worker<'_> {
+    /// One such item that was expected by its directory.
+    pub(crate) fn special(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
+        match self.copy_special(dir, source_name, name) {
+            Ok(true) => self.settle(dir, 1),
+            Ok(false) => {} // waits for, or was linked to, another name of the same inode
+            Err(error) => {
+                self.job.fail(dir.source_path(Some(source_name)), error);
+                self.settle(dir, 1);
+            }
+        }
+    }
+
+    fn copy_special(
+        &mut self,
+        dir: &Arc<Dir>,
+        source_name: &CStr,
+        name: &CStr,
+    ) -> Result<bool, StepError> {
+        let source = dir.source().at(Step::Stat)?;
+        let stat = stat_entry(&source, source_name).at(Step::Stat)?;
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
+            return Err(StepError::found(Step::Stat, FailureKind::SourceChanged));
+        }
+        let linked = stat.st_nlink > 1 && self.job.options().preserve.links;
+        if linked {
+            let owned = || Name {
+                dir: Arc::clone(dir),
+                source_name: source_name.to_owned(),
+                name: name.to_owned(),
+            };
+            match self.job.links.claim(inode(&stat), stat.st_nlink, owned) {
+                Claim::First => {}
+                Claim::Waiting => return Ok(false),
+                Claim::LinkTo(first) => {
+                    self.link(dir, source_name, name, &first);
+                    return Ok(false);
+                }
+            }
+        }
+        let link = linked.then(|| inode(&stat));
+        let made = if self.job.options().dry_run {
+            Ok(())
+        } else {
+            self.make_special(dir, source_name, name, &stat, kind)
+        };
+        match made {
+            Ok(()) => {
+                let count = if kind == SFlag::S_IFLNK {
+                    &self.job.tally.symlinks
+                } else {
+                    &self.job.tally.special
+                };
+                count.fetch_add(1, Relaxed);
+                self.job.control.progress.links_done.fetch_add(1, Relaxed);
+                self.first_name_is_complete(dir, source_name, name, link);
+                Ok(true)
+            }
+            Err(error) => {
+                self.first_name_failed(link);
+                Err(error)
+            }
+        }
+    }
+
+    fn make_special(
+        &self,
+        dir: &Dir,
+        source_name: &CStr,
+        name: &CStr,
+        stat: &FileStat,
+        kind: SFlag,
+    ) -> Result<(), StepError> {
+        let source = dir.source().at(Step::Stat)?;
+        let target = dir.destination().at(Step::Create)?;
+        let symlink = kind == SFlag::S_IFLNK;
+        let visible = if symlink {
+            let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
+            let text =
+                CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
+            publish::make(target.as_fd(), name, Step::Symlink, |name| {
+                symlinkat(text.as_c_str(), &target, name)
+            })?
+        } else {
+            publish::make(target.as_fd(), name, Step::MakeNode, |name| {
+                mknodat(&target, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
+            })?
+        };
+        let made = match &visible {
+            publish::Visible::AsItself => name,
+            publish::Visible::As(temporary) => temporary,
+        };
+        let attributes = &self.job.attributes;
+        let path = path_of(source.as_fd(), source_name);
+        let applied = attributes
+            .read_xattrs(XattrTarget::Path(&path))
+            .map(|found| found.unwrap_or_else(Xattrs::default))
+            .and_then(|xattrs| {
+                attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, symlink)
+            });
+        publish::publish(target.as_fd(), &visible, name, None)?;
+        applied
+    }
+}

@@ -1,0 +1,183 @@
+//! One worker thread: finds tasks, does them, and takes what its backend finishes meanwhile.
+//! What a task means is in the modules named after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_deque::Worker as Deque;
+use nix::errno::Errno;
+
+use super::dir::Dir;
+use super::file::Pending;
+use super::job::{Job, Names, Task};
+use super::queue::{Found, Handle, Queue};
+use super::sizing::Mover;
+use crate::backend::plain::Plain;
+use crate::backend::range::Range;
+use crate::backend::uring::Uring;
+use crate::backend::{Backend, Finished};
+use crate::error::{FailureKind, StepError};
+
+/// Bytes of directory entries read at once: about a thousand names.
+const ENTRIES_BYTES: usize = 32 << 10;
+/// An idle worker looks up at least this often, to notice a cancellation.
+const NAP: Duration = Duration::from_millis(50);
+/// How often a step is tried again when descriptors ran out, and how long each wait is.
+const DESCRIPTOR_RETRIES: u32 = 100;
+const DESCRIPTOR_WAIT: Duration = Duration::from_millis(10);
+
+/// A worker, on its thread.
+pub(crate) struct Worker<'w> {
+    pub(crate) job: &'w Job<'w>,
+    pub(crate) handle: Handle<'w, Task>,
+    pub(crate) backend: Box<dyn Backend<Pending>>,
+    pub(crate) entries: Vec<u8>,
+    finished: Vec<Finished<Pending>>,
+}
+
+impl<'w> Worker<'w> {
+    /// Makes the backend that the sizing asks for. A ring that cannot be had now (its memory, say) is
+    /// replaced by plain calls.
+    ///
+    /// # Errors
+    /// The errno of mapping buffers.
+    pub(crate) fn new(
+        job: &'w Job<'w>,
+        queue: &'w Queue<Task>,
+        own: Deque<Task>,
+        index: usize,
+    ) -> Result<Self, Errno> {
+        let sizing = job.sizing;
+        let plain = || Plain::new(sizing.chunk_bytes);
+        let backend: Box<dyn Backend<Pending>> = match sizing.mover {
+            Mover::Plain => Box::new(plain()?),
+            Mover::Range => Box::new(Range::new(plain()?)),
+            Mover::Uring => {
+                match Uring::new(plain()?, sizing.depth, sizing.large_slots, sizing.chunk_bytes) {
+                    Ok(uring) => Box::new(uring),
+                    Err(_) => Box::new(plain()?),
+                }
+            }
+        };
+        Ok(Self {
+            job,
+            handle: queue.handle(own, index),
+            backend,
+            entries: vec![0; ENTRIES_BYTES],
+            finished: Vec::new(),
+        })
+    }
+
+    /// Works until every task of every worker is done.
+    pub(crate) fn run(&mut self) {
+        loop {
+            match self.handle.find() {
+                Found::Task(task) => {
+                    let walk = task.is_walk();
+                    if self.job.stopped() {
+                        drop(task); // resumable: what was not begun is left
+                    } else {
+                        self.perform(task);
+                    }
+                    if walk {
+                        self.job.walk_ends();
+                    }
+                    self.handle.done();
+                }
+                Found::NothingYet if self.backend.in_flight() > 0 => self.take_finished(true),
+                Found::NothingYet => self.handle.sleep(NAP),
+                Found::Finished if self.backend.in_flight() > 0 => self.take_finished(true),
+                Found::Finished => return,
+            }
+        }
+    }
+
+    fn perform(&mut self, task: Task) {
+        match task {
+            Task::Root(index) => self.root(index),
+            Task::Enter(enter) => self.enter(enter),
+            Task::Read(dir, position) => self.read(dir, position),
+            Task::Slice(dir, names) => self.slice(&dir, &names),
+            Task::Help(copy) => self.help(copy),
+        }
+    }
+
+    /// Adds a task, counting those of the walk.
+    pub(crate) fn push(&self, task: Task) {
+        if task.is_walk() {
+            self.job.walk_begins(1);
+        }
+        self.handle.push(task);
+    }
+
+    fn slice(&mut self, dir: &Arc<Dir>, names: &Names) {
+        for (kind, name) in names.iter() {
+            if self.job.stopped() {
+                return;
+            }
+            self.entry(dir, kind, name);
+        }
+    }
+
+    /// Finishes the small files whose content has been moved; with `wait` at least one of them.
+    pub(crate) fn take_finished(&mut self, wait: bool) {
+        let mut finished = std::mem::take(&mut self.finished);
+        if wait {
+            self.backend.wait(&mut finished);
+        }
+        for file in finished.drain(..) {
+            self.small_is_moved(file);
+        }
+        // Finishing one file can finish others, which are then in the new list.
+        if self.finished.is_empty() {
+            self.finished = finished;
+        } else {
+            self.take_finished(false);
+        }
+    }
+
+    /// Hands a small file to the backend.
+    pub(crate) fn move_small(&mut self, file: crate::backend::SmallFile<Pending>) {
+        let mut finished = std::mem::take(&mut self.finished);
+        self.backend.small(file, &mut finished);
+        self.finished.append(&mut finished);
+        if !self.finished.is_empty() {
+            self.take_finished(false);
+        }
+    }
+
+    /// Repeats a step while descriptors are short: what is in flight is finished first, then others
+    /// are given time to close theirs.
+    pub(crate) fn with_descriptors<T>(
+        &mut self,
+        mut step: impl FnMut(&mut Self) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let mut tries = 0;
+        loop {
+            match step(self) {
+                Err(error)
+                    if error.kind == FailureKind::Descriptors && tries < DESCRIPTOR_RETRIES =>
+                {
+                    tries += 1;
+                    while self.backend.in_flight() > 0 {
+                        self.take_finished(true);
+                    }
+                    std::thread::sleep(DESCRIPTOR_WAIT);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Takes entries off their directory and finishes every directory that thereby is complete.
+    pub(crate) fn settle(&mut self, dir: &Arc<Dir>, entries: usize) {
+        let mut dir = Arc::clone(dir);
+        let mut entries = entries;
+        while dir.settle(entries) {
+            let Some(parent) = dir.parent().cloned() else { return };
+            self.finish_directory(&dir);
+            dir = parent;
+            entries = 1;
+        }
+    }
+}
