@@ -120,20 +120,12 @@ impl RunError {
 
     /// Turns a system error into this error.
     pub(crate) fn system(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System {
-            path: path.to_owned(),
-            action,
-            source,
-        }
+        move |source| Self::System { path: path.to_owned(), action, source }
     }
 }
 
 fn count(faults: usize) -> String {
-    if faults == 1 {
-        "one problem".into()
-    } else {
-        format!("{faults} problems")
-    }
+    if faults == 1 { "one problem".into() } else { format!("{faults} problems") }
 }
 
 fn listed(faults: &[Fault]) -> String {

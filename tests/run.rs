@@ -32,11 +32,7 @@ impl Bench {
     }
 
     fn script(&self, name: &str, text: &str) {
-        fs::write(
-            self.at(name),
-            text.replace('@', self.root.to_str().unwrap()),
-        )
-        .unwrap();
+        fs::write(self.at(name), text.replace('@', self.root.to_str().unwrap())).unwrap();
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -72,16 +68,8 @@ impl Bench {
     }
 
     fn start(&self, args: &[&str]) -> Child {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.at("log"))
-            .unwrap();
-        self.command(args)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+        let log = fs::File::options().create(true).append(true).open(self.at("log")).unwrap();
+        self.command(args).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     fn wait_for(&self, path: &str) {
@@ -95,9 +83,7 @@ impl Bench {
             return Vec::new();
         };
         let paths = entries.map(|entry| entry.unwrap().path());
-        paths
-            .filter(|path| !path.ends_with("runs") && !path.ends_with("persistent"))
-            .collect()
+        paths.filter(|path| !path.ends_with("runs") && !path.ends_with("persistent")).collect()
     }
 }
 
@@ -112,11 +98,7 @@ impl End {
     fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        Self {
-            code: output.status.code(),
-            stdout,
-            stderr,
-        }
+        Self { code: output.status.code(), stdout, stderr }
     }
 
     #[track_caller]
@@ -127,11 +109,7 @@ impl End {
 
     #[track_caller]
     fn says(&self, part: &str) -> &Self {
-        assert!(
-            self.stderr.contains(part),
-            "{part:?} is not in {}",
-            self.stderr
-        );
+        assert!(self.stderr.contains(part), "{part:?} is not in {}", self.stderr);
         self
     }
 }
@@ -162,20 +140,14 @@ fn tree(root: &Path) -> Tree {
         let entry = entry.unwrap();
         let meta = entry.metadata().unwrap();
         let content = if meta.is_symlink() {
-            fs::read_link(entry.path())
-                .unwrap()
-                .into_os_string()
-                .into_encoded_bytes()
+            fs::read_link(entry.path()).unwrap().into_os_string().into_encoded_bytes()
         } else if meta.is_file() {
             fs::read(entry.path()).unwrap()
         } else {
             Vec::new()
         };
         let path = entry.path().strip_prefix(root).unwrap().to_owned();
-        tree.insert(
-            path,
-            (meta.mode(), meta.mtime(), meta.mtime_nsec(), content),
-        );
+        tree.insert(path, (meta.mode(), meta.mtime(), meta.mtime_nsec(), content));
     }
     tree
 }
@@ -183,10 +155,7 @@ fn tree(root: &Path) -> Tree {
 /// The first path in which two trees differ.
 fn difference(left: &Tree, right: &Tree) -> Option<PathBuf> {
     let paths = left.keys().chain(right.keys());
-    paths
-        .into_iter()
-        .find(|path| left.get(*path) != right.get(*path))
-        .cloned()
+    paths.into_iter().find(|path| left.get(*path) != right.get(*path)).cloned()
 }
 
 /// A small generator, since the seed must be printed and can be given again.
@@ -194,15 +163,8 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Self {
-        let seed = std::env::var("LONGSHORE_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok());
-        let now = || {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap()
-                .subsec_nanos()
-        };
+        let seed = std::env::var("LONGSHORE_SEED").ok().and_then(|text| text.parse().ok());
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
         let seed = seed.unwrap_or_else(|| u64::from(now()) | 1);
         eprintln!("LONGSHORE_SEED={seed}");
         Self(seed)
@@ -256,13 +218,8 @@ fn a_missing_source_and_an_unfit_destination_are_found_before_anything_is_writte
          #DW copy_out source=$DW_JOB_fs destination=@/job.sh/below\ntouch @/ran\n",
     );
     let end = bench.run(&["job.sh"]).expect(2);
-    end.says("line 2: source=")
-        .says("does not exist")
-        .says("line 3: destination=");
-    bench
-        .run(&["--dry-run", "job.sh"])
-        .expect(2)
-        .says("line 2: source=");
+    end.says("line 2: source=").says("does not exist").says("line 3: destination=");
+    bench.run(&["--dry-run", "job.sh"]).expect(2).says("line 2: source=");
     assert!(!bench.at("ran").exists() && !bench.at("storage").exists());
 }
 
@@ -273,21 +230,12 @@ fn the_job_gets_its_environment_arguments_and_streams_and_gives_its_exit_code() 
          #DW jobdw type=xfs capacity=1GiB name=fast\n\
          env | grep -E '^(DW_|LONGSHORE_ALLOC)' | sort\necho \"arguments: $1,$2\"\nexit 7\n",
     );
-    let end = bench
-        .run(&["--allocations", "2", "job.sh", "--", "a b", "--resume"])
-        .expect(7);
-    assert!(
-        end.stdout.ends_with("arguments: a b,--resume\n"),
-        "{end:#?}"
-    );
+    let end = bench.run(&["--allocations", "2", "job.sh", "--", "a b", "--resume"]).expect(7);
+    assert!(end.stdout.ends_with("arguments: a b,--resume\n"), "{end:#?}");
     let value = |name: &str| {
         let prefix = format!("{name}=");
-        let line = end
-            .stdout
-            .lines()
-            .find_map(|line| line.strip_prefix(&prefix));
-        line.unwrap_or_else(|| panic!("{name}: {end:#?}"))
-            .to_owned()
+        let line = end.stdout.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("{name}: {end:#?}")).to_owned()
     };
     let (big, fast) = (value("DW_JOB_big_fs"), value("DW_JOB_fast"));
     assert!(big.ends_with("-0") && big.starts_with(bench.at("storage").to_str().unwrap()));
@@ -296,10 +244,7 @@ fn the_job_gets_its_environment_arguments_and_streams_and_gives_its_exit_code() 
     assert_eq!(value("DW_JOB_XFS"), fast);
     assert_eq!(value("DW_JOBS"), format!("big-fs:{big},fast:{fast}"));
     let second = fast.strip_suffix('0').unwrap();
-    assert_eq!(
-        value("LONGSHORE_ALLOCATIONS_fast"),
-        format!("{fast}:{second}1")
-    );
+    assert_eq!(value("LONGSHORE_ALLOCATIONS_fast"), format!("{fast}:{second}1"));
     assert_eq!(value("DW_WORKFLOW_NAME"), "job");
     assert_eq!(value("DW_WORKFLOW_NAMESPACE"), "default");
     assert!(bench.job_storage().is_empty());
@@ -311,10 +256,7 @@ fn the_interpreter_of_the_first_line_is_used_and_signals_become_codes() {
     bench.run(&["job.sh"]).expect(137);
     assert_eq!(bench.read("name"), "job.sh\n");
     bench.script("job.sh", "#!/no/such/interpreter\n");
-    bench
-        .run(&["job.sh"])
-        .expect(2)
-        .says("line 1: the interpreter /no/such/interpreter");
+    bench.run(&["job.sh"]).expect(2).says("line 1: the interpreter /no/such/interpreter");
 }
 
 #[test]
@@ -340,11 +282,7 @@ fn every_allocation_gets_the_input_and_its_results_an_index_directory() {
             assert_eq!(bench.read(&format!("{root}/in/sub/b")), "b");
             assert_eq!(bench.read(&format!("{root}/contents/sub/b")), "b");
             assert_eq!(bench.read(&format!("{root}/renamed")), "a");
-            assert!(
-                bench
-                    .read(&format!("{root}/who"))
-                    .ends_with(&format!("{n}\n"))
-            );
+            assert!(bench.read(&format!("{root}/who")).ends_with(&format!("{n}\n")));
         }
         assert_eq!(bench.read(&format!("dir/{n}/sub/b")), "b");
         assert_eq!(bench.read(&format!("file/{n}/new")), "a");
@@ -379,10 +317,7 @@ fn persistent_storage_is_created_used_by_another_job_and_destroyed() {
          test \"$DW_PERSISTENTS\" = \"keep-it:$DW_PERSISTENT_keep_it\"\n",
     );
     bench.script("destroy.sh", "#DW destroy_persistent name=keep-it\n");
-    bench
-        .run(&["use.sh"])
-        .expect(2)
-        .says("line 1: persistent storage 'keep-it' does not exist");
+    bench.run(&["use.sh"]).expect(2).says("line 1: persistent storage 'keep-it' does not exist");
     bench.run(&["job.sh"]).expect(0);
     bench.run(&["job.sh"]).expect(2).says("exists already");
     bench.run(&["use.sh"]).expect(0);
@@ -407,11 +342,7 @@ fn known_filesystems_decide_which_paths_are_global() {
          spec:\n  name: lus1\n  mgsNids: 10.0.0.1\n  mountRoot: \"@/lus1\"\n",
     );
     let args = ["--filesystems", "filesystems.yaml", "job.sh"];
-    bench
-        .run(&args)
-        .expect(2)
-        .says("line 2: source=")
-        .says("no global filesystem contains");
+    bench.run(&args).expect(2).says("line 2: source=").says("no global filesystem contains");
     bench.run(&["job.sh"]).expect(0);
     bench.script("filesystems.yaml", "apiVersion: v1\nkind: Pod\n");
     bench.run(&args).expect(2).says("document 1 is a v1 Pod");
@@ -422,16 +353,10 @@ fn a_dry_run_says_everything_and_writes_nothing() {
     let bench = Bench::new(&format!("{WHOLE}touch @/ran\n"));
     bench.put("in/a", "a");
     let before = tree(&bench.root);
-    let end = bench
-        .run(&["--dry-run", "--allocations", "2", "job.sh", "--", "x"])
-        .expect(0);
-    for part in [
-        "DataIn",
-        "line 3: copy_in",
-        "line 4: copy_out",
-        "DW_JOB_my_fs=",
-        "/bin/sh job.sh x",
-    ] {
+    let end = bench.run(&["--dry-run", "--allocations", "2", "job.sh", "--", "x"]).expect(0);
+    for part in
+        ["DataIn", "line 3: copy_in", "line 4: copy_out", "DW_JOB_my_fs=", "/bin/sh job.sh x"]
+    {
         assert!(end.stdout.contains(part), "{part}: {}", end.stdout);
     }
     assert_eq!(difference(&tree(&bench.root), &before), None);
@@ -456,17 +381,10 @@ fn a_failed_data_out_keeps_the_storage_until_resume_has_staged_it_out() {
     let bench = Bench::new(&format!("{WHOLE}echo ran >> @/count\n"));
     bench.put("in/a", "a");
     let end = bench.run(&["job.sh"]).expect(1);
-    end.says("line 4 copy_out")
-        .says("does not exist")
-        .says("is kept in")
-        .says("--resume");
+    end.says("line 4 copy_out").says("does not exist").says("is kept in").says("--resume");
     let storage = bench.job_storage();
     assert_eq!(storage.len(), 1, "{storage:?}");
-    bench
-        .run(&["job.sh"])
-        .expect(2)
-        .says("stopped in DataOut")
-        .says("--fresh");
+    bench.run(&["job.sh"]).expect(2).says("stopped in DataOut").says("--fresh");
     bench.run(&["--resume", "job.sh"]).expect(1);
     let out = storage[0].join(format!("{}-0/out", node()));
     fs::create_dir(&out).unwrap();
@@ -475,10 +393,7 @@ fn a_failed_data_out_keeps_the_storage_until_resume_has_staged_it_out() {
     assert_eq!(bench.read(&format!("res/{}-0/late", node())), "result");
     assert_eq!(bench.read("count"), "ran\n");
     assert!(bench.job_storage().is_empty());
-    bench
-        .run(&["--resume", "job.sh"])
-        .expect(0)
-        .says("already ended");
+    bench.run(&["--resume", "job.sh"]).expect(0).says("already ended");
     assert_eq!(bench.read("count"), "ran\n");
 }
 
@@ -488,10 +403,7 @@ fn a_changed_script_is_not_resumed_but_may_start_afresh() {
     bench.put("in/a", "a");
     bench.run(&["job.sh"]).expect(1);
     bench.script("job.sh", &format!("{WHOLE}mkdir $DW_JOB_my_fs/out\n"));
-    bench
-        .run(&["--resume", "job.sh"])
-        .expect(2)
-        .says("the script has changed");
+    bench.run(&["--resume", "job.sh"]).expect(2).says("the script has changed");
     bench.run(&["--fresh", "job.sh"]).expect(0);
     assert!(bench.job_storage().is_empty());
 }
@@ -515,10 +427,7 @@ fn a_body_that_lost_its_longshore_is_never_run_twice_unasked() {
         kill(pid(&child), Signal::SIGKILL).unwrap();
         child.wait().unwrap();
         // It lives on; nobody may touch its storage.
-        bench
-            .run(&["--resume", choice, "job.sh"])
-            .expect(2)
-            .says("already running");
+        bench.run(&["--resume", choice, "job.sh"]).expect(2).says("already running");
         bench.put("go", "");
         until("the body has ended", || {
             let end = bench.run(&["--resume", "job.sh"]);
@@ -539,14 +448,8 @@ fn two_runs_of_one_script_cannot_meet_but_other_arguments_are_another_run() {
     bench.put("in/a", "a");
     let mut child = bench.start(&["job.sh"]);
     bench.wait_for("pid");
-    bench
-        .run(&["--resume", "--rerun-job", "job.sh"])
-        .expect(2)
-        .says("already running");
-    bench
-        .run(&["--fresh", "job.sh"])
-        .expect(2)
-        .says("already running");
+    bench.run(&["--resume", "--rerun-job", "job.sh"]).expect(2).says("already running");
+    bench.run(&["--fresh", "job.sh"]).expect(2).says("already running");
     bench.put("go", "");
     bench.run(&["job.sh", "--", "other"]).expect(0);
     assert!(child.wait().unwrap().success(), "{}", bench.read("log"));
@@ -562,11 +465,7 @@ fn signals_stop_a_run_with_their_code_and_resume_goes_on_behind_the_body() {
         kill(pid(&child), signal).unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(code), "{}", bench.read("log"));
-        assert!(
-            bench.read("log").contains("--resume"),
-            "{}",
-            bench.read("log")
-        );
+        assert!(bench.read("log").contains("--resume"), "{}", bench.read("log"));
         assert_eq!(bench.job_storage().len(), 1);
         // The job's own end is what remains of it.
         bench.run(&["--resume", "job.sh"]).expect(code);
@@ -637,15 +536,9 @@ fn a_run_killed_at_random_moments_ends_exact_when_resumed() {
     assert_eq!(source.len(), 20 * 103);
     for copy in ["res/in", "res/again/in"] {
         let difference = difference(&tree(&bench.at(copy)), &source);
-        assert_eq!(
-            difference, None,
-            "in {copy} after {kills} kills, seed in the output"
-        );
+        assert_eq!(difference, None, "in {copy} after {kills} kills, seed in the output");
     }
     let ran = bench.read("count").lines().count();
-    assert!(
-        (1..=1 + reruns).contains(&ran),
-        "the body ran {ran} times, with {reruns} reruns"
-    );
+    assert!((1..=1 + reruns).contains(&ran), "the body ran {ran} times, with {reruns} reruns");
     assert!(bench.job_storage().is_empty());
 }

@@ -97,19 +97,10 @@ impl Filesystems {
         let yaml = |error: serde_saphyr::Error| FilesystemsError::Yaml(error.to_string());
         let heads: Vec<Head> = serde_saphyr::from_multiple(text).map_err(yaml)?;
         for (number, head) in (1..).zip(&heads) {
-            let version = head
-                .api_version
-                .strip_prefix(GROUP)
-                .and_then(|v| v.strip_prefix('/'));
+            let version = head.api_version.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/'));
             if head.kind != KIND || !version.is_some_and(|v| VERSIONS.contains(&v)) {
-                let found = format!("{} {}", head.api_version, head.kind)
-                    .trim()
-                    .to_owned();
-                let found = if found.is_empty() {
-                    "document without a kind".into()
-                } else {
-                    found
-                };
+                let found = format!("{} {}", head.api_version, head.kind).trim().to_owned();
+                let found = if found.is_empty() { "document without a kind".into() } else { found };
                 return Err(FilesystemsError::Kind { number, found });
             }
         }
@@ -130,9 +121,7 @@ impl Filesystems {
             return refuse("metadata.name is missing".into());
         }
         if spec.name.is_empty() || spec.name.len() > NAME_LIMIT_BYTES {
-            return refuse(format!(
-                "spec.name must have 1 to {NAME_LIMIT_BYTES} characters"
-            ));
+            return refuse(format!("spec.name must have 1 to {NAME_LIMIT_BYTES} characters"));
         }
         if spec.mgs_nids.is_empty() {
             return refuse("spec.mgsNids is missing".into());
@@ -153,12 +142,7 @@ impl Filesystems {
             return refuse(format!("has the same mountRoot as '{}'", other.object));
         }
         let (object, name, mgs_nids) = (metadata.name, spec.name, spec.mgs_nids);
-        self.0.push(LustreFileSystem {
-            object,
-            name,
-            mgs_nids,
-            mount_root,
-        });
+        self.0.push(LustreFileSystem { object, name, mgs_nids, mount_root });
         Ok(())
     }
 
@@ -180,11 +164,7 @@ impl Filesystems {
     /// The mount roots, for messages.
     #[must_use]
     pub fn roots(&self) -> String {
-        let roots: Vec<_> = self
-            .0
-            .iter()
-            .map(|f| f.mount_root.display().to_string())
-            .collect();
+        let roots: Vec<_> = self.0.iter().map(|f| f.mount_root.display().to_string()).collect();
         roots.join(", ")
     }
 }
@@ -208,17 +188,10 @@ mod tests {
 
     #[test]
     fn the_longest_root_on_whole_components_holds_a_path() {
-        let text = [
-            object("a", "lus1", "/lus/lus1/"),
-            object("b", "lus2", "/lus/lus1/inner"),
-        ]
-        .join("---\n");
+        let text = [object("a", "lus1", "/lus/lus1/"), object("b", "lus2", "/lus/lus1/inner")]
+            .join("---\n");
         let filesystems = load(&text).unwrap();
-        let holding = |path: &str| {
-            filesystems
-                .holding(Path::new(path))
-                .map(|f| f.object.as_str())
-        };
+        let holding = |path: &str| filesystems.holding(Path::new(path)).map(|f| f.object.as_str());
         assert_eq!(holding("/lus/lus1/x"), Some("a"));
         assert_eq!(holding("/lus/lus1"), Some("a"));
         assert_eq!(holding("/lus/lus1/inner/x"), Some("b"));
@@ -231,23 +204,11 @@ mod tests {
             let error = load(text).unwrap_err();
             assert!(error.contains(part), "{error}");
         };
-        refused(
-            &object("a", "toolongname", "/lus"),
-            "'a': spec.name must have 1 to 8",
-        );
+        refused(&object("a", "toolongname", "/lus"), "'a': spec.name must have 1 to 8");
         refused(&object("a", "lus", "lus/x"), "absolute");
-        refused(
-            &[object("a", "l", "/l"), object("a", "m", "/m")].join("---\n"),
-            "twice",
-        );
-        refused(
-            &[object("a", "l", "/l"), object("b", "m", "/l/")].join("---\n"),
-            "same mountRoot",
-        );
-        refused(
-            "apiVersion: v1\nkind: Pod\nspec: [1]\n",
-            "document 1 is a v1 Pod",
-        );
+        refused(&[object("a", "l", "/l"), object("a", "m", "/m")].join("---\n"), "twice");
+        refused(&[object("a", "l", "/l"), object("b", "m", "/l/")].join("---\n"), "same mountRoot");
+        refused("apiVersion: v1\nkind: Pod\nspec: [1]\n", "document 1 is a v1 Pod");
         refused("a: [", "YAML");
         let v2 = object("a", "l", "/l").replace("v1beta1", "v2");
         refused(&v2, "lus.cray.hpe.com/v2 LustreFileSystem");

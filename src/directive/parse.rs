@@ -36,10 +36,7 @@ impl Directive {
     /// The value of an argument; `None` when it is absent or has no `=`.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {
-        self.arguments
-            .iter()
-            .find(|a| a.key == key)
-            .and_then(|a| a.value.as_deref())
+        self.arguments.iter().find(|a| a.key == key).and_then(|a| a.value.as_deref())
     }
 }
 
@@ -87,44 +84,25 @@ pub fn parse_line(line: usize, text: &str) -> Option<Result<Directive, Vec<Fault
     }
     let mut fields = text.split_whitespace().skip(1);
     let Some(command) = fields.next() else {
-        return Some(Err(vec![Fault::new(
-            line,
-            "'#DW' without a command after it",
-        )]));
+        return Some(Err(vec![Fault::new(line, "'#DW' without a command after it")]));
     };
     let mut arguments: Vec<Argument> = Vec::new();
     let mut faults = Vec::new();
     for field in fields {
         let argument = match field.split_once('=') {
-            Some((key, value)) => Argument {
-                key: key.to_owned(),
-                value: Some(value.to_owned()),
-            },
-            None => Argument {
-                key: field.to_owned(),
-                value: None,
-            },
+            Some((key, value)) => Argument { key: key.to_owned(), value: Some(value.to_owned()) },
+            None => Argument { key: field.to_owned(), value: None },
         };
         if argument.key == RESERVED {
-            faults.push(Fault::new(
-                line,
-                format!("argument '{RESERVED}' is reserved"),
-            ));
+            faults.push(Fault::new(line, format!("argument '{RESERVED}' is reserved")));
         } else if arguments.iter().any(|earlier| earlier.key == argument.key) {
-            faults.push(Fault::new(
-                line,
-                format!("argument '{}' is given twice", argument.key),
-            ));
+            faults.push(Fault::new(line, format!("argument '{}' is given twice", argument.key)));
         } else {
             arguments.push(argument);
         }
     }
     if faults.is_empty() {
-        Some(Ok(Directive {
-            line,
-            command: command.to_owned(),
-            arguments,
-        }))
+        Some(Ok(Directive { line, command: command.to_owned(), arguments }))
     } else {
         Some(Err(faults))
     }
@@ -152,18 +130,9 @@ mod tests {
         let script = b"#!/bin/sh\n#DW jobdw type=xfs\n# DW no\n#DWx no\n#dw no\n  #DW\tcopy_in a\r\necho #DW no\n";
         let (directives, faults) = parse(script);
         assert_eq!(faults, []);
-        let lines: Vec<_> = directives
-            .iter()
-            .map(|d| (d.line, d.command.as_str()))
-            .collect();
+        let lines: Vec<_> = directives.iter().map(|d| (d.line, d.command.as_str())).collect();
         assert_eq!(lines, [(2, "jobdw"), (6, "copy_in")]);
-        assert_eq!(
-            directives[1].arguments,
-            [Argument {
-                key: "a".into(),
-                value: None
-            }]
-        );
+        assert_eq!(directives[1].arguments, [Argument { key: "a".into(), value: None }]);
     }
 
     #[test]

@@ -40,9 +40,7 @@ impl StorageType {
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        [Self::Raw, Self::Xfs, Self::Gfs2, Self::Lustre]
-            .into_iter()
-            .find(|t| t.word() == word)
+        [Self::Raw, Self::Xfs, Self::Gfs2, Self::Lustre].into_iter().find(|t| t.word() == word)
     }
 }
 
@@ -175,18 +173,9 @@ pub fn resolve(
                 if capacity_bytes.is_none() && directive.value("capacity").is_some() {
                     faults.push(Fault::new(line, "capacity= is larger than any filesystem"));
                 }
-                let storage = Storage {
-                    index,
-                    line,
-                    name,
-                    storage_type,
-                    capacity_bytes,
-                };
-                let list = if command == "jobdw" {
-                    &mut workflow.jobs
-                } else {
-                    &mut workflow.creates
-                };
+                let storage = Storage { index, line, name, storage_type, capacity_bytes };
+                let list =
+                    if command == "jobdw" { &mut workflow.jobs } else { &mut workflow.creates };
                 list.push(storage);
             }
             "persistentdw" => workflow.persistents.push(Mention { index, line, name }),
@@ -226,13 +215,7 @@ pub fn resolve(
             faults.push(Fault::new(line, problem));
             continue;
         }
-        workflow.copies.push(Copy {
-            index,
-            line,
-            direction,
-            source,
-            destination,
-        });
+        workflow.copies.push(Copy { index, line, direction, source, destination });
     }
     if faults.is_empty() {
         Ok(workflow)
@@ -271,46 +254,26 @@ fn place(
         let (name, path) = split_name(rest)?;
         let Some(job) = workflow.jobs.iter().find(|job| job.name == name) else {
             let names = listed(workflow.jobs.iter().map(|job| job.name.as_str()));
-            return Err(format!(
-                "the script has no #DW jobdw with name={name}{names}"
-            ));
+            return Err(format!("the script has no #DW jobdw with name={name}{names}"));
         };
         if job.storage_type == StorageType::Raw {
-            return Err(format!(
-                "nothing can be copied to or from '{name}', which has type=raw"
-            ));
+            return Err(format!("nothing can be copied to or from '{name}', which has type=raw"));
         }
         let (holder, storage_type) = (Holder::Job(job.index), job.storage_type);
-        return Ok(Place::Storage {
-            holder,
-            storage_type,
-            path,
-        });
+        return Ok(Place::Storage { holder, storage_type, path });
     }
     if let Some(rest) = argument.strip_prefix("$DW_PERSISTENT_") {
         let (name, path) = split_name(rest)?;
-        if !workflow
-            .persistents
-            .iter()
-            .any(|mention| mention.name == name)
-        {
-            return Err(format!(
-                "the script has no #DW persistentdw with name={name}"
-            ));
+        if !workflow.persistents.iter().any(|mention| mention.name == name) {
+            return Err(format!("the script has no #DW persistentdw with name={name}"));
         }
         let Some(storage_type) = instances.get(&name).copied() else {
             return Err(format!("persistent storage '{name}' does not exist"));
         };
         if storage_type == StorageType::Raw {
-            return Err(format!(
-                "nothing can be copied to or from '{name}', which has type raw"
-            ));
+            return Err(format!("nothing can be copied to or from '{name}', which has type raw"));
         }
-        return Ok(Place::Storage {
-            holder: Holder::Persistent(name),
-            storage_type,
-            path,
-        });
+        return Ok(Place::Storage { holder: Holder::Persistent(name), storage_type, path });
     }
     global(argument, filesystems)
 }
@@ -337,19 +300,14 @@ fn global(argument: &str, filesystems: &Filesystems) -> Result<Place, String> {
     }
     if filesystems.holding(path).is_none() {
         let roots = filesystems.roots();
-        return Err(format!(
-            "no global filesystem contains the path; known are {roots}"
-        ));
+        return Err(format!("no global filesystem contains the path; known are {roots}"));
     }
     Ok(Place::Global(path.to_owned()))
 }
 
 fn split_name(rest: &str) -> Result<(String, String), String> {
     let (name, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    if Path::new(path)
-        .components()
-        .any(|part| part == Component::ParentDir)
-    {
+    if Path::new(path).components().any(|part| part == Component::ParentDir) {
         return Err("'..' would leave the storage".into());
     }
     Ok((name.replace('_', "-"), path.to_owned()))
@@ -357,11 +315,7 @@ fn split_name(rest: &str) -> Result<(String, String), String> {
 
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.collect();
-    if names.is_empty() {
-        String::new()
-    } else {
-        format!("; it has {}", names.join(", "))
-    }
+    if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
 }
 
 /// The bytes of a `capacity=` that passed its rule; `None` when it does not fit.
@@ -436,18 +390,13 @@ mod tests {
         .unwrap_err();
         let expect = |line: usize, part: &str| {
             let prefix = format!("line {line}: ");
-            let found = faults
-                .iter()
-                .any(|f| f.starts_with(&prefix) && f.contains(part));
+            let found = faults.iter().any(|f| f.starts_with(&prefix) && f.contains(part));
             assert!(found, "line {line} {part}: {faults:#?}");
         };
         expect(2, "no #DW jobdw with name=none; it has block-dev");
         expect(3, "nothing is expanded");
         expect(3, "type=raw");
-        expect(
-            4,
-            "copy_in needs a destination= in job or persistent storage",
-        );
+        expect(4, "copy_in needs a destination= in job or persistent storage");
         expect(5, "no #DW persistentdw with name=keep");
         expect(6, "the path is empty");
         expect(7, "'gone' does not exist; create it");
@@ -472,10 +421,7 @@ mod tests {
             "#DW create_persistent type=xfs name=new-one\n#DW persistentdw name=new-one\n",
         )
         .unwrap_err();
-        assert!(
-            faults[0].contains("line 1 creates it only in this run's Setup"),
-            "{faults:?}"
-        );
+        assert!(faults[0].contains("line 1 creates it only in this run's Setup"), "{faults:?}");
     }
 
     #[test]
@@ -494,21 +440,9 @@ mod tests {
             .map(|faults| faults.join("; "))
         };
         assert_eq!(copy("/lus/lus1/x", "$DW_JOB_ab"), None);
-        assert!(
-            copy("/lus/lus10/x", "$DW_JOB_ab")
-                .unwrap()
-                .contains("known are /lus/lus1")
-        );
-        assert!(
-            copy("/lus/lus1/../x", "$DW_JOB_ab")
-                .unwrap()
-                .contains("without '..'")
-        );
-        assert!(
-            copy("/lus/lus1/x", "$DW_JOB_ab/../../x")
-                .unwrap()
-                .contains("leave the storage")
-        );
+        assert!(copy("/lus/lus10/x", "$DW_JOB_ab").unwrap().contains("known are /lus/lus1"));
+        assert!(copy("/lus/lus1/../x", "$DW_JOB_ab").unwrap().contains("without '..'"));
+        assert!(copy("/lus/lus1/x", "$DW_JOB_ab/../../x").unwrap().contains("leave the storage"));
     }
 
     #[test]

@@ -116,9 +116,7 @@ pub fn nnf() -> Vec<Rule> {
             "destroy_persistent",
             "Proposal,Teardown",
             vec![
-                KeyRule::string("^name$", Some(NAME))
-                    .required()
-                    .unique("destroy_persistent_name"),
+                KeyRule::string("^name$", Some(NAME)).required().unique("destroy_persistent_name"),
             ],
         ),
         Rule::new(
@@ -143,12 +141,7 @@ pub fn nnf() -> Vec<Rule> {
 impl Rule {
     fn new(command: &str, watch_states: &str, rule_defs: Vec<KeyRule>) -> Self {
         let (command, watch_states) = (command.to_owned(), watch_states.to_owned());
-        Self {
-            command,
-            driver_label: String::new(),
-            watch_states,
-            rule_defs,
-        }
+        Self { command, driver_label: String::new(), watch_states, rule_defs }
     }
 }
 
@@ -170,11 +163,7 @@ impl KeyRule {
 
     fn list(key: &str, patterns: &[&str]) -> Self {
         let patterns = patterns.iter().map(|p| (*p).to_owned()).collect();
-        Self {
-            value_type: ValueType::ListOfString,
-            patterns,
-            ..Self::string(key, None)
-        }
+        Self { value_type: ValueType::ListOfString, patterns, ..Self::string(key, None) }
     }
 
     fn required(mut self) -> Self {
@@ -234,11 +223,7 @@ impl RuleSet {
                     (ValueType::String, Some(pattern)) => Some(compile(pattern)?),
                     _ => None,
                 },
-                patterns: key
-                    .patterns
-                    .iter()
-                    .map(|p| compile(p))
-                    .collect::<Result<_, _>>()?,
+                patterns: key.patterns.iter().map(|p| compile(p)).collect::<Result<_, _>>()?,
             })
         };
         let mut compiled = Vec::with_capacity(rules.len());
@@ -247,10 +232,7 @@ impl RuleSet {
             match patterns {
                 Ok(patterns) => compiled.push((rule, patterns)),
                 Err(source) => {
-                    return Err(RuleError {
-                        command: rule.command,
-                        source: Box::new(source),
-                    });
+                    return Err(RuleError { command: rule.command, source: Box::new(source) });
                 }
             }
         }
@@ -302,16 +284,12 @@ fn check_rule<'a>(
     let command = &directive.command;
     let mut given = vec![false; rule.rule_defs.len()];
     for argument in &directive.arguments {
-        let found = patterns
-            .iter()
-            .position(|p| p.key.is_match(argument.key.as_bytes()));
+        let found = patterns.iter().position(|p| p.key.is_match(argument.key.as_bytes()));
         let Some(index) = found else {
             let allowed: Vec<_> = rule.rule_defs.iter().map(KeyRule::name).collect();
             let allowed = allowed.join(", ");
-            let problem = format!(
-                "{command} has no argument '{}'; it takes {allowed}",
-                argument.key
-            );
+            let problem =
+                format!("{command} has no argument '{}'; it takes {allowed}", argument.key);
             faults.push(Fault::new(line, problem));
             continue;
         };
@@ -322,10 +300,8 @@ fn check_rule<'a>(
         } else if let (Some(tag), Some(value)) = (&key.unique_within, &argument.value)
             && let Some(earlier) = seen.insert((tag, value), line)
         {
-            let problem = format!(
-                "{command}: {}={value} is already used in line {earlier}",
-                argument.key
-            );
+            let problem =
+                format!("{command}: {}={value} is already used in line {earlier}", argument.key);
             faults.push(Fault::new(line, problem));
         }
     }
@@ -347,9 +323,8 @@ fn check_value(argument: &Argument, rule: &KeyRule, patterns: &Patterns) -> Resu
     };
     match rule.value_type {
         ValueType::Integer => {
-            let number: i64 = value
-                .parse()
-                .map_err(|_| format!("{key}={value} is not an integer"))?;
+            let number: i64 =
+                value.parse().map_err(|_| format!("{key}={value} is not an integer"))?;
             if rule.min != 0 && number < rule.min {
                 return Err(format!("{key}={value} is less than {}", rule.min));
             }
@@ -366,18 +341,12 @@ fn check_value(argument: &Argument, rule: &KeyRule, patterns: &Patterns) -> Resu
             if let Some(pattern) = &patterns.pattern
                 && !pattern.is_match(value.as_bytes())
             {
-                return Err(format!(
-                    "{key}={value} is not allowed; it must match {pattern}"
-                ));
+                return Err(format!("{key}={value} is not allowed; it must match {pattern}"));
             }
         }
         ValueType::ListOfString => {
             for word in value.split(',') {
-                if !patterns
-                    .patterns
-                    .iter()
-                    .any(|p| p.is_match(word.as_bytes()))
-                {
+                if !patterns.patterns.iter().any(|p| p.is_match(word.as_bytes())) {
                     let allowed: Vec<_> = rule.patterns.iter().map(String::as_str).collect();
                     let allowed = allowed.join(" or ");
                     return Err(format!(
@@ -398,11 +367,7 @@ mod tests {
     fn faults(script: &str) -> Vec<String> {
         let (directives, faults) = parse(script.as_bytes());
         assert_eq!(faults, []);
-        RuleSet::nnf()
-            .check(&directives)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        RuleSet::nnf().check(&directives).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -436,10 +401,7 @@ mod tests {
     fn names_are_unique_within_their_tag_only() {
         let script = "#DW jobdw type=xfs capacity=1GB name=ab\n#DW persistentdw name=ab\n\
             #DW persistentdw name=ab\n#DW jobdw type=raw capacity=1GB name=ab\n";
-        assert_eq!(
-            faults(script),
-            ["line 4: jobdw: name=ab is already used in line 1"]
-        );
+        assert_eq!(faults(script), ["line 4: jobdw: name=ab is already used in line 1"]);
     }
 
     #[test]
@@ -465,10 +427,7 @@ mod tests {
     #[test]
     fn rules_have_the_objects_json_names() {
         let json = serde_json::to_value(&nnf()[0]).unwrap();
-        assert_eq!(
-            json["watchStates"],
-            "Proposal,Setup,PreRun,PostRun,Teardown"
-        );
+        assert_eq!(json["watchStates"], "Proposal,Setup,PreRun,PostRun,Teardown");
         assert_eq!(json["ruleDefs"][0]["type"], "string");
         assert_eq!(json["ruleDefs"][0]["isValueRequired"], true);
         assert_eq!(json["ruleDefs"][2]["uniqueWithin"], "jobdw_name");

@@ -26,9 +26,7 @@ pub(super) fn readable(source: &Path, storage: &Path) -> Result<(), String> {
         }
         Ok(())
     } else if meta.is_file() {
-        File::open(source)
-            .map(drop)
-            .map_err(|error| format!("the file cannot be read: {error}"))
+        File::open(source).map(drop).map_err(|error| format!("the file cannot be read: {error}"))
     } else {
         Err("is neither a file nor a directory".into())
     }
@@ -46,9 +44,7 @@ pub(super) fn destination_writable(path: &Path) -> Result<(), String> {
 
 /// The path itself or the nearest ancestor that exists.
 pub(super) fn deepest_existing(path: &Path) -> PathBuf {
-    let existing = path
-        .ancestors()
-        .find(|ancestor| fs::symlink_metadata(ancestor).is_ok());
+    let existing = path.ancestors().find(|ancestor| fs::symlink_metadata(ancestor).is_ok());
     existing.unwrap_or(Path::new("/")).to_owned()
 }
 

@@ -37,22 +37,13 @@ impl Interpreter {
     /// and its filesystem may be mounted noexec.
     #[must_use]
     pub fn of(script: &[u8]) -> Self {
-        let line = script
-            .split(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
+        let line = script.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let words = line.strip_prefix(b"#!").unwrap_or_default().trim_ascii();
         // As the kernel does: everything after the program is one argument.
-        let end = words
-            .iter()
-            .position(u8::is_ascii_whitespace)
-            .unwrap_or(words.len());
+        let end = words.iter().position(u8::is_ascii_whitespace).unwrap_or(words.len());
         let (program, rest) = words.split_at(end);
         if program.is_empty() {
-            return Self {
-                program: "/bin/sh".into(),
-                argument: None,
-            };
+            return Self { program: "/bin/sh".into(), argument: None };
         }
         let argument = rest.trim_ascii();
         Self {
@@ -112,11 +103,8 @@ fn in_foreground() -> bool {
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|number| SIGNALLED + number));
-    code.and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(u8::MAX)
+    let code = status.code().or_else(|| status.signal().map(|number| SIGNALLED + number));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]

@@ -25,29 +25,13 @@ pub fn describe(request: &Request) -> Result<String, RunError> {
     let content = content_mark(&script.content);
     let begin = |discards| -> Result<_, RunError> {
         let (uid, node) = (new_uid()?, storage::node_name());
-        Ok((
-            Identity {
-                uid,
-                node,
-                allocations,
-                discards,
-            },
-            State::Proposal,
-        ))
+        Ok((Identity { uid, node, allocations, discards }, State::Proposal))
     };
     let (identity, first) = match decide(request.start, place.read()?, &content, allocations)? {
         Beginning::Ended(_) => return Ok("this run has ended; nothing is left to do\n".into()),
         Beginning::Continue(journal) => {
             let (uid, node, allocations) = (journal.uid, journal.node, journal.allocations);
-            (
-                Identity {
-                    uid,
-                    node,
-                    allocations,
-                    discards: None,
-                },
-                journal.state,
-            )
+            (Identity { uid, node, allocations, discards: None }, journal.state)
         }
         Beginning::New => begin(None)?,
         Beginning::Discard(earlier) => begin(Some(earlier.uid))?,
@@ -67,12 +51,7 @@ fn compose(
     proposal: &Proposal,
     first: State,
 ) -> std::fmt::Result {
-    let Proposal {
-        workflow,
-        volumes,
-        interpreter,
-        ..
-    } = proposal;
+    let Proposal { workflow, volumes, interpreter, .. } = proposal;
     for note in &proposal.notes {
         writeln!(text, "{note}")?;
     }
@@ -88,11 +67,7 @@ fn compose(
         }
     }
     for create in &workflow.creates {
-        writeln!(
-            text,
-            "  line {}: create persistent storage '{}'",
-            create.line, create.name
-        )?;
+        writeln!(text, "  line {}: create persistent storage '{}'", create.line, create.name)?;
     }
     writeln!(text, "DataIn")?;
     for leg in proposal.legs_of(Direction::CopyIn) {
@@ -119,11 +94,7 @@ fn compose(
         }
     }
     for destroy in &workflow.destroys {
-        writeln!(
-            text,
-            "  line {}: destroy persistent storage '{}'",
-            destroy.line, destroy.name
-        )?;
+        writeln!(text, "  line {}: destroy persistent storage '{}'", destroy.line, destroy.name)?;
     }
     Ok(())
 }
@@ -141,11 +112,5 @@ fn copy(text: &mut String, leg: &Leg) -> std::fmt::Result {
             (leg.source.clone(), inside)
         }
     };
-    writeln!(
-        text,
-        "  line {}: {command} {} -> {}",
-        leg.line,
-        show(&source),
-        show(&destination)
-    )
+    writeln!(text, "  line {}: {command} {} -> {}", leg.line, show(&source), show(&destination))
 }

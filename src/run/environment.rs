@@ -32,10 +32,7 @@ pub fn variables(script: &Path, workflow: &Workflow, volumes: &Volumes) -> Vec<(
         // The first of each type, as on the cluster.
         let word = job.storage_type.word();
         if types.insert(word) {
-            variables.push((
-                format!("DW_JOB_{}", word.to_uppercase()),
-                volume.job_path().into(),
-            ));
+            variables.push((format!("DW_JOB_{}", word.to_uppercase()), volume.job_path().into()));
         }
     }
     if !workflow.jobs.is_empty() {
@@ -43,13 +40,7 @@ pub fn variables(script: &Path, workflow: &Workflow, volumes: &Volumes) -> Vec<(
     }
     for mention in &workflow.persistents {
         if let Some(volume) = volumes.persistents.get(&mention.name) {
-            storage(
-                "DW_PERSISTENT_",
-                &mention.name,
-                volume,
-                &mut variables,
-                &mut list,
-            );
+            storage("DW_PERSISTENT_", &mention.name, volume, &mut variables, &mut list);
         }
     }
     if !workflow.persistents.is_empty() {
@@ -88,21 +79,11 @@ fn storage(
 
 /// A name that a Kubernetes object could have, from the script's.
 fn workflow_name(script: &Path) -> String {
-    let stem = script
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_lowercase();
-    let name: String = stem
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+    let stem = script.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let name = name.trim_matches('-');
-    if name.is_empty() {
-        "job".into()
-    } else {
-        name.to_owned()
-    }
+    if name.is_empty() { "job".into() } else { name.to_owned() }
 }
 
 #[cfg(test)]
@@ -125,15 +106,12 @@ mod tests {
         let mut volumes = Volumes::default();
         for job in &workflow.jobs {
             let root = format!("/s/u-{}", job.index).into();
-            volumes
-                .jobs
-                .insert(job.index, Volume::new(job.storage_type, root, "n", 2));
+            volumes.jobs.insert(job.index, Volume::new(job.storage_type, root, "n", 2));
         }
         let keep = Volume::new(StorageType::Lustre, "/s/p/k".into(), "n", 2);
         volumes.persistents.insert("keep-it".into(), keep);
-        let variables: BTreeMap<_, _> = variables(Path::new("/x/My Job.sh"), &workflow, &volumes)
-            .into_iter()
-            .collect();
+        let variables: BTreeMap<_, _> =
+            variables(Path::new("/x/My Job.sh"), &workflow, &volumes).into_iter().collect();
         let value = |name: &str| variables[name].to_str().unwrap();
         assert_eq!(value("DW_WORKFLOW_NAME"), "my-job");
         assert_eq!(value("DW_WORKFLOW_NAMESPACE"), "default");
@@ -141,14 +119,8 @@ mod tests {
         assert_eq!(value("DW_JOB_shared"), "/s/u-1");
         assert_eq!(value("DW_JOB_XFS"), "/s/u-0/n-0");
         assert_eq!(value("DW_JOB_LUSTRE"), "/s/u-1");
-        assert_eq!(
-            value("DW_JOBS"),
-            "my-scratch:/s/u-0/n-0,shared:/s/u-1,more:/s/u-2/n-0"
-        );
-        assert_eq!(
-            value("LONGSHORE_ALLOCATIONS_my_scratch"),
-            "/s/u-0/n-0:/s/u-0/n-1"
-        );
+        assert_eq!(value("DW_JOBS"), "my-scratch:/s/u-0/n-0,shared:/s/u-1,more:/s/u-2/n-0");
+        assert_eq!(value("LONGSHORE_ALLOCATIONS_my_scratch"), "/s/u-0/n-0:/s/u-0/n-1");
         assert_eq!(value("DW_PERSISTENT_keep_it"), "/s/p/k");
         assert_eq!(value("DW_PERSISTENTS"), "keep-it:/s/p/k");
         assert!(!variables.contains_key("LONGSHORE_ALLOCATIONS_shared"));

@@ -69,17 +69,7 @@ impl Journal {
     ) -> Self {
         let (script, state, job) = (show(script), State::Proposal, Job::NotStarted);
         let complete = Vec::new();
-        Self {
-            version: VERSION,
-            uid,
-            script,
-            content,
-            node,
-            allocations,
-            state,
-            job,
-            complete,
-        }
+        Self { version: VERSION, uid, script, content, node, allocations, state, job, complete }
     }
 }
 
@@ -100,10 +90,7 @@ impl Place {
             hash.add(b"\0");
             hash.add(arg.as_bytes());
         }
-        Self {
-            directory: storage.join("runs"),
-            id: format!("{:016x}", hash.0),
-        }
+        Self { directory: storage.join("runs"), id: format!("{:016x}", hash.0) }
     }
 
     fn path(&self) -> PathBuf {
@@ -151,11 +138,7 @@ impl Place {
     pub fn lock(&self) -> Result<Flock<File>, RunError> {
         super::storage::make_private(&self.directory)?;
         let path = self.directory.join(format!("{}.lock", self.id));
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(RunError::system(&path, "open the run's lock"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(lock),
@@ -232,13 +215,8 @@ mod tests {
         };
         let lock = place(&["a"]).lock().unwrap();
         assert_eq!(place(&["a"]).read().unwrap(), None);
-        let mut journal = Journal::new(
-            "u".into(),
-            Path::new("/job.sh"),
-            content_mark(b"x"),
-            "n".into(),
-            2,
-        );
+        let mut journal =
+            Journal::new("u".into(), Path::new("/job.sh"), content_mark(b"x"), "n".into(), 2);
         journal.job = Job::Started { pid: Some(7) };
         place(&["a"]).write(&journal).unwrap();
         assert_eq!(place(&["a"]).read().unwrap(), Some(journal));

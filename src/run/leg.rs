@@ -92,10 +92,7 @@ impl End<'_> {
 /// # Errors
 /// A sentence when both ends have allocations, but not equally many.
 pub fn legs(copy: &Copy, volumes: &Volumes) -> Result<Vec<Leg>, String> {
-    let (source, destination) = (
-        end(&copy.source, volumes)?,
-        end(&copy.destination, volumes)?,
-    );
+    let (source, destination) = (end(&copy.source, volumes)?, end(&copy.destination, volumes)?);
     let count = match (source.allocations(), destination.allocations()) {
         (Some(from), Some(to)) if from != to => {
             return Err(format!(
@@ -149,60 +146,32 @@ mod tests {
     fn volumes() -> Volumes {
         let volume = |kind, root: &str, n| Volume::new(kind, root.into(), "n", n);
         let mut volumes = Volumes::default();
-        volumes
-            .jobs
-            .insert(0, volume(StorageType::Xfs, "/s/u-0", 2));
-        volumes
-            .jobs
-            .insert(1, volume(StorageType::Lustre, "/s/u-1", 2));
-        volumes
-            .persistents
-            .insert("px".into(), volume(StorageType::Gfs2, "/p/px", 2));
-        volumes
-            .persistents
-            .insert("three".into(), volume(StorageType::Xfs, "/p/three", 3));
+        volumes.jobs.insert(0, volume(StorageType::Xfs, "/s/u-0", 2));
+        volumes.jobs.insert(1, volume(StorageType::Lustre, "/s/u-1", 2));
+        volumes.persistents.insert("px".into(), volume(StorageType::Gfs2, "/p/px", 2));
+        volumes.persistents.insert("three".into(), volume(StorageType::Xfs, "/p/three", 3));
         volumes
     }
 
     fn job(index: usize, path: &str) -> Place {
         let storage_type = StorageType::Xfs; // the volume decides
-        Place::Storage {
-            holder: Holder::Job(index),
-            storage_type,
-            path: path.into(),
-        }
+        Place::Storage { holder: Holder::Job(index), storage_type, path: path.into() }
     }
 
     fn persistent(name: &str, path: &str) -> Place {
         let storage_type = StorageType::Xfs;
-        Place::Storage {
-            holder: Holder::Persistent(name.into()),
-            storage_type,
-            path: path.into(),
-        }
+        Place::Storage { holder: Holder::Persistent(name.into()), storage_type, path: path.into() }
     }
 
     fn ends(source: Place, destination: Place) -> Vec<(String, String, Option<String>)> {
-        let copy = Copy {
-            index: 4,
-            line: 5,
-            direction: Direction::CopyOut,
-            source,
-            destination,
-        };
+        let copy = Copy { index: 4, line: 5, direction: Direction::CopyOut, source, destination };
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let legs = legs(&copy, &volumes()).unwrap();
-        legs.into_iter()
-            .map(|l| (text(&l.source), text(&l.destination), l.fan_in))
-            .collect()
+        legs.into_iter().map(|l| (text(&l.source), text(&l.destination), l.fan_in)).collect()
     }
 
     fn leg(from: &str, to: &str, fan_in: &str) -> (String, String, Option<String>) {
-        (
-            from.into(),
-            to.into(),
-            (!fan_in.is_empty()).then(|| fan_in.into()),
-        )
+        (from.into(), to.into(), (!fan_in.is_empty()).then(|| fan_in.into()))
     }
 
     #[test]
@@ -210,65 +179,31 @@ mod tests {
         let global = || Place::Global("/g/d/".into());
         assert_eq!(
             ends(global(), job(0, "/in")),
-            [
-                leg("/g/d/", "/s/u-0/n-0/in", ""),
-                leg("/g/d/", "/s/u-0/n-1/in", "")
-            ]
+            [leg("/g/d/", "/s/u-0/n-0/in", ""), leg("/g/d/", "/s/u-0/n-1/in", "")]
         );
         assert_eq!(
             ends(job(0, "/out/"), global()),
-            [
-                leg("/s/u-0/n-0/out/", "/g/d/", "n-0"),
-                leg("/s/u-0/n-1/out/", "/g/d/", "n-1")
-            ]
+            [leg("/s/u-0/n-0/out/", "/g/d/", "n-0"), leg("/s/u-0/n-1/out/", "/g/d/", "n-1")]
         );
-        assert_eq!(
-            ends(job(0, ""), global())[1],
-            leg("/s/u-0/n-1", "/g/d/", "")
-        );
-        assert_eq!(
-            ends(job(0, "/"), global())[1],
-            leg("/s/u-0/n-1/", "/g/d/", "n-1")
-        );
-        assert_eq!(
-            ends(job(1, "/out"), global()),
-            [leg("/s/u-1/out", "/g/d/", "")]
-        );
+        assert_eq!(ends(job(0, ""), global())[1], leg("/s/u-0/n-1", "/g/d/", ""));
+        assert_eq!(ends(job(0, "/"), global())[1], leg("/s/u-0/n-1/", "/g/d/", "n-1"));
+        assert_eq!(ends(job(1, "/out"), global()), [leg("/s/u-1/out", "/g/d/", "")]);
     }
 
     /// On the cluster both ends are formed with the type of one of them, and the copy fails.
     #[test]
     fn storages_of_different_types_keep_their_own_index_directories() {
-        assert_eq!(
-            ends(job(1, "/a"), job(0, "/b"))[1],
-            leg("/s/u-1/a", "/s/u-0/n-1/b", "")
-        );
-        assert_eq!(
-            ends(job(0, "/a"), job(1, "/b"))[1],
-            leg("/s/u-0/n-1/a", "/s/u-1/b", "n-1")
-        );
+        assert_eq!(ends(job(1, "/a"), job(0, "/b"))[1], leg("/s/u-1/a", "/s/u-0/n-1/b", ""));
+        assert_eq!(ends(job(0, "/a"), job(1, "/b"))[1], leg("/s/u-0/n-1/a", "/s/u-1/b", "n-1"));
         let both = ends(persistent("px", "/a"), job(0, "/b"));
         assert_eq!(both[1], leg("/p/px/n-1/a", "/s/u-0/n-1/b", ""));
-        assert_eq!(
-            ends(persistent("px", ""), job(0, ""))[0],
-            leg("/p/px/n-0/", "/s/u-0/n-0", "")
-        );
+        assert_eq!(ends(persistent("px", ""), job(0, ""))[0], leg("/p/px/n-0/", "/s/u-0/n-0", ""));
     }
 
     #[test]
     fn unequal_allocations_are_refused() {
         let (source, destination) = (persistent("three", ""), job(0, ""));
-        let copy = Copy {
-            index: 4,
-            line: 5,
-            direction: Direction::CopyIn,
-            source,
-            destination,
-        };
-        assert!(
-            legs(&copy, &volumes())
-                .unwrap_err()
-                .contains("--allocations 3")
-        );
+        let copy = Copy { index: 4, line: 5, direction: Direction::CopyIn, source, destination };
+        assert!(legs(&copy, &volumes()).unwrap_err().contains("--allocations 3"));
     }
 }

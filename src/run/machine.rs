@@ -1,6 +1,8 @@
 //! The states in their order. Each step is announced in the journal before it is done, and every
 //! step can be repeated, so that the run can be killed between any two instructions.
 
+mod steps;
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -8,16 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use nix::fcntl::Flock;
 
 use super::journal::{Job, Journal, Place, content_mark};
-use super::persistent::{Instance, Instances};
+use super::persistent::Instances;
 use super::proposal::{Identity, Proposal, Script};
 use super::report::{CopyReport, RUN_REPORT_VERSION};
 use super::resume::{Beginning, decide};
-use super::stage::Stage;
-use super::{Observer, Request, RunError, RunReport, Signals, State, body, environment, storage};
+use super::{Observer, Request, RunError, RunReport, Signals, State, storage};
 use crate::directive::resolve::Direction;
 use crate::engine::{self, Control};
 use crate::error::{Refusal, show};
-use crate::exit::Outcome;
 use crate::options::CopyRequest;
 use crate::plan::Plan;
 use crate::report::Report;
@@ -49,24 +49,13 @@ pub fn run(
     let place = Place::of(&request.storage, &script.path, &request.args);
     let allocations = request.allocations.get();
     let seen = place.read()?;
-    let begin = |uid| {
-        Journal::new(
-            uid,
-            &script.path,
-            content.clone(),
-            storage::node_name(),
-            allocations,
-        )
-    };
+    let begin =
+        |uid| Journal::new(uid, &script.path, content.clone(), storage::node_name(), allocations);
     let (journal, discarded) = match decide(request.start, seen.clone(), &content, allocations)? {
         Beginning::Ended(journal) => return Ok(ended(&journal)),
         Beginning::Continue(mut journal) => {
             // The body is started, or passed over, after PreRun.
-            journal.state = if journal.state == State::Job {
-                State::PreRun
-            } else {
-                journal.state
-            };
+            journal.state = if journal.state == State::Job { State::PreRun } else { journal.state };
             (journal, None)
         }
         Beginning::New => (begin(new_uid()?), None),
@@ -77,9 +66,7 @@ pub fn run(
     let proposal = Proposal::new(request, &script, &identity, journal.state)?;
     let lock = place.lock()?;
     if place.read()? != seen {
-        return Err(RunError::Refused(
-            "another run of this script was faster; try again".into(),
-        ));
+        return Err(RunError::Refused("another run of this script was faster; try again".into()));
     }
     for note in &proposal.notes {
         observer.message(note);
@@ -213,11 +200,7 @@ impl Machine<'_> {
     }
 
     fn uid(&self) -> String {
-        self.journal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .uid
-            .clone()
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).uid.clone()
     }
 
     fn enter(&self, state: State) -> Result<(), RunError> {
@@ -231,183 +214,19 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn setup(&self) -> Result<Step, RunError> {
-        let journal = self.note(|_| {})?;
-        for volume in self.proposal.volumes.jobs.values() {
-            volume.make()?;
-        }
-        for create in &self.proposal.workflow.creates {
-            let instance = Instance {
-                storage_type: create.storage_type,
-                allocations: journal.allocations,
-                node: journal.node.clone(),
-                uid: journal.uid.clone(),
-            };
-            self.instances.create(&create.name, &instance)?;
-        }
-        for mention in &self.proposal.workflow.persistents {
-            self.instances
-                .retain(&mention.name, &journal.uid, &journal.script)?;
-        }
-        Ok(Step::Next)
-    }
-
-    fn stage(
-        &self,
-        direction: Direction,
-        first: bool,
-        copies: &mut Vec<CopyReport>,
-    ) -> Result<Step, RunError> {
-        let Journal {
-            state, complete, ..
-        } = self.note(|_| {})?;
-        let legs: Vec<_> = self
-            .proposal
-            .legs_of(direction)
-            .filter(|leg| !complete.contains(&leg.key()))
-            .collect();
-        let completed = |leg: &super::leg::Leg| {
-            self.note(|journal| journal.complete.push(leg.key()))
-                .map(drop)
-        };
-        let stage = Stage {
-            legs,
-            resumed: self.resumed && first,
-            copier: self.copier,
-            observer: self.observer,
-            signals: self.signals,
-            completed: &completed,
-        };
-        let done = stage.run()?;
-        let outcome = done
-            .iter()
-            .map(CopyReport::outcome)
-            .fold(Outcome::Complete, Outcome::worst);
-        let failed: Vec<_> = done
-            .iter()
-            .filter(|copy| copy.outcome() != Outcome::Complete)
-            .map(CopyReport::explain)
-            .collect();
-        copies.extend(done);
-        if outcome == Outcome::Complete {
-            return Ok(Step::Next);
-        }
-        let stopped = self.stopped(
-            state,
-            if outcome.code() > 128 {
-                "cancelled"
-            } else {
-                "failed"
-            },
-        );
-        Ok(Step::Stop(
-            outcome.code(),
-            format!("{}\n{stopped}", failed.join("\n")),
-        ))
-    }
-
-    fn job(&self, lock: &Flock<File>) -> Result<Step, RunError> {
-        let known = self.note(|_| {})?;
-        if matches!(known.job, Job::Ended { .. }) {
-            self.observer
-                .message("the job has already ended and is not started again");
-            return Ok(Step::Next);
-        }
-        let Proposal {
-            interpreter,
-            workflow,
-            volumes,
-            ..
-        } = &self.proposal;
-        let mut command = interpreter.command(&self.request.script, &self.request.args);
-        command.envs(environment::variables(
-            &self.request.script,
-            workflow,
-            volumes,
-        ));
-        // Durable before the body exists: from here on nobody may take it for not started.
-        self.note(|journal| journal.job = Job::Started { pid: None })?;
-        let started = |pid| {
-            // Only for a message; that it was started is durable already.
-            let _ = self.note(|journal| journal.job = Job::Started { pid: Some(pid) });
-        };
-        let code = match body::run(command, lock, self.signals, started) {
-            Ok(code) => code,
-            Err(error) => {
-                let job = self
-                    .journal
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .job;
-                if job == (Job::Started { pid: None }) {
-                    self.note(|journal| journal.job = Job::NotStarted)?;
-                }
-                return Err(RunError::system(&self.request.script, "run the job")(error));
-            }
-        };
-        self.note(|journal| journal.job = Job::Ended { code })?;
-        if code != 0 {
-            self.observer
-                .message(&format!("the job ended with exit code {code}"));
-        }
-        Ok(Step::Next)
-    }
-
-    fn teardown(&self) -> Result<Step, RunError> {
-        let uid = self.uid();
-        self.remove_storage(&uid)?;
-        for destroy in &self.proposal.workflow.destroys {
-            self.instances.destroy(&destroy.name, &uid)?;
-        }
-        Ok(Step::Next)
-    }
-
-    fn remove_storage(&self, uid: &str) -> Result<(), RunError> {
-        for root in storage::job_roots(&self.request.storage, uid)? {
-            storage::remove(&root)?;
-        }
-        self.instances.release(uid)
-    }
-
-    /// Forgets an earlier run.
-    fn discard(&self, earlier: &Journal) -> Result<(), RunError> {
-        self.observer.message(&format!(
-            "discarding the job storage of the run that stopped in {}",
-            earlier.state
-        ));
-        self.remove_storage(&earlier.uid)?;
-        for name in self.instances.discard_empty(&earlier.uid)? {
-            self.observer
-                .message(&format!("persistent storage '{name}' is in use and stays"));
-        }
-        Ok(())
-    }
-
     /// What a person can do about a run that stopped.
     fn stopped(&self, state: State, how: &str) -> String {
-        let kept: Vec<_> = self
-            .proposal
-            .volumes
-            .jobs
-            .values()
-            .map(|volume| show(&volume.root))
-            .collect();
+        let kept: Vec<_> =
+            self.proposal.volumes.jobs.values().map(|volume| show(&volume.root)).collect();
         let kept = match (state, kept.is_empty()) {
             (State::Setup, _) | (_, true) => String::new(),
             _ => format!(" The job's storage is kept in {}.", kept.join(", ")),
         };
         let ran = matches!(
-            self.journal
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .job,
+            self.journal.lock().unwrap_or_else(PoisonError::into_inner).job,
             Job::Ended { .. }
         );
-        let again = if ran {
-            " without running the job again"
-        } else {
-            ""
-        };
+        let again = if ran { " without running the job again" } else { "" };
         format!(
             "{state} was {how}.{kept} The same command with --resume goes on there{again}; with \
              --fresh it discards this run and starts from the beginning"
@@ -415,11 +234,7 @@ impl Machine<'_> {
     }
 
     fn report(&self, exit_code: u8, copies: Vec<CopyReport>, notes: Vec<String>) -> RunReport {
-        let journal = self
-            .journal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         RunReport {
             version: RUN_REPORT_VERSION,
             uid: journal.uid.clone(),

@@ -51,11 +51,7 @@ pub fn settle(source: &Path, destination: &Path, fan_in: Option<&str>) -> Result
                 Some(name) => directory.join(name),
                 None => directory.clone(),
             };
-            Ok(Settled {
-                source: followed(source),
-                destination,
-                directory,
-            })
+            Ok(Settled { source: followed(source), destination, directory })
         }
         Kind::File => {
             let is_directory =
@@ -68,11 +64,7 @@ pub fn settle(source: &Path, destination: &Path, fan_in: Option<&str>) -> Result
             };
             let name = name.ok_or("the source has no name")?;
             let destination = directory.join(name);
-            Ok(Settled {
-                source: followed(source),
-                destination,
-                directory,
-            })
+            Ok(Settled { source: followed(source), destination, directory })
         }
     }
 }
@@ -80,11 +72,7 @@ pub fn settle(source: &Path, destination: &Path, fan_in: Option<&str>) -> Result
 /// The name that a directory source keeps at its destination; none when only its contents go.
 fn own_name(source: &Path) -> Option<&OsStr> {
     let text = source.as_os_str().as_bytes();
-    if text.ends_with(b"/") || text.ends_with(b"/.") {
-        None
-    } else {
-        source.file_name()
-    }
+    if text.ends_with(b"/") || text.ends_with(b"/.") { None } else { source.file_name() }
 }
 
 fn ends_in_slash(path: &Path) -> bool {
@@ -145,11 +133,7 @@ mod tests {
             let settled = settle(&joined(root, from), &joined(root, to), fan_in)?;
             let relative = |path: &Path| {
                 let path = path.strip_prefix(root).unwrap();
-                path.components()
-                    .collect::<PathBuf>()
-                    .to_str()
-                    .unwrap()
-                    .to_owned()
+                path.components().collect::<PathBuf>().to_str().unwrap().to_owned()
             };
             Ok((relative(&settled.destination), relative(&settled.directory)))
         }
@@ -168,22 +152,13 @@ mod tests {
             ("/src/file", "/u", "u/r-0/file", "u/r-0"),
             ("/src/file", "/u/new.out", "u/r-0/new.out", "u/r-0"),
             ("/src/file", "/old", "r-0/old", "r-0"),
-            (
-                "/src/file",
-                "/u/newdir/",
-                "u/newdir/r-0/file",
-                "u/newdir/r-0",
-            ),
+            ("/src/file", "/u/newdir/", "u/newdir/r-0/file", "u/newdir/r-0"),
             ("/src/dir", "/u/newdir", "u/newdir/r-0/dir", "u/newdir/r-0"),
             ("/src/dir/", "/u/newdir", "u/newdir/r-0", "u/newdir/r-0"),
             ("/src/dir/", "/u/newdir/", "u/newdir/r-0", "u/newdir/r-0"),
         ];
         for (from, to, destination, directory) in cases {
-            assert_eq!(
-                place.settle(from, to, index),
-                names(destination, directory),
-                "{from} {to}"
-            );
+            assert_eq!(place.settle(from, to, index), names(destination, directory), "{from} {to}");
         }
         // The bare root of an allocation brings its index directory as its own name.
         let bare = place.settle("/src/dir/node-0", "/u", None);
@@ -197,19 +172,13 @@ mod tests {
         assert_eq!(place.settle("/src/dir/", "/in", None), names("in", "in"));
         assert_eq!(place.settle("/src/dir/.", "/in", None), names("in", "in"));
         assert_eq!(place.settle("/src/file", "/in", None), names("in", ""));
-        assert_eq!(
-            place.settle("/src/file", "/in/", None),
-            names("in/file", "in")
-        );
+        assert_eq!(place.settle("/src/file", "/in/", None), names("in/file", "in"));
     }
 
     #[test]
     fn a_source_that_is_a_link_is_followed_under_its_own_name() {
         let place = Place::new();
-        assert_eq!(
-            place.settle("/src/link", "/in", None),
-            names("in/link", "in")
-        );
+        assert_eq!(place.settle("/src/link", "/in", None), names("in/link", "in"));
         let root = fs::canonicalize(place.0.path()).unwrap();
         let settled = settle(&joined(&root, "/src/link"), &joined(&root, "/in"), None).unwrap();
         assert_eq!(settled.source, root.join("src/dir"));
@@ -218,23 +187,8 @@ mod tests {
     #[test]
     fn impossible_pairs_are_sentences() {
         let place = Place::new();
-        assert!(
-            place
-                .settle("/src/dir", "/old", None)
-                .unwrap_err()
-                .contains("is a file")
-        );
-        assert!(
-            place
-                .settle("/none", "/u", None)
-                .unwrap_err()
-                .contains("does not exist")
-        );
-        assert!(
-            place
-                .settle("/src/file/", "/u", None)
-                .unwrap_err()
-                .contains("source")
-        );
+        assert!(place.settle("/src/dir", "/old", None).unwrap_err().contains("is a file"));
+        assert!(place.settle("/none", "/u", None).unwrap_err().contains("does not exist"));
+        assert!(place.settle("/src/file/", "/u", None).unwrap_err().contains("source"));
     }
 }

@@ -49,11 +49,6 @@ pub struct CopyLabel {
 impl fmt::Display for CopyLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (command, source) = (self.direction.command(), show(&self.source));
-        write!(
-            f,
-            "line {} {command} {source} -> {}",
-            self.line,
-            show(&self.destination)
-        )
+        write!(f, "line {} {command} {source} -> {}", self.line, show(&self.destination))
     }
 }

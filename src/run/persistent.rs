@@ -40,9 +40,7 @@ impl Instances {
     /// The instances below a storage directory.
     #[must_use]
     pub fn of(storage: &Path) -> Self {
-        Self {
-            directory: storage.join(DIRECTORY),
-        }
+        Self { directory: storage.join(DIRECTORY) }
     }
 
     fn root(&self, name: &str) -> PathBuf {
@@ -87,12 +85,7 @@ impl Instances {
     pub fn volume(&self, name: &str, instance: &Instance) -> Volume {
         // Named like the instance, so that a copy of its bare root has a telling name.
         let root = self.root(name).join(name);
-        Volume::new(
-            instance.storage_type,
-            root,
-            &instance.node,
-            instance.allocations,
-        )
+        Volume::new(instance.storage_type, root, &instance.node, instance.allocations)
     }
 
     /// Makes an instance; repeating it for the same run is fine.
@@ -105,9 +98,7 @@ impl Instances {
             if other.uid == instance.uid {
                 return Ok(());
             }
-            return Err(RunError::Refused(format!(
-                "persistent storage '{name}' exists already"
-            )));
+            return Err(RunError::Refused(format!("persistent storage '{name}' exists already")));
         }
         self.volume(name, instance).make()?;
         storage::make_private(&self.users_directory(name))?;
@@ -125,9 +116,7 @@ impl Instances {
     pub fn retain(&self, name: &str, uid: &str, script: &str) -> Result<(), RunError> {
         let _lock = self.lock()?;
         if !self.list()?.contains_key(name) {
-            return Err(RunError::Refused(format!(
-                "persistent storage '{name}' was destroyed"
-            )));
+            return Err(RunError::Refused(format!("persistent storage '{name}' was destroyed")));
         }
         let path = self.users_directory(name).join(uid);
         write_durably(&path, script.as_bytes()).map_err(RunError::system(&path, "note the use"))
@@ -185,9 +174,7 @@ impl Instances {
         let doomed = self.directory.join(format!(".{name}-{own_uid}"));
         match fs::rename(self.root(name), &doomed) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(RunError::system(&self.root(name), "remove the instance")(
-                    error,
-                ));
+                return Err(RunError::system(&self.root(name), "remove the instance")(error));
             }
             _ => drop(lock),
         }
@@ -224,13 +211,9 @@ impl Instances {
         instance: &Instance,
         own_uid: &str,
     ) -> Result<bool, RunError> {
-        let empty = self
-            .volume(name, instance)
-            .directories()
-            .iter()
-            .all(|directory| {
-                fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
-            });
+        let empty = self.volume(name, instance).directories().iter().all(|directory| {
+            fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+        });
         Ok(empty && self.users(name, &[own_uid])?.is_empty())
     }
 
@@ -238,11 +221,7 @@ impl Instances {
     fn lock(&self) -> Result<Flock<File>, RunError> {
         storage::make_private(&self.directory)?;
         let path = self.directory.join(".lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(RunError::system(&path, "open the lock"))?;
         Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, errno)| RunError::system(&path, "take the lock")(errno.into()))
@@ -262,10 +241,7 @@ fn names(directory: &Path) -> Result<Vec<String>, RunError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
             return Ok(Vec::new());
         }
@@ -290,12 +266,7 @@ mod tests {
 
     fn instance(uid: &str) -> Instance {
         let node = "n".to_owned();
-        Instance {
-            storage_type: StorageType::Gfs2,
-            allocations: 2,
-            node,
-            uid: uid.into(),
-        }
+        Instance { storage_type: StorageType::Gfs2, allocations: 2, node, uid: uid.into() }
     }
 
     #[test]
@@ -326,9 +297,6 @@ mod tests {
         }
         fs::write(dir.path().join("persistent/full/full/n-0/data"), "x").unwrap();
         assert_eq!(instances.discard_empty("u1").unwrap(), ["full"]);
-        assert_eq!(
-            instances.list().unwrap().keys().collect::<Vec<_>>(),
-            ["full"]
-        );
+        assert_eq!(instances.list().unwrap().keys().collect::<Vec<_>>(), ["full"]);
     }
 }

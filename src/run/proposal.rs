@@ -12,7 +12,7 @@ use super::access::{deepest_existing, destination_writable, readable, writable_d
 use super::body::Interpreter;
 use super::leg::{Leg, Volumes, legs};
 use super::persistent::{Instance, Instances, in_use};
-use super::space::{Need, Room, may_share_blocks, size};
+use super::space::{Need, Room, may_share_blocks};
 use super::storage::{Volume, job_root};
 use super::{Request, RunError, State};
 use crate::directive::Fault;
@@ -20,6 +20,7 @@ use crate::directive::filesystems::Filesystems;
 use crate::directive::parse::{Directive, parse};
 use crate::directive::resolve::{Direction, Holder, Place, Workflow, resolve};
 use crate::directive::rules::RuleSet;
+use crate::display::human::bytes;
 use crate::error::show;
 
 /// A script that was read.
@@ -38,16 +39,10 @@ impl Script {
     /// [`RunError::Refused`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, RunError> {
         let refuse = |error: io::Error| {
-            RunError::Refused(format!(
-                "{}: failed to read the job script: {error}",
-                show(path)
-            ))
+            RunError::Refused(format!("{}: failed to read the job script: {error}", show(path)))
         };
         let content = fs::read(path).map_err(refuse)?;
-        Ok(Self {
-            path: fs::canonicalize(path).map_err(refuse)?,
-            content,
-        })
+        Ok(Self { path: fs::canonicalize(path).map_err(refuse)?, content })
     }
 }
 
@@ -99,10 +94,7 @@ impl Proposal {
         identity: &Identity,
         from: State,
     ) -> Result<Self, RunError> {
-        let fail = |faults| RunError::Script {
-            script: request.script.clone(),
-            faults,
-        };
+        let fail = |faults| RunError::Script { script: request.script.clone(), faults };
         let filesystems = read_filesystems(&request.filesystems)?;
         let (directives, mut faults) = parse(&script.content);
         faults.extend(RuleSet::nnf().check(&directives));
@@ -113,10 +105,7 @@ impl Proposal {
         }
         let instances = Instances::of(&request.storage);
         let known = instances.list()?;
-        let types = known
-            .iter()
-            .map(|(name, i)| (name.clone(), i.storage_type))
-            .collect();
+        let types = known.iter().map(|(name, i)| (name.clone(), i.storage_type)).collect();
         let mut workflow = match resolve(&directives, &filesystems, &types) {
             Ok(workflow) => workflow,
             // In Teardown the instances may be gone already, and nothing else matters any more.
@@ -137,13 +126,7 @@ impl Proposal {
         }
         let interpreter = Interpreter::of(&script.content);
         let notes = ignored(&directives);
-        let proposal = Self {
-            workflow,
-            volumes,
-            legs: all,
-            interpreter,
-            notes,
-        };
+        let proposal = Self { workflow, volumes, legs: all, interpreter, notes };
         proposal.check(request, identity, from, &instances, &known, &mut faults)?;
         if faults.is_empty() {
             Ok(proposal)
@@ -236,9 +219,7 @@ impl Proposal {
         let mut total = Need::default();
         let mut shared = false;
         for leg in legs {
-            let need = *measured
-                .entry(&leg.source)
-                .or_insert_with(|| Need::of(&leg.source));
+            let need = *measured.entry(&leg.source).or_insert_with(|| Need::of(&leg.source));
             total = total.and(need);
             shared |= may_share_blocks(&leg.source, storage);
         }
@@ -260,20 +241,16 @@ impl Proposal {
                 let into = matches!(&copy.destination, Place::Storage { holder, .. } if *holder == Holder::Job(job.index));
                 // Capacity is that of one allocation, and each of them gets one leg of the copy.
                 if into && let Some(leg) = legs.iter().find(|leg| leg.index == copy.index) {
-                    need = need.and(
-                        measured
-                            .get(leg.source.as_path())
-                            .copied()
-                            .unwrap_or_default(),
-                    );
+                    need =
+                        need.and(measured.get(leg.source.as_path()).copied().unwrap_or_default());
                 }
             }
             if let Some(capacity) = job.capacity_bytes.filter(|capacity| need.bytes > *capacity) {
                 let problem = format!(
                     "{} are copied into '{}', which has a capacity of {}",
-                    size(need.bytes),
+                    bytes(need.bytes),
                     job.name,
-                    size(capacity)
+                    bytes(capacity)
                 );
                 faults.push(Fault::new(job.line, problem));
             }
@@ -282,9 +259,7 @@ impl Proposal {
 
     /// The legs of one direction.
     pub fn legs_of(&self, direction: Direction) -> impl Iterator<Item = &Leg> {
-        self.legs
-            .iter()
-            .filter(move |leg| leg.direction == direction)
+        self.legs.iter().filter(move |leg| leg.direction == direction)
     }
 }
 
@@ -295,19 +270,11 @@ fn volumes(
     instances: &Instances,
     known: &BTreeMap<String, Instance>,
 ) -> Volumes {
-    let Identity {
-        uid,
-        node,
-        allocations,
-        ..
-    } = identity;
+    let Identity { uid, node, allocations, .. } = identity;
     let mut volumes = Volumes::default();
     for job in &workflow.jobs {
         let root = job_root(&request.storage, uid, job.index);
-        volumes.jobs.insert(
-            job.index,
-            Volume::new(job.storage_type, root, node, *allocations),
-        );
+        volumes.jobs.insert(job.index, Volume::new(job.storage_type, root, node, *allocations));
     }
     for mention in &workflow.persistents {
         if let Some(instance) = known.get(&mention.name) {
@@ -324,26 +291,17 @@ fn read_filesystems(files: &[PathBuf]) -> Result<Filesystems, RunError> {
         let refuse = |error: String| RunError::Refused(format!("{}: {error}", show(file)));
         let text = fs::read_to_string(file)
             .map_err(|error| refuse(format!("failed to read it: {error}")))?;
-        filesystems
-            .add_yaml(&text)
-            .map_err(|error| refuse(error.to_string()))?;
+        filesystems.add_yaml(&text).map_err(|error| refuse(error.to_string()))?;
     }
     Ok(filesystems)
 }
 
 fn destroys(directives: &[Directive]) -> Vec<crate::directive::resolve::Mention> {
-    let destroy = directives
-        .iter()
-        .enumerate()
-        .filter(|(_, d)| d.command == "destroy_persistent");
+    let destroy = directives.iter().enumerate().filter(|(_, d)| d.command == "destroy_persistent");
     destroy
         .map(|(index, d)| {
             let name = d.value("name").unwrap_or_default().to_owned();
-            crate::directive::resolve::Mention {
-                index,
-                line: d.line,
-                name,
-            }
+            crate::directive::resolve::Mention { index, line: d.line, name }
         })
         .collect()
 }
@@ -360,9 +318,7 @@ fn ignored(directives: &[Directive]) -> Vec<String> {
         for key in ["profile", "requires"] {
             if let Some(value) = directive.value(key) {
                 let line = directive.line;
-                notes.push(format!(
-                    "line {line}: {key}={value} has no effect on one machine"
-                ));
+                notes.push(format!("line {line}: {key}={value} has no effect on one machine"));
             }
         }
     }

@@ -124,10 +124,7 @@ mod tests {
     fn an_unfinished_run_is_neither_forgotten_nor_mixed_up() {
         let unfinished = || journal(State::DataIn, Job::NotStarted);
         let text = says(decide(Start::New, unfinished(), "mark", 2));
-        assert!(
-            text.contains("--resume") && text.contains("--fresh"),
-            "{text}"
-        );
+        assert!(text.contains("--resume") && text.contains("--fresh"), "{text}");
         assert!(says(decide(KEEP, unfinished(), "other", 2)).contains("script has changed"));
         assert!(says(decide(KEEP, unfinished(), "mark", 3)).contains("--allocations 2"));
         let discarded = decide(Start::Fresh, unfinished(), "other", 3).unwrap();
@@ -139,20 +136,14 @@ mod tests {
     #[test]
     fn a_body_of_unknown_end_starts_again_only_when_told_to() {
         let text = says(decide(KEEP, journal(State::Job, STARTED), "mark", 2));
-        assert!(
-            text.contains("--rerun-job") && text.contains("--skip-job"),
-            "{text}"
-        );
+        assert!(text.contains("--rerun-job") && text.contains("--skip-job"), "{text}");
         let rerun = Start::Resume(StartedJob::Rerun);
         let Ok(Beginning::Continue(journal)) =
             decide(rerun, journal(State::Job, STARTED), "mark", 2)
         else {
             panic!("a rerun goes on");
         };
-        assert_eq!(
-            (journal.state, journal.job),
-            (State::PreRun, Job::NotStarted)
-        );
+        assert_eq!((journal.state, journal.job), (State::PreRun, Job::NotStarted));
         assert!(journal.complete.is_empty());
         let skip = Start::Resume(StartedJob::Skip);
         let Ok(Beginning::Continue(journal)) =
@@ -168,18 +159,10 @@ mod tests {
         let done = || journal(State::Done, Job::Ended { code: 4 });
         let ended = decide(KEEP, done(), "other", 9).unwrap();
         assert_eq!(ended, Beginning::Ended(done().unwrap()));
-        assert_eq!(
-            decide(Start::New, done(), "mark", 2).unwrap(),
-            Beginning::New
-        );
+        assert_eq!(decide(Start::New, done(), "mark", 2).unwrap(), Beginning::New);
         assert_eq!(decide(KEEP, None, "mark", 2).unwrap(), Beginning::New);
         let rerun = Start::Resume(StartedJob::Rerun);
-        let text = says(decide(
-            rerun,
-            journal(State::Teardown, Job::Ended { code: 0 }),
-            "mark",
-            2,
-        ));
+        let text = says(decide(rerun, journal(State::Teardown, Job::Ended { code: 0 }), "mark", 2));
         assert!(text.contains("already being removed"), "{text}");
     }
 }

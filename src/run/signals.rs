@@ -18,10 +18,7 @@ impl Signals {
     /// Notes a signal.
     pub fn raise(&self, signal: i32) {
         self.cancel.raise(signal);
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(signal);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(signal);
     }
 
     /// The handle that stops copies.
@@ -32,9 +29,6 @@ impl Signals {
 
     /// The next signal for the job body.
     pub(crate) fn take(&self) -> Option<i32> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }

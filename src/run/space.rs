@@ -10,6 +10,8 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 use walkdir::WalkDir;
 
+use crate::display::human::bytes;
+
 /// The unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
 
@@ -28,11 +30,7 @@ impl Need {
     pub fn of(source: &Path) -> Self {
         let mut need = Self::default();
         let mut linked = HashSet::new();
-        for entry in WalkDir::new(source)
-            .follow_root_links(true)
-            .into_iter()
-            .flatten()
-        {
+        for entry in WalkDir::new(source).follow_root_links(true).into_iter().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_file() && meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino())) {
                 continue;
@@ -88,15 +86,14 @@ impl Room {
         if need.bytes > self.bytes {
             return Some(format!(
                 "{} are needed and {} are free",
-                size(need.bytes),
-                size(self.bytes)
+                bytes(need.bytes),
+                bytes(self.bytes)
             ));
         }
         match self.inodes {
-            Some(free) if need.inodes > free => Some(format!(
-                "{} inodes are needed and {free} are free",
-                need.inodes
-            )),
+            Some(free) if need.inodes > free => {
+                Some(format!("{} inodes are needed and {free} are free", need.inodes))
+            }
             _ => None,
         }
     }
@@ -112,22 +109,6 @@ pub fn may_share_blocks(source: &Path, destination: &Path) -> bool {
         kind == BTRFS_SUPER_MAGIC || kind == XFS_SUPER_MAGIC
     });
     clones && device(source).is_some() && device(source) == device(destination)
-}
-
-/// A size for people, in binary units.
-#[must_use]
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    // Tenths of the unit in integers, so that nothing is rounded up to what is not there.
-    let (mut tenths, mut unit) = (u128::from(bytes) * 10 / 1024, 0);
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 #[cfg(test)]
@@ -148,47 +129,12 @@ mod tests {
 
     #[test]
     fn a_lack_of_blocks_or_inodes_is_named() {
-        let room = Room {
-            bytes: 2048,
-            inodes: Some(3),
-        };
-        assert_eq!(
-            room.lacks(Need {
-                bytes: 2048,
-                inodes: 3
-            }),
-            None
-        );
-        let blocks = room.lacks(Need {
-            bytes: 4096,
-            inodes: 1,
-        });
-        assert_eq!(blocks.unwrap(), "4.0 KiB are needed and 2.0 KiB are free");
-        assert!(
-            room.lacks(Need {
-                bytes: 1,
-                inodes: 4
-            })
-            .unwrap()
-            .contains("4 inodes")
-        );
-        let endless = Room {
-            bytes: 1,
-            inodes: None,
-        };
-        assert_eq!(
-            endless.lacks(Need {
-                bytes: 1,
-                inodes: 1 << 40
-            }),
-            None
-        );
-    }
-
-    #[test]
-    fn sizes_are_for_people() {
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 << 40), "5.0 TiB");
+        let room = Room { bytes: 2048, inodes: Some(3) };
+        assert_eq!(room.lacks(Need { bytes: 2048, inodes: 3 }), None);
+        let blocks = room.lacks(Need { bytes: 4096, inodes: 1 });
+        assert_eq!(blocks.unwrap(), "4.00 KiB are needed and 2.00 KiB are free");
+        assert!(room.lacks(Need { bytes: 1, inodes: 4 }).unwrap().contains("4 inodes"));
+        let endless = Room { bytes: 1, inodes: None };
+        assert_eq!(endless.lacks(Need { bytes: 1, inodes: 1 << 40 }), None);
     }
 }

@@ -57,11 +57,7 @@ impl Stage<'_> {
         let threads = NonZeroUsize::new(cores / at_once).unwrap_or(NonZeroUsize::MIN);
         // One after the other in the script's order, so that a copy which makes a destination
         // directory decides the same names every time for the copies after it.
-        let ready: Vec<_> = self
-            .legs
-            .iter()
-            .map(|leg| self.prepare(leg, threads))
-            .collect();
+        let ready: Vec<_> = self.legs.iter().map(|leg| self.prepare(leg, threads)).collect();
         let next = AtomicUsize::new(0);
         let reports: Mutex<Vec<(usize, CopyReport)>> = Mutex::new(Vec::new());
         let failure: Mutex<Option<RunError>> = Mutex::new(None);
@@ -107,10 +103,7 @@ impl Stage<'_> {
             let directory = &settled.directory;
             let real = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));
             let real = real.map_err(|error| {
-                format!(
-                    "failed to create the directory {}: {error}",
-                    show(directory)
-                )
+                format!("failed to create the directory {}: {error}", show(directory))
             })?;
             if let Ok(name) = settled.destination.strip_prefix(directory) {
                 // Collected, a path that is the directory itself has no trailing slash.
@@ -119,29 +112,17 @@ impl Stage<'_> {
             Ok(settled)
         });
         match made {
-            Ok(Settled {
-                source,
-                destination,
-                ..
-            }) => {
+            Ok(Settled { source, destination, .. }) => {
                 let mut request = CopyRequest::new(vec![source.clone()], destination.clone());
                 request.target = Target::Exact;
                 request.options.threads = Some(threads);
                 // What an earlier process finished is not copied again.
                 request.options.update = self.resumed;
-                Ready {
-                    leg,
-                    label: label(source, destination),
-                    request: Ok(request),
-                }
+                Ready { leg, label: label(source, destination), request: Ok(request) }
             }
             Err(problem) => {
                 let label = label(leg.source.clone(), leg.destination.clone());
-                Ready {
-                    leg,
-                    label,
-                    request: Err(problem),
-                }
+                Ready { leg, label, request: Err(problem) }
             }
         }
     }
@@ -156,10 +137,7 @@ impl Stage<'_> {
             Err(problem) => refused(problem.clone()),
             Ok(request) => {
                 let cancel = self.signals.cancel().clone();
-                let control = Control {
-                    cancel,
-                    ..Control::default()
-                };
+                let control = Control { cancel, ..Control::default() };
                 self.observer.copy_started(&copy, &control.progress);
                 match (self.copier)(request, &control) {
                     Ok(report) => {

@@ -28,12 +28,7 @@ impl Volume {
     #[must_use]
     pub fn new(storage_type: StorageType, root: PathBuf, node: &str, allocations: u32) -> Self {
         let allocations = storage_type.is_per_compute().then_some(allocations);
-        Self {
-            storage_type,
-            root,
-            node: node.to_owned(),
-            allocations,
-        }
+        Self { storage_type, root, node: node.to_owned(), allocations }
     }
 
     /// The name of an allocation's index directory.
@@ -46,9 +41,7 @@ impl Volume {
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
         match self.allocations {
-            Some(count) => (0..count)
-                .map(|i| self.root.join(self.index_name(i)))
-                .collect(),
+            Some(count) => (0..count).map(|i| self.root.join(self.index_name(i))).collect(),
             None => vec![self.root.clone()],
         }
     }
@@ -103,19 +96,13 @@ pub fn job_roots(storage: &Path, uid: &str) -> Result<Vec<PathBuf>, RunError> {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            return Err(RunError::system(storage, "read the storage directory")(
-                error,
-            ));
+            return Err(RunError::system(storage, "read the storage directory")(error));
         }
     };
     let mut roots = Vec::new();
     for entry in entries {
         let entry = entry.map_err(RunError::system(storage, "read the storage directory"))?;
-        if entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(&prefix))
-        {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
             roots.push(entry.path());
         }
     }
@@ -159,15 +146,9 @@ pub fn node_name() -> String {
     let text = nix::unistd::gethostname().unwrap_or_default();
     let text = text.to_string_lossy();
     let short = text.split('.').next().unwrap_or_default();
-    let clean: String = short
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '_')
-        .collect();
-    if clean.is_empty() {
-        "localhost".into()
-    } else {
-        clean
-    }
+    let clean: String =
+        short.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '_').collect();
+    if clean.is_empty() { "localhost".into() } else { clean }
 }
 
 #[cfg(test)]

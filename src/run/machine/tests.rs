@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::*;
+use crate::exit::Outcome;
 use crate::progress::Progress;
 use crate::report::{Copied, REPORT_VERSION, Setup};
 use crate::run::{CopyLabel, Start, StartedJob};
@@ -63,11 +64,7 @@ fn report(outcome: Outcome) -> Report {
 fn cp(request: &CopyRequest, _: &Control) -> Result<Report, Refusal> {
     let ends = [&request.sources[0], &request.destination];
     let status = Command::new("cp").arg("-aT").args(ends).status().unwrap();
-    Ok(report(if status.success() {
-        Outcome::Complete
-    } else {
-        Outcome::Partial
-    }))
+    Ok(report(if status.success() { Outcome::Complete } else { Outcome::Partial }))
 }
 
 struct Bench {
@@ -93,11 +90,7 @@ impl Bench {
             filesystems: Vec::new(),
             start: Start::New,
         };
-        Self {
-            dir,
-            heard: Heard::default(),
-            request,
-        }
+        Self { dir, heard: Heard::default(), request }
     }
 
     fn run_with(&self, copier: Copier<'_>) -> Result<RunReport, RunError> {
@@ -120,9 +113,7 @@ impl Bench {
     fn job_storage(&self) -> usize {
         let entries = fs::read_dir(self.at("storage")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names
-            .filter(|name| name != "runs" && name != "persistent")
-            .count()
+        names.filter(|name| name != "runs" && name != "persistent").count()
     }
 }
 
@@ -145,15 +136,10 @@ fn a_run_goes_through_the_states_and_ends_with_the_jobs_code() {
     let result = format!("res/{}-0/result", storage::node_name());
     assert_eq!(bench.read(&result), "content");
     assert_eq!(bench.job_storage(), 0);
-    let states: Vec<_> = bench
-        .heard
-        .all()
-        .into_iter()
-        .filter(|text| !text.starts_with("says"))
-        .collect();
-    let expected = [
-        "Proposal", "Setup", "DataIn", "PreRun", "Job", "PostRun", "DataOut", "Teardown",
-    ];
+    let states: Vec<_> =
+        bench.heard.all().into_iter().filter(|text| !text.starts_with("says")).collect();
+    let expected =
+        ["Proposal", "Setup", "DataIn", "PreRun", "Job", "PostRun", "DataOut", "Teardown"];
     assert_eq!(states, expected);
 }
 
@@ -171,10 +157,7 @@ fn a_failed_data_out_keeps_the_storage_and_resume_does_not_run_the_job_again() {
     assert_eq!((report.exit_code, report.state), (3, State::DataOut));
     assert_eq!(bench.job_storage(), 1);
     let notes = report.notes.join("\n");
-    assert!(
-        notes.contains("line 4 copy_out") && notes.contains("kept in"),
-        "{notes}"
-    );
+    assert!(notes.contains("line 4 copy_out") && notes.contains("kept in"), "{notes}");
     let refused = bench.run_with(&cp).unwrap_err();
     assert_eq!(refused.code(), 2);
     bench.request.start = Start::Resume(StartedJob::Keep);
@@ -209,10 +192,7 @@ fn complete_copies_are_not_repeated_and_siblings_of_a_failed_one_finish() {
     bench.request.start = Start::Resume(StartedJob::Keep);
     let only_a = |request: &CopyRequest, control: &Control| {
         calls.fetch_add(1, Relaxed);
-        assert!(
-            request.options.update,
-            "what is there already is not copied again"
-        );
+        assert!(request.options.update, "what is there already is not copied again");
         cp(request, control)
     };
     assert_eq!(bench.run_with(&only_a).unwrap().exit_code, 0);
@@ -241,32 +221,20 @@ fn what_can_be_known_is_refused_before_anything_is_written() {
     );
     // What resolves badly hides what is looked at only afterwards.
     let error = bench.run_with(&cp).unwrap_err().to_string();
-    assert!(
-        error.contains("line 6: persistent storage 'gone' does not exist"),
-        "{error}"
-    );
-    let script = bench
-        .read("job.sh")
-        .replace("#DW persistentdw name=gone\n", "");
+    assert!(error.contains("line 6: persistent storage 'gone' does not exist"), "{error}");
+    let script = bench.read("job.sh").replace("#DW persistentdw name=gone\n", "");
     fs::write(&bench.request.script, script).unwrap();
     let error = bench.run_with(&cp).unwrap_err();
     assert_eq!(error.code(), 2);
     let error = error.to_string();
-    for part in [
-        "line 1: the interpreter",
-        "line 4: source=",
-        "line 5: destination=",
-    ] {
+    for part in ["line 1: the interpreter", "line 4: source=", "line 5: destination="] {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(!bench.at("storage").exists());
     let script = "#DW jobdw type=xfs capacity=1KB name=fs\n#DW copy_in source=@/in/ destination=$DW_JOB_fs\n";
     let bench = Bench::new(script);
     let error = bench.run_with(&cp).unwrap_err().to_string();
-    assert!(
-        error.contains("line 1: ") && error.contains("capacity of 1000 B"),
-        "{error}"
-    );
+    assert!(error.contains("line 1: ") && error.contains("capacity of 1000 B"), "{error}");
 }
 
 #[test]
@@ -293,21 +261,14 @@ fn a_persistent_storage_is_created_used_and_destroyed_by_three_jobs() {
     assert_eq!(used.read("seen"), "content");
     assert_eq!(destroy.run().exit_code, 0);
     assert!(!storage.join("persistent/keep").exists());
-    assert_eq!(
-        job("#DW destroy_persistent name=keep\n")
-            .run_with(&cp)
-            .unwrap_err()
-            .code(),
-        2
-    );
+    assert_eq!(job("#DW destroy_persistent name=keep\n").run_with(&cp).unwrap_err().code(), 2);
 }
 
 #[test]
 fn a_body_whose_end_nobody_saw_is_skipped_or_started_again_as_told() {
-    for (choice, code, ran) in [
-        (StartedJob::Skip, 1, "ran\n"),
-        (StartedJob::Rerun, 5, "ran\nran\n"),
-    ] {
+    for (choice, code, ran) in
+        [(StartedJob::Skip, 1, "ran\n"), (StartedJob::Rerun, 5, "ran\nran\n")]
+    {
         let mut bench = Bench::new(&WHOLE.replace("mkdir", "mkdir -p"));
         let calls = AtomicUsize::new(0);
         let out_fails = |request: &CopyRequest, control: &Control| match calls.fetch_add(1, Relaxed)
@@ -317,11 +278,7 @@ fn a_body_whose_end_nobody_saw_is_skipped_or_started_again_as_told() {
         };
         let report = bench.run_with(&out_fails).unwrap();
         // As a kill during the body leaves it.
-        let place = Place::of(
-            &bench.request.storage,
-            &bench.request.script,
-            &[] as &[OsString],
-        );
+        let place = Place::of(&bench.request.storage, &bench.request.script, &[] as &[OsString]);
         let mut journal = place.read().unwrap().unwrap();
         assert_eq!((&journal.uid, journal.state), (&report.uid, State::DataOut));
         journal.state = State::Job;
