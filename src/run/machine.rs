@@ -167,7 +167,7 @@ impl Machine<'_> {
         ];
         for state in states.into_iter().filter(|state| *state >= first) {
             if let Some(outcome) = self.signals.cancel().outcome() {
-                let notes = vec![self.stopped(state, "cancelled")];
+                let notes = vec![self.stopped(state, "was cancelled")];
                 return Ok(self.report(outcome.code(), copies, notes));
             }
             self.enter(state)?;
@@ -228,7 +228,7 @@ impl Machine<'_> {
         );
         let again = if ran { " without running the job again" } else { "" };
         format!(
-            "{state} was {how}.{kept} The same command with --resume goes on there{again}; with \
+            "{state} {how}.{kept} The same command with --resume goes on there{again}; with \
              --fresh it discards this run and starts from the beginning"
         )
     }

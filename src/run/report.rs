@@ -64,14 +64,14 @@ impl CopyReport {
         match &self.end {
             CopyEnd::Refused(problem) => format!("{label}: {problem}"),
             CopyEnd::Report(report) => {
-                let mut text = format!("{label}: exit code {}", report.exit_code);
+                let mut text = format!("{label} ended with exit code {}", report.exit_code);
                 if let Some(reason) = &report.stopped_by {
                     text.push_str(": ");
                     text.push_str(reason);
                 }
                 for failure in report.failures.iter().take(FAILURES_SHOWN) {
-                    text.push_str("\n  ");
-                    text.push_str(&failure.message);
+                    let path = crate::error::show(&failure.path);
+                    text.push_str(&format!("\n  {path}: {}", failure.message));
                 }
                 let failed: u64 = report.errors.values().sum();
                 let shown = u64::try_from(report.failures.len().min(FAILURES_SHOWN)).unwrap_or(0);

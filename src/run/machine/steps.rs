@@ -58,18 +58,18 @@ impl Machine<'_> {
         };
         let done = stage.run()?;
         let outcome = done.iter().map(CopyReport::outcome).fold(Outcome::Complete, Outcome::worst);
-        let failed: Vec<_> = done
+        let mut lines: Vec<_> = done
             .iter()
-            .filter(|copy| copy.outcome() != Outcome::Complete)
+            .filter(|copy| matches!(copy.outcome(), Outcome::Partial | Outcome::Fatal))
             .map(CopyReport::explain)
             .collect();
         copies.extend(done);
         if outcome == Outcome::Complete {
             return Ok(Step::Next);
         }
-        let stopped =
-            self.stopped(state, if outcome.code() > 128 { "cancelled" } else { "failed" });
-        Ok(Step::Stop(outcome.code(), format!("{}\n{stopped}", failed.join("\n"))))
+        let how = if outcome.code() > 128 { "was cancelled" } else { "failed" };
+        lines.push(self.stopped(state, how));
+        Ok(Step::Stop(outcome.code(), lines.join("\n")))
     }
 
     pub(super) fn job(&self, lock: &Flock<File>) -> Result<Step, RunError> {
