@@ -448,8 +448,11 @@ fn two_runs_of_one_script_cannot_meet_but_other_arguments_are_another_run() {
     bench.put("in/a", "a");
     let mut child = bench.start(&["job.sh"]);
     bench.wait_for("pid");
-    bench.run(&["--resume", "--rerun-job", "job.sh"]).expect(2).says("already running");
-    bench.run(&["--fresh", "job.sh"]).expect(2).says("already running");
+    for start in
+        [&["--resume"][..], &["--resume", "--rerun-job"], &["--fresh"], &["--dry-run"], &[]]
+    {
+        bench.run(&[start, &["job.sh"]].concat()).expect(2).says("already running");
+    }
     bench.put("go", "");
     bench.run(&["job.sh", "--", "other"]).expect(0);
     assert!(child.wait().unwrap().success(), "{}", bench.read("log"));

@@ -21,6 +21,7 @@ use crate::error::show;
 pub fn describe(request: &Request) -> Result<String, RunError> {
     let script = Script::read(&request.script)?;
     let place = Place::of(&request.storage, &script.path, &request.args);
+    place.refuse_busy()?;
     let allocations = request.allocations.get();
     let content = content_mark(&script.content);
     let begin = |discards| -> Result<_, RunError> {

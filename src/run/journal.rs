@@ -137,7 +137,7 @@ impl Place {
     /// [`RunError::Refused`] when somebody has it.
     pub fn lock(&self) -> Result<Flock<File>, RunError> {
         super::storage::make_private(&self.directory)?;
-        let path = self.directory.join(format!("{}.lock", self.id));
+        let path = self.lock_path();
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(RunError::system(&path, "open the run's lock"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -145,6 +145,23 @@ impl Place {
             Err((_, Errno::EWOULDBLOCK)) => Err(RunError::Refused(self.busy())),
             Err((_, errno)) => Err(RunError::system(&path, "take the run's lock")(errno.into())),
         }
+    }
+
+    /// Refuses while a run, or the job body of one, is alive. Nothing is written, so that a dry run
+    /// can ask as well; [`Place::lock`] has the last word.
+    ///
+    /// # Errors
+    /// [`RunError::Refused`].
+    pub fn refuse_busy(&self) -> Result<(), RunError> {
+        let Ok(file) = File::open(self.lock_path()) else { return Ok(()) };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => Err(RunError::Refused(self.busy())),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.directory.join(format!("{}.lock", self.id))
     }
 
     fn busy(&self) -> String {
@@ -223,6 +240,8 @@ mod tests {
         assert_eq!(place(&["b"]).read().unwrap(), None);
         let busy = place(&["a"]).lock().unwrap_err().to_string();
         assert!(busy.contains("process 7"), "{busy}");
+        assert_eq!(place(&["a"]).refuse_busy().unwrap_err().to_string(), busy);
+        place(&["b"]).refuse_busy().unwrap();
         assert!(place(&["b"]).lock().is_ok());
         drop(lock);
         assert!(place(&["a"]).lock().is_ok());

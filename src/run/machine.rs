@@ -47,6 +47,7 @@ pub fn run(
     let script = Script::read(&request.script)?;
     let content = content_mark(&script.content);
     let place = Place::of(&request.storage, &script.path, &request.args);
+    place.refuse_busy()?;
     let allocations = request.allocations.get();
     let seen = place.read()?;
     let begin =
