@@ -9,6 +9,8 @@ pub mod failures;
 mod file;
 mod filesystem;
 pub mod filter;
+mod finish;
+mod hard_link;
 mod job;
 mod large;
 mod links;
@@ -21,6 +23,7 @@ mod special;
 mod tally;
 mod walk;
 mod worker;
+mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -29,7 +32,7 @@ use std::time::Instant;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
-use crate::error::{FailureKind, Refusal, StepError, show};
+use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
 use crate::options::SyncPolicy;
 use crate::plan::Plan;
@@ -90,6 +93,12 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
     work(&job)?;
+    if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
+        // Never seen since the walk counts entries before it hands them out; but attributes that are
+        // missing without a word would be the worst that can happen.
+        let lost = StepError::found(Step::CreateDirectory, FailureKind::Internal);
+        job.fail(plan.roots[0].source.clone(), lost);
+    }
     let mut stopped_by = job.fatal().map(|(path, error)| why_stopped(plan, &path, error));
     if plan.options.delete && !job.stopped() {
         if job.walk_is_complete() {
@@ -233,7 +242,7 @@ fn flush(plan: &Plan, job: &Job<'_>) {
         )
         .and_then(nix::unistd::syncfs);
         if let Err(errno) = result {
-            job.fail(root.destination.clone(), StepError::os(crate::error::Step::Sync, errno));
+            job.fail(root.destination.clone(), StepError::os(Step::Sync, errno));
         }
         flushed.push(&root.destination_dir);
     }

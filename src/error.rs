@@ -38,6 +38,8 @@ pub enum FailureKind {
     ReadOnly,
     /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN). Stops the copy.
     FilesystemGone,
+    /// Longshore itself went wrong.
+    Internal,
     /// Anything else; the errno says what.
     Other,
 }
@@ -85,6 +87,7 @@ impl FailureKind {
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
             Self::FilesystemGone => "filesystem-gone",
+            Self::Internal => "internal",
             Self::Other => "other",
         }
     }
@@ -186,6 +189,9 @@ impl fmt::Display for StepError {
         match (self.kind, self.errno) {
             (FailureKind::SourceChanged, _) => f.write_str("it changed while it was read"),
             (FailureKind::IntoItself, _) => f.write_str("the destination lies inside it"),
+            (FailureKind::Internal, _) => {
+                f.write_str("Longshore lost count of it, which is a bug; copy it again and report this")
+            }
             (_, Some(errno)) => f.write_str(errno.desc()),
             (kind, None) => f.write_str(kind.word()),
         }

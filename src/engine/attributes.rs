@@ -17,14 +17,10 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
 use super::tally::{Tally, Warning};
+use super::xattrs::{ACCESS_ACL, DEFAULT_ACL, Xattrs};
 use crate::error::{AtStep, Step, StepError};
-use crate::options::{CopyOptions, Preserve, XattrPolicy};
+use crate::options::{CopyOptions, Preserve};
 use crate::sys::{self, XattrTarget};
-
-/// Name of the access ACL among the extended attributes (`linux/xattr.h`).
-pub(crate) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
-/// Name of a directory's default ACL.
-pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// Permission bits with setuid, setgid and sticky.
 const PERMISSIONS: u32 = 0o7777;
@@ -35,23 +31,13 @@ const SET_IDS: u32 = 0o6000;
 /// append, nodump, noatime, compress, and dirsync.
 const COPIED_FLAGS: u32 = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x4 | 0x1_0000;
 
-/// Names and values of extended attributes that are to be set on the copy.
-#[derive(Debug, Default)]
-pub(crate) struct Xattrs(Vec<(CString, Vec<u8>)>);
-
-impl Xattrs {
-    fn has(&self, name: &CStr) -> bool {
-        self.0.iter().any(|(own, _)| own.as_c_str() == name)
-    }
-}
-
 /// Applies attributes as one user, with one set of options.
 #[derive(Debug)]
 pub(crate) struct Attributes<'o> {
-    options: &'o CopyOptions,
-    tally: &'o Tally,
-    root: bool,
-    umask: u32,
+    pub(crate) options: &'o CopyOptions,
+    pub(crate) tally: &'o Tally,
+    pub(crate) root: bool,
+    pub(crate) umask: u32,
 }
 
 /// What is known of a fresh item at the destination before its attributes are set.
@@ -71,12 +57,7 @@ impl<'o> Attributes<'o> {
         Self { options, tally, root: nix::unistd::geteuid().is_root(), umask: umask() }
     }
 
-    /// Whether this process is root (as far as its user namespace goes).
-    pub(crate) fn is_root(&self) -> bool {
-        self.root
-    }
-
-    fn preserve(&self) -> &Preserve {
+    pub(crate) fn preserve(&self) -> &Preserve {
         &self.options.preserve
     }
 
@@ -104,84 +85,6 @@ impl<'o> Attributes<'o> {
 
     fn wants_chown(&self, source: &FileStat, owner: (u32, u32)) -> bool {
         self.preserve().ownership && owner != (source.st_uid, source.st_gid)
-    }
-
-    /// Reads the extended attributes that the policy lets through.
-    ///
-    /// # Errors
-    /// Step `Xattr`, with the errno of listing or reading.
-    pub(crate) fn read_xattrs(&self, source: XattrTarget<'_>) -> Result<Option<Xattrs>, StepError> {
-        let preserve = self.preserve();
-        if self.options.xattrs == XattrPolicy::None || !(preserve.xattr || preserve.acl) {
-            return Ok(Some(Xattrs::default()));
-        }
-        let mut names = Vec::new();
-        match sys::list_xattrs(source, &mut names) {
-            Ok(()) => {}
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(None),
-            Err(errno) => return Err(StepError::os(Step::Xattr, errno)),
-        }
-        let mut found = Vec::new();
-        for name in names.split_inclusive(|byte| *byte == 0) {
-            let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-            if !self.is_copied(name.to_bytes()) {
-                continue;
-            }
-            let mut value = Vec::new();
-            match sys::get_xattr(source, name, &mut value) {
-                Ok(()) => found.push((name.to_owned(), value)),
-                Err(Errno::ENODATA) => {} // removed since it was listed
-                Err(errno) => return Err(StepError::os(Step::Xattr, errno)),
-            }
-        }
-        Ok(Some(Xattrs(found)))
-    }
-
-    /// The policy, by name. The Lustre internals are those that dcp leaves out too.
-    fn is_copied(&self, name: &[u8]) -> bool {
-        const LUSTRE_TRUSTED: [&[u8]; 11] = [
-            b"som",
-            b"lov",
-            b"lma",
-            b"lmv",
-            b"dmv",
-            b"link",
-            b"fid",
-            b"version",
-            b"hsm",
-            b"lfsck_bitmap",
-            b"dummy",
-        ];
-        if name == ACCESS_ACL.to_bytes() || name == DEFAULT_ACL.to_bytes() {
-            return self.preserve().acl;
-        }
-        if !self.preserve().xattr {
-            return false;
-        }
-        let policy = self.options.xattrs;
-        if name.starts_with(b"user.") {
-            return true;
-        }
-        if policy == XattrPolicy::User {
-            return false;
-        }
-        if let Some(rest) = name.strip_prefix(b"trusted.") {
-            return self.root && !LUSTRE_TRUSTED.contains(&rest);
-        }
-        match name {
-            b"security.capability" => self.root,
-            b"security.ima" | b"security.evm" => false,
-            b"security.selinux" => {
-                if policy == XattrPolicy::Auto {
-                    self.tally.warn(Warning::SecurityLabel);
-                }
-                policy == XattrPolicy::All
-            }
-            _ if name.starts_with(b"security.") || name.starts_with(b"system.") => {
-                policy == XattrPolicy::All
-            }
-            _ => false, // lustre.* and namespaces that we do not know
-        }
     }
 
     /// Sets owner, extended attributes, mode, flags and project of an open file or directory.
@@ -356,24 +259,6 @@ impl<'o> Attributes<'o> {
             Err(errno) => Err(StepError::os(Step::Owner, errno)),
         }
     }
-
-    fn write_xattrs(&self, target: XattrTarget<'_>, xattrs: &Xattrs) -> Result<(), StepError> {
-        for (name, value) in &xattrs.0 {
-            match sys::set_xattr(target, name, value) {
-                Ok(()) => {}
-                Err(Errno::EOPNOTSUPP) => {
-                    let acl = name.as_c_str() == ACCESS_ACL || name.as_c_str() == DEFAULT_ACL;
-                    self.tally.warn(if acl {
-                        Warning::AclUnsupported
-                    } else {
-                        Warning::XattrUnsupported
-                    });
-                }
-                Err(errno) => return Err(StepError::os(Step::Xattr, errno)),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Access and modification time of a stat, in nanoseconds.
@@ -402,39 +287,4 @@ fn umask() -> u32 {
             u32::from_str_radix(value, 8).ok()
         })
         .unwrap_or(0o777)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn copied(policy: XattrPolicy, root: bool, name: &[u8]) -> bool {
-        let options = CopyOptions { xattrs: policy, ..CopyOptions::default() };
-        let tally = Tally::default();
-        Attributes { options: &options, tally: &tally, root, umask: 0o022 }.is_copied(name)
-    }
-
-    #[test]
-    fn lustre_internals_and_integrity_hashes_are_never_copied() {
-        for name in [b"lustre.lov".as_slice(), b"trusted.lov", b"security.ima", b"security.evm"] {
-            assert!(!copied(XattrPolicy::All, true, name), "{}", name.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn the_label_of_the_destination_is_kept_unless_all_is_asked_for() {
-        assert!(!copied(XattrPolicy::Auto, true, b"security.selinux"));
-        assert!(copied(XattrPolicy::All, true, b"security.selinux"));
-    }
-
-    #[test]
-    fn user_attributes_and_acls_are_copied_under_every_policy_but_none() {
-        for policy in [XattrPolicy::Auto, XattrPolicy::User, XattrPolicy::All] {
-            assert!(copied(policy, false, b"user.mine"));
-            assert!(copied(policy, false, ACCESS_ACL.to_bytes()));
-        }
-        assert!(!copied(XattrPolicy::User, true, b"trusted.site"));
-        assert!(copied(XattrPolicy::Auto, true, b"trusted.site"));
-        assert!(!copied(XattrPolicy::Auto, false, b"trusted.site"));
-    }
 }

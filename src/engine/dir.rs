@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 
-use super::attributes::Xattrs;
 use super::selection::Node;
+use super::xattrs::Xattrs;
 
 /// How a directory is opened everywhere in the engine.
 pub(crate) const OPEN_DIRECTORY: OFlag =
@@ -32,17 +32,16 @@ pub(crate) fn inode(stat: &FileStat) -> Inode {
     (stat.st_dev, stat.st_ino)
 }
 
-/// The two paths of one source given by the user; everything below is named relative to them.
+/// The path of one source given by the user; everything below is named relative to it.
 #[derive(Debug)]
-pub(crate) struct RootPaths {
+pub(crate) struct RootPath {
     pub(crate) source: PathBuf,
-    pub(crate) destination: PathBuf,
 }
 
 /// A directory of the source and its twin at the destination.
 #[derive(Debug)]
 pub(crate) struct Dir {
-    pub(crate) root: Arc<RootPaths>,
+    pub(crate) root: Arc<RootPath>,
     parent: Option<Arc<Dir>>,
     /// Name in the parent; differs between the sides for a root only.
     pub(crate) source_name: CString,
@@ -54,8 +53,6 @@ pub(crate) struct Dir {
     pub(crate) stat: FileStat,
     /// Its extended attributes, to be set when everything in it is done.
     pub(crate) xattrs: Xattrs,
-    /// Whether this run made the destination, so that nothing can be in it that we did not make.
-    pub(crate) created: bool,
     /// Owner, group and mode of the destination when it was opened.
     pub(crate) destination_stat: Option<FileStat>,
     /// The destination has a default ACL, which new entries inherit.
@@ -106,7 +103,6 @@ pub(crate) struct Opened {
     pub(crate) destination: Option<OwnedFd>,
     pub(crate) stat: FileStat,
     pub(crate) xattrs: Xattrs,
-    pub(crate) created: bool,
     pub(crate) destination_stat: Option<FileStat>,
     pub(crate) default_acl: bool,
     pub(crate) may_have_acl: bool,
@@ -116,7 +112,7 @@ pub(crate) struct Opened {
 impl Dir {
     /// The directory that holds a root: only a place to start from, never finished.
     pub(crate) fn anchor(
-        root: Arc<RootPaths>,
+        root: Arc<RootPath>,
         source: OwnedFd,
         destination: Option<OwnedFd>,
         default_acl: bool,
@@ -128,7 +124,6 @@ impl Dir {
             destination,
             stat,
             xattrs: Xattrs::default(),
-            created: false,
             destination_stat,
             default_acl,
             may_have_acl: false,
@@ -144,7 +139,7 @@ impl Dir {
     }
 
     fn build(
-        root: Arc<RootPaths>,
+        root: Arc<RootPath>,
         parent: Option<Arc<Self>>,
         (source_name, name): (CString, CString),
         depth: usize,
@@ -164,7 +159,6 @@ impl Dir {
             ),
             stat: opened.stat,
             xattrs: opened.xattrs,
-            created: opened.created,
             destination_stat: opened.destination_stat,
             default_acl: opened.default_acl,
             may_have_acl: opened.may_have_acl,
@@ -264,7 +258,9 @@ impl Dir {
 
     /// Takes entries off; true when they were the last, so that the caller must finish the directory.
     pub(crate) fn settle(&self, entries: usize) -> bool {
-        self.pending.fetch_sub(entries, AcqRel) == entries
+        let before = self.pending.fetch_sub(entries, AcqRel);
+        debug_assert!(before >= entries, "a directory was finished before its last entry");
+        before == entries
     }
 
     /// Names from below the root down to this directory.
@@ -297,11 +293,6 @@ impl Dir {
     /// Source path of an entry of this directory, or of the directory itself; for messages.
     pub(crate) fn source_path(&self, entry: Option<&CStr>) -> PathBuf {
         join(&self.root.source, self.relative(entry))
-    }
-
-    /// Destination path of an entry of this directory, or of the directory itself; for messages.
-    pub(crate) fn destination_path(&self, entry: Option<&CStr>) -> PathBuf {
-        join(&self.root.destination, self.relative(entry))
     }
 }
 

@@ -11,7 +11,7 @@ use nix::sys::stat::FileStat;
 
 use super::Control;
 use super::attributes::Attributes;
-use super::dir::{Dir, Inode, RootPaths};
+use super::dir::{Dir, Inode};
 use super::failures::Failures;
 use super::filesystem::Filesystem;
 use super::large::LargeCopy;
@@ -98,7 +98,8 @@ pub(crate) struct Job<'j> {
     pub(crate) attributes: Attributes<'j>,
     pub(crate) links: LinkTable,
     pub(crate) failures: Failures,
-    pairs: RwLock<HashMap<(u64, u64), (Arc<Pair>, Filesystems)>>,
+    /// By the device numbers of source and destination.
+    pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Destinations of the roots, which must not be entered as sources.
     destinations: RwLock<Vec<Inode>>,
     /// Tasks of the walk that are not done.
@@ -108,6 +109,9 @@ pub(crate) struct Job<'j> {
     stop: AtomicBool,
     fatal: Mutex<Option<(PathBuf, StepError)>>,
 }
+
+/// What is learned about a pair, and what is known beforehand.
+pub(crate) type KnownPair = (Arc<Pair>, Filesystems);
 
 /// The two filesystems of a pair.
 #[derive(Debug, Clone, Copy)]
@@ -188,11 +192,7 @@ impl<'j> Job<'j> {
     }
 
     /// What is known of the filesystems of two open directories.
-    pub(crate) fn pair(
-        &self,
-        source: &FileStat,
-        destination: &FileStat,
-    ) -> Option<(Arc<Pair>, Filesystems)> {
+    pub(crate) fn pair(&self, source: &FileStat, destination: &FileStat) -> Option<KnownPair> {
         let key = (source.st_dev, destination.st_dev);
         self.pairs.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
@@ -203,7 +203,7 @@ impl<'j> Job<'j> {
         source: &FileStat,
         destination: &FileStat,
         filesystems: Filesystems,
-    ) -> (Arc<Pair>, Filesystems) {
+    ) -> KnownPair {
         let mut pairs = self.pairs.write().unwrap_or_else(PoisonError::into_inner);
         let key = (source.st_dev, destination.st_dev);
         pairs
@@ -221,12 +221,6 @@ impl<'j> Job<'j> {
     pub(crate) fn is_destination(&self, inode: Inode) -> bool {
         self.destinations.read().unwrap_or_else(PoisonError::into_inner).contains(&inode)
     }
-}
-
-/// The paths of a root, shared by everything below it.
-pub(crate) fn root_paths(plan: &Plan, index: usize) -> Arc<RootPaths> {
-    let root = &plan.roots[index];
-    Arc::new(RootPaths { source: root.source.clone(), destination: root.destination.clone() })
 }
 
 #[cfg(test)]

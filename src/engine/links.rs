@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::dir::{Dir, Inode};
 
 /// Shards of the table, so that workers seldom meet.
-const SHARDS: u64 = 16;
+const SHARDS: usize = 16;
 
 /// One name at the destination: where, and as what.
 #[derive(Debug, Clone)]
@@ -39,12 +39,12 @@ enum State {
 /// Inodes with several names.
 #[derive(Debug, Default)]
 pub(crate) struct LinkTable {
-    shards: [Mutex<HashMap<Inode, (State, u64)>>; SHARDS as usize],
+    shards: [Mutex<HashMap<Inode, (State, u64)>>; SHARDS],
 }
 
 impl LinkTable {
     fn shard(&self, inode: Inode) -> std::sync::MutexGuard<'_, HashMap<Inode, (State, u64)>> {
-        let index = usize::try_from(inode.1 % SHARDS).expect("less than the number of shards");
+        let index = usize::try_from(inode.1 % SHARDS as u64).unwrap_or_default();
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

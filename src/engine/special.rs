@@ -11,12 +11,13 @@ use nix::fcntl::readlinkat;
 use nix::sys::stat::{FileStat, Mode, SFlag, mknodat};
 use nix::unistd::symlinkat;
 
-use super::attributes::{Xattrs, path_of};
+use super::attributes::path_of;
 use super::dir::{Dir, inode};
 use super::links::{Claim, Name};
 use super::publish;
 use super::walk::stat_entry;
 use super::worker::Worker;
+use super::xattrs::Xattrs;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::XattrTarget;
 

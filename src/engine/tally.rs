@@ -56,6 +56,8 @@ pub(crate) struct Tally {
     warnings: [AtomicU64; Warning::ALL.len()],
     mechanisms: [AtomicU64; Mechanism::ALL.len()],
     pub(crate) files: AtomicU64,
+    /// Directories entered; each must also be finished.
+    pub(crate) entered: AtomicU64,
     pub(crate) directories: AtomicU64,
     pub(crate) symlinks: AtomicU64,
     pub(crate) hard_links: AtomicU64,

@@ -1,7 +1,7 @@
 //! The walk: makes directories, reads them in slices, and sorts entries by type. Directories get
 //! their attributes here too, when the last entry in them is done. It copies no content.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{Whence, lseek};
 
-use super::attributes::{DEFAULT_ACL, Fresh};
-use super::dir::{Dir, OPEN_DIRECTORY, Opened, inode};
-use super::job::{Enter, Names, Task, root_paths};
+use super::attributes::Fresh;
+use super::dir::{Dir, OPEN_DIRECTORY, Opened, RootPath, inode};
+use super::job::{Enter, Names, Task};
 use super::publish::is_directory;
 use super::selection::Node;
 use super::worker::Worker;
+use super::xattrs::DEFAULT_ACL;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::plan::Root;
 use crate::sys::{self, XattrTarget};
 
 /// Entries handed out at once: a thief gets some work, a crash loses little.
@@ -32,53 +34,46 @@ const FILLING: Mode = Mode::S_IRWXU;
 impl Worker<'_> {
     /// Starts one source of the plan.
     pub(crate) fn root(&mut self, index: usize) {
-        let root = root_paths(self.job.plan, index);
-        match self.anchor(index) {
-            Ok((anchor, source_name, name, selection)) => {
-                let anchor = Arc::new(anchor);
+        let root = &self.job.plan.roots[index];
+        let selection = self.job.options().selection.as_ref().and_then(|s| s.root(index)).cloned();
+        let started = self.anchor(root).and_then(|anchor| {
+            let name = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+            let source_name = name(&root.source_name).at(Step::Open)?;
+            let name = name(&root.destination_name).at(Step::Create)?;
+            let anchor = Arc::new(anchor);
+            if root.is_directory {
                 anchor.expect(1);
-                let is_dir = self.job.plan.roots[index].is_directory;
-                if is_dir {
-                    let parent = Arc::clone(&anchor);
-                    self.push(Task::Enter(Enter { parent, source_name, name, selection }));
-                } else if selection.is_none_or(|node| node.is_whole()) {
-                    self.entry_as(&anchor, libc::DT_UNKNOWN, &source_name, &name);
-                } else {
-                    self.settle(&anchor, 1);
-                }
-                self.settle(&anchor, 1);
+                let parent = Arc::clone(&anchor);
+                self.push(Task::Enter(Enter { parent, source_name, name, selection }));
+            } else if selection.is_none_or(|node| node.is_whole()) {
+                anchor.expect(1);
+                self.job.control.progress.files_found.fetch_add(1, Relaxed);
+                self.entry_as(&anchor, libc::DT_UNKNOWN, &source_name, &name);
             }
-            Err(error) => {
-                self.job.walk_failed();
-                self.job.fail(root.source.clone(), error);
-            }
+            Ok(())
+        });
+        if let Err(error) = started {
+            self.job.walk_failed();
+            self.job.fail(root.source.clone(), error);
         }
     }
 
     /// Opens the directories that hold a root on both sides.
-    fn anchor(
-        &self,
-        index: usize,
-    ) -> Result<(Dir, CString, CString, Option<Arc<Node>>), StepError> {
+    fn anchor(&self, root: &Root) -> Result<Dir, StepError> {
         const ANCHOR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-        let root = &self.job.plan.roots[index];
-        let open = |path: &Path| openat(nix::fcntl::AT_FDCWD, path, ANCHOR, Mode::empty());
-        let source = open(&root.source_dir).at(Step::OpenDirectory)?;
-        let destination = match open(&root.destination_dir) {
+        let dry_run = self.job.options().dry_run;
+        let open = |path: &Path, flags| openat(AT_FDCWD, path, flags, Mode::empty());
+        let source = open(&root.source_dir, ANCHOR).at(Step::OpenDirectory)?;
+        let destination = match open(&root.destination_dir, ANCHOR) {
             Ok(fd) => Some(fd),
-            Err(Errno::ENOENT) if self.job.options().dry_run => None,
+            Err(Errno::ENOENT) if dry_run => None,
             Err(errno) => return Err(StepError::os(Step::CreateDirectory, errno)),
         };
-        let default_acl = !self.job.options().dry_run
-            && openat(nix::fcntl::AT_FDCWD, &root.destination_dir, OPEN_DIRECTORY, Mode::empty())
-                .is_ok_and(|fd| has_default_acl(&fd));
-        let name = |name: &std::ffi::OsStr| {
-            CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::Open)
-        };
-        let dir = Dir::anchor(root_paths(self.job.plan, index), source, destination, default_acl)
-            .at(Step::Stat)?;
-        let selection = self.job.options().selection.as_ref().and_then(|s| s.root(index)).cloned();
-        Ok((dir, name(&root.source_name)?, name(&root.destination_name)?, selection))
+        // O_PATH shows no attributes; a directory that we may not read is taken to have no ACL.
+        let readable = open(&root.destination_dir, OPEN_DIRECTORY & !OFlag::O_NOFOLLOW);
+        let default_acl = !dry_run && readable.is_ok_and(|fd| has_default_acl(&fd));
+        let path = Arc::new(RootPath { source: root.source.clone() });
+        Dir::anchor(path, source, destination, default_acl).at(Step::Stat)
     }
 
     /// Makes a directory at the destination and starts reading it.
@@ -86,6 +81,7 @@ impl Worker<'_> {
         let parent = Arc::clone(&enter.parent);
         match self.with_descriptors(|worker| worker.open_both(&enter)) {
             Ok(Some(dir)) => {
+                self.job.tally.entered.fetch_add(1, Relaxed);
                 dir.close_ancestor(self.job.sizing.keep);
                 self.read(Arc::new(dir), 0);
             }
@@ -120,16 +116,12 @@ impl Worker<'_> {
             self.job.tally.excluded.fetch_add(1, Relaxed);
             selection = Some(Arc::default());
         }
-        let xattrs = match self.job.attributes.read_xattrs(XattrTarget::Fd(source.as_fd()))? {
-            Some(xattrs) => xattrs,
-            None => super::attributes::Xattrs::default(),
-        };
+        let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.as_fd()))?;
         let mut opened = Opened {
             source,
             destination: None,
             stat,
-            xattrs,
-            created: false,
+            xattrs: xattrs.unwrap_or_default(),
             destination_stat: None,
             default_acl: false,
             may_have_acl: parent.default_acl,
@@ -161,7 +153,7 @@ impl Worker<'_> {
     ) -> Result<(), StepError> {
         let above = parent.destination().at(Step::CreateDirectory)?;
         match mkdirat(&above, name, FILLING) {
-            Ok(()) => opened.created = true,
+            Ok(()) => {}
             Err(Errno::EEXIST) => opened.may_have_acl = true,
             Err(errno) => return Err(StepError::os(Step::CreateDirectory, errno)),
         }
@@ -195,6 +187,9 @@ impl Worker<'_> {
         match filled {
             Ok(0) => self.settle(&dir, 1),
             Ok(filled) => {
+                // A thief may come to the end of the directory while its entries are still being
+                // counted here: until they are, the directory must not look done.
+                dir.expect(1);
                 let next = sys::entries(&buffer[..filled]).last().map(|entry| entry.next);
                 if let Some(next) = next {
                     self.push(Task::Read(Arc::clone(&dir), next));
@@ -207,6 +202,7 @@ impl Worker<'_> {
                     }
                 }
                 self.hand_out(&dir, &buffer[..filled]);
+                self.settle(&dir, 1);
             }
             Err(errno) => self.read_failed(&dir, errno),
         }
@@ -338,10 +334,11 @@ impl Worker<'_> {
     /// Sets the attributes of a directory in which everything is done.
     pub(crate) fn finish_directory(&mut self, dir: &Arc<Dir>) {
         let stopped = self.job.stopped();
-        if !self.job.options().dry_run && !stopped {
-            if let Err(error) = self.with_descriptors(|worker| worker.apply_to_directory(dir)) {
-                self.job.fail(dir.source_path(None), error);
-            }
+        if !self.job.options().dry_run
+            && !stopped
+            && let Err(error) = self.with_descriptors(|worker| worker.apply_to_directory(dir))
+        {
+            self.job.fail(dir.source_path(None), error);
         }
         dir.reopen_parent();
         dir.close();
@@ -386,7 +383,7 @@ fn open_existing(above: &Arc<OwnedFd>, name: &CStr) -> Result<OwnedFd, Errno> {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let fd = openat(above, name, flags, Mode::empty())?;
             let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), FILLING, FchmodatFlags::FollowSymlink)?;
+            fchmodat(AT_FDCWD, path.as_str(), FILLING, FchmodatFlags::FollowSymlink)?;
             open()?
         }
         other => other?,

@@ -1,0 +1,204 @@
+//! What follows the content of a regular file: was the source still, attributes, times, flush, close,
+//! the move into place. Every failure here reaches the report; nothing is left to a destructor.
+
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat};
+use nix::unistd::fsync;
+
+use super::file::{CHANGE_RETRIES, Pending};
+use super::publish::{self, Visible};
+use super::worker::Worker;
+use super::xattrs::Xattrs;
+use crate::backend::{Finished, Mechanism, Read, SmallFile};
+use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::options::SyncPolicy;
+use crate::sys::XattrTarget;
+
+impl Worker<'_> {
+    /// The content of a small file has been moved, or not.
+    pub(crate) fn small_is_moved(&mut self, finished: Finished<Pending>) {
+        let SmallFile { source, destination, owner: pending, .. } = finished.file;
+        match finished.result {
+            Ok(moved) if moved.read == Read::Exact => {
+                let size = pending.stat.st_size.cast_unsigned();
+                self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
+                self.content_is_there(pending, &source, destination, moved.mechanism);
+            }
+            Ok(moved) => {
+                let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
+                if moved.read == Read::Grown && pending.attempt >= CHANGE_RETRIES {
+                    self.keep_what_was_read(pending, &source, destination, changed);
+                } else {
+                    drop((source, destination));
+                    self.give_up(pending, changed);
+                }
+            }
+            Err(error) => {
+                drop((source, destination));
+                self.give_up(pending, error);
+            }
+        }
+    }
+
+    /// All content is in place; unless the source changed meanwhile, the file is finished.
+    pub(crate) fn content_is_there(
+        &mut self,
+        pending: Pending,
+        source: &OwnedFd,
+        destination: OwnedFd,
+        mechanism: Mechanism,
+    ) {
+        match fstat(source) {
+            Ok(now) if is_unchanged(&pending.stat, &now) => {}
+            Ok(now) => {
+                let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
+                let grown = now.st_size > pending.stat.st_size;
+                if grown && pending.attempt >= CHANGE_RETRIES {
+                    self.keep_what_was_read(pending, source, destination, changed);
+                } else {
+                    drop(destination);
+                    self.give_up(pending, changed);
+                }
+                return;
+            }
+            Err(errno) => {
+                drop(destination);
+                self.give_up(pending, StepError::os(Step::Stat, errno));
+                return;
+            }
+        }
+        let size = pending.stat.st_size.cast_unsigned();
+        match self.finish_file(&pending, source, destination, true) {
+            Ok(()) => {
+                let cloned = matches!(mechanism, Mechanism::Clone | Mechanism::Empty);
+                self.job.tally.moved(mechanism, if cloned { 0 } else { size });
+                self.count_file(size);
+            }
+            Err(error) => {
+                self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
+                if matches!(error.step, Step::Publish | Step::Sync | Step::Write) {
+                    self.abandon(&pending);
+                    self.first_name_failed(pending.link);
+                    self.settle(&pending.dir, 1);
+                    return;
+                }
+            }
+        }
+        let Pending { dir, source_name, name, link, .. } = &pending;
+        self.first_name_is_complete(dir, source_name, name, *link);
+        self.settle(dir, 1);
+    }
+
+    /// Attributes, times, flush, close, and the move into place, in this order. An attribute that
+    /// cannot be set does not keep the file from being published; the error is returned all the same.
+    fn finish_file(
+        &self,
+        pending: &Pending,
+        source: &OwnedFd,
+        destination: OwnedFd,
+        times: bool,
+    ) -> Result<(), StepError> {
+        let attributes = &self.job.attributes;
+        let target = destination.as_fd();
+        let applied = self
+            .xattrs_of(pending, source)
+            .and_then(|xattrs| attributes.apply(target, &pending.stat, &xattrs, pending.fresh))
+            .and_then(
+                |()| if times { attributes.set_times(target, &pending.stat) } else { Ok(()) },
+            );
+        if self.job.options().sync == SyncPolicy::File {
+            fsync(&destination).at(Step::Sync)?;
+        }
+        let aside = matches!(pending.visible, Visible::As(_));
+        let written = aside.then(|| publish::identity(&destination)).transpose()?;
+        // Flags come after the move: an immutable file cannot be renamed any more.
+        let preserve = self.job.options().preserve;
+        let for_flags = (applied.is_ok() && (preserve.flags || preserve.project))
+            .then(|| destination.try_clone().map_err(|_| Errno::EMFILE).at(Step::Xattr))
+            .transpose()?;
+        close(destination)?;
+        let dir = pending.dir.destination().at(Step::Publish)?;
+        publish::publish(dir.as_fd(), &pending.visible, &pending.name, written)?;
+        if let Some(target) = for_flags {
+            attributes.apply_flags(source.as_fd(), target.as_fd())?;
+        }
+        applied
+    }
+
+    fn xattrs_of(&self, pending: &Pending, source: &OwnedFd) -> Result<Xattrs, StepError> {
+        if !pending.pair.may_have_xattrs() {
+            return Ok(Xattrs::default());
+        }
+        let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.as_fd()))?;
+        Ok(xattrs.unwrap_or_else(|| {
+            pending.pair.has_no_xattrs();
+            Xattrs::default()
+        }))
+    }
+
+    /// Abandons a file. One that changed while it was read is tried again from the start.
+    pub(crate) fn give_up(&mut self, pending: Pending, error: StepError) {
+        self.abandon(&pending);
+        let Pending { dir, source_name, name, link, attempt, .. } = pending;
+        if error.kind == FailureKind::SourceChanged
+            && attempt < CHANGE_RETRIES
+            && !self.job.stopped()
+        {
+            let waiting = link.map(|inode| self.job.links.fail(inode)).unwrap_or_default();
+            self.retry_names(waiting);
+            self.try_file(&dir, &source_name, &name, attempt + 1, true);
+            return;
+        }
+        self.job.fail(dir.source_path(Some(&source_name)), error);
+        self.first_name_failed(link);
+        self.settle(&dir, 1);
+    }
+
+    /// A file that keeps growing, a log perhaps: what it held when it was opened is kept, with the
+    /// time of the copy, so that a later `--update` takes it up again. It is an error all the same.
+    pub(crate) fn keep_what_was_read(
+        &mut self,
+        pending: Pending,
+        source: &OwnedFd,
+        destination: OwnedFd,
+        changed: StepError,
+    ) {
+        if self.finish_file(&pending, source, destination, false).is_err() {
+            self.abandon(&pending);
+        }
+        self.job.fail(pending.dir.source_path(Some(&pending.source_name)), changed);
+        self.first_name_failed(pending.link);
+        self.settle(&pending.dir, 1);
+    }
+
+    /// Removes what there is of a file that will not be finished.
+    pub(crate) fn abandon(&self, pending: &Pending) {
+        if let Ok(dir) = pending.dir.destination() {
+            publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
+        }
+    }
+
+    pub(crate) fn count_file(&self, size: u64) {
+        self.job.tally.files.fetch_add(1, Relaxed);
+        self.job.tally.bytes.fetch_add(size, Relaxed);
+        self.job.control.progress.files_done.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether a source is what it was when it was opened. The change time is left out: a further link
+/// or a new mode changes it, but no content.
+fn is_unchanged(before: &FileStat, now: &FileStat) -> bool {
+    (before.st_size, before.st_mtime, before.st_mtime_nsec)
+        == (now.st_size, now.st_mtime, now.st_mtime_nsec)
+}
+
+/// Closes a written file: on network filesystems late errors of writing appear here.
+fn close(file: OwnedFd) -> Result<(), StepError> {
+    match nix::unistd::close(file.into_raw_fd()) {
+        Ok(()) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(StepError::os(Step::Write, errno)),
+    }
+}

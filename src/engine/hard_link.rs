@@ -1,0 +1,123 @@
+//! Further names of an inode: claimed, made to wait, linked when the first name is complete. Which
+//! names those are is kept in the table of `links`.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::FileStat;
+use nix::unistd::linkat;
+
+use super::dir::{Dir, Inode, inode};
+use super::file::CHANGE_RETRIES;
+use super::job::{Names, Task};
+use super::links::{Claim, Name};
+use super::publish::{self, Visible};
+use super::tally::Warning;
+use super::walk::stat_entry;
+use super::worker::Worker;
+use crate::error::{AtStep, Step, StepError};
+
+impl Worker<'_> {
+    pub(crate) fn claim(
+        &self,
+        dir: &Arc<Dir>,
+        source_name: &CStr,
+        name: &CStr,
+        stat: &FileStat,
+        linked: bool,
+    ) -> Option<Claim> {
+        if stat.st_nlink < 2 || !linked || !self.job.options().preserve.links {
+            return None;
+        }
+        let owned = || Name {
+            dir: Arc::clone(dir),
+            source_name: source_name.to_owned(),
+            name: name.to_owned(),
+        };
+        Some(self.job.links.claim(inode(stat), stat.st_nlink, owned))
+    }
+
+    /// The first name of an inode is in place: the names that waited are linked to it.
+    pub(crate) fn first_name_is_complete(
+        &mut self,
+        dir: &Arc<Dir>,
+        source_name: &CStr,
+        name: &CStr,
+        link: Option<Inode>,
+    ) {
+        let Some(inode) = link else { return };
+        let first = Name {
+            dir: Arc::clone(dir),
+            source_name: source_name.to_owned(),
+            name: name.to_owned(),
+        };
+        for waiting in self.job.links.complete(inode, || first.clone()) {
+            self.link(&waiting.dir, &waiting.source_name, &waiting.name, &first);
+        }
+    }
+
+    /// The first name failed: each of the others is tried for itself.
+    pub(crate) fn first_name_failed(&mut self, link: Option<Inode>) {
+        let Some(inode) = link else { return };
+        let waiting = self.job.links.fail(inode);
+        self.retry_names(waiting);
+    }
+
+    pub(crate) fn retry_names(&mut self, waiting: Vec<Name>) {
+        for name in waiting {
+            // Not counted again: its directory still expects it.
+            let mut names = Names::default();
+            names.push(libc::DT_REG, &name.source_name);
+            self.push(Task::Slice(Arc::clone(&name.dir), names));
+        }
+    }
+
+    /// Links a further name to the first.
+    pub(crate) fn link(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr, first: &Name) {
+        if self.job.options().dry_run {
+            self.job.tally.hard_links.fetch_add(1, Relaxed);
+            self.settle(dir, 1);
+            return;
+        }
+        match make_link(dir, name, first) {
+            Ok(()) => {
+                self.job.tally.hard_links.fetch_add(1, Relaxed);
+                self.job.control.progress.links_done.fetch_add(1, Relaxed);
+                self.settle(dir, 1);
+            }
+            Err(StepError {
+                errno: Some(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS),
+                ..
+            }) => {
+                self.job.tally.warn(Warning::HardLinkNotKept);
+                self.try_file(dir, source_name, name, CHANGE_RETRIES, false);
+            }
+            Err(error) => {
+                self.job.fail(dir.source_path(Some(source_name)), error);
+                self.settle(dir, 1);
+            }
+        }
+    }
+}
+
+/// Links `name` in `dir` to the first name, replacing what is there.
+fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
+    let from = first.dir.destination().at(Step::HardLink)?;
+    let to = dir.destination().at(Step::HardLink)?;
+    let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
+    let visible = publish::make(to.as_fd(), name, Step::HardLink, link)?;
+    if let Visible::As(temporary) = &visible {
+        // Renaming one name of an inode over another does nothing, so look first.
+        let old = stat_entry(&to, name).map(|stat| inode(&stat));
+        let new = stat_entry(&to, temporary).map(|stat| inode(&stat));
+        if old == new {
+            publish::abandon(to.as_fd(), &visible, name);
+            return Ok(());
+        }
+    }
+    publish::publish(to.as_fd(), &visible, name, None)
+}

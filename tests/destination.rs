@@ -1,0 +1,429 @@
+//! Where a copy lands: cp's rules for the destination, rsync's trailing slash, and every request
+//! that is refused before anything is written. What is in the copy is `fidelity.rs`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use support::compare::Snapshot;
+use support::scratch::Bind;
+use support::tree::{chmod, hard_link};
+use support::{Backend, Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root};
+
+/// A scratch directory with a file, a directory, and a place to copy to, for each backend.
+fn each(test: impl Fn(Backend, &Path)) {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let at = scratch.path();
+        fs::write(at.join("file"), "content of the file").unwrap();
+        fs::create_dir_all(at.join("dir/inner")).unwrap();
+        fs::write(at.join("dir/one"), "content of one").unwrap();
+        fs::write(at.join("dir/inner/two"), vec![2; 70_000]).unwrap();
+        fs::create_dir(at.join("existing")).unwrap();
+        test(backend, at);
+    });
+}
+
+/// The names in a directory tree, for a before-and-after of everything.
+fn listing(at: &Path) -> Vec<(PathBuf, u64, i64, Option<Vec<u8>>)> {
+    let mut all: Vec<_> = walkdir::WalkDir::new(at)
+        .into_iter()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let metadata = entry.path().symlink_metadata().unwrap();
+            let content = metadata.is_file().then(|| fs::read(entry.path()).unwrap());
+            (entry.path().to_owned(), metadata.ino(), metadata.mtime_nsec(), content)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Runs a request that must be refused with exit code 2, saying `message`, and change nothing.
+#[track_caller]
+fn refused(backend: Backend, at: &Path, args: &[&str], message: &str) {
+    let before = listing(at);
+    let run = Longshore::copy(backend).current_dir(at).args(args).expect(2);
+    run.says(message);
+    assert!(!run.stderr.trim().is_empty(), "refused without a word: {}", run.describe());
+    assert_eq!(before, listing(at), "something was written by {}", run.describe());
+}
+
+fn copy(backend: Backend, at: &Path, args: &[&str]) -> support::Run {
+    Longshore::copy(backend).current_dir(at).args(args).expect(0)
+}
+
+fn same(a: PathBuf, b: PathBuf) {
+    assert_same_tree(&a, &b, Compare::default());
+}
+
+#[test]
+fn a_source_gets_the_name_that_cp_would_give_it() {
+    // arguments, then pairs: what must be the same as what
+    let table: [(&[&str], &[(&str, &str)]); 16] = [
+        (&["file", "new"], &[("file", "new")]),
+        (&["file", "existing"], &[("file", "existing/file")]),
+        (&["file", "existing/"], &[("file", "existing/file")]),
+        (&["file", "existing/new"], &[("file", "existing/new")]),
+        (&["dir", "existing"], &[("dir", "existing/dir")]),
+        (&["dir", "existing/"], &[("dir", "existing/dir")]),
+        (&["dir", "missing"], &[("dir", "missing")]),
+        (&["dir", "missing/"], &[("dir", "missing")]),
+        (&["dir/", "existing"], &[("dir", "existing")]),
+        (&["dir/", "missing"], &[("dir", "missing")]),
+        (&["dir/.", "existing"], &[("dir", "existing")]),
+        (&["dir/.", "missing"], &[("dir", "missing")]),
+        (&["file", "dir", "existing"], &[("file", "existing/file"), ("dir", "existing/dir")]),
+        (&["-t", "existing", "file", "dir"], &[("file", "existing/file"), ("dir", "existing/dir")]),
+        (&["-T", "dir", "existing"], &[("dir", "existing")]),
+        (&["./dir/inner", "existing/."], &[("dir/inner", "existing/inner")]),
+    ];
+    for (args, pairs) in table {
+        each(|backend, at| {
+            eprintln!("{args:?}");
+            copy(backend, at, args);
+            for (a, b) in pairs {
+                same(at.join(a), at.join(b));
+            }
+        });
+    }
+}
+
+#[test]
+fn contents_are_merged_into_what_is_there() {
+    each(|backend, at| {
+        fs::create_dir(at.join("existing/inner")).unwrap();
+        fs::write(at.join("existing/inner/kept"), "kept").unwrap();
+        fs::write(at.join("existing/one"), "older and longer than the source's content").unwrap();
+        copy(backend, at, &["dir/", "existing"]);
+        assert_eq!(fs::read(at.join("existing/inner/kept")).unwrap(), b"kept");
+        same(at.join("dir/one"), at.join("existing/one"));
+        same(at.join("dir/inner/two"), at.join("existing/inner/two"));
+    });
+}
+
+/// Merging two trees in parallel has no defined winner where both have a name, so it is not begun.
+#[test]
+fn contents_of_two_sources_do_not_go_to_one_place() {
+    each(|backend, at| {
+        fs::create_dir(at.join("more")).unwrap();
+        fs::write(at.join("more/three"), "3").unwrap();
+        refused(backend, at, &["dir/", "more/", "existing"], "two sources");
+    });
+}
+
+#[test]
+fn a_destination_that_is_a_link_to_a_directory_is_that_directory() {
+    each(|backend, at| {
+        symlink("existing", at.join("link")).unwrap();
+        copy(backend, at, &["file", "link"]);
+        assert!(at.join("link").is_symlink());
+        same(at.join("file"), at.join("existing/file"));
+    });
+}
+
+#[test]
+fn several_sources_need_a_directory() {
+    each(|backend, at| {
+        refused(backend, at, &["file", "dir", "missing"], "missing");
+        refused(backend, at, &["dir", "existing", "file"], "file");
+        refused(backend, at, &["-T", "dir", "file", "existing"], "");
+        refused(backend, at, &["-t", "missing", "file"], "missing");
+        refused(backend, at, &["-t", "file", "dir"], "file");
+    });
+}
+
+#[test]
+fn a_missing_parent_is_refused_and_the_message_names_the_option() {
+    each(|backend, at| {
+        refused(backend, at, &["file", "no/such/name"], "--parents");
+        refused(backend, at, &["dir", "no/such"], "--parents");
+        refused(backend, at, &["file", "missing/"], "");
+    });
+}
+
+#[test]
+fn parents_are_made_when_asked() {
+    each(|backend, at| {
+        copy(backend, at, &["--parents", "file", "some/new/name"]);
+        same(at.join("file"), at.join("some/new/name"));
+        copy(backend, at, &["-p", "dir", "other/new"]);
+        same(at.join("dir"), at.join("other/new"));
+        copy(backend, at, &["-p", "file", "third/"]);
+        same(at.join("file"), at.join("third/file"));
+    });
+}
+
+#[test]
+fn a_directory_onto_a_file_is_refused() {
+    each(|backend, at| {
+        refused(backend, at, &["dir", "file"], "file");
+        refused(backend, at, &["dir/", "file"], "file");
+        refused(backend, at, &["-T", "file", "existing"], "existing");
+    });
+}
+
+#[test]
+fn an_inner_file_where_a_directory_must_be_fails_alone() {
+    each(|backend, at| {
+        fs::write(at.join("existing/inner"), "in the way").unwrap();
+        let run = Longshore::copy(backend).current_dir(at).args(["dir/", "existing"]).expect(1);
+        assert_eq!(fs::read(at.join("existing/inner")).unwrap(), b"in the way", "{}", run.describe());
+        same(at.join("dir/one"), at.join("existing/one"));
+        assert!(run.blames(&at.join("dir/inner")), "{}", run.describe());
+        assert_eq!(run.count("/errors/type-conflict"), 1, "{}", run.describe());
+    });
+}
+
+#[test]
+fn an_inner_directory_where_a_file_must_be_fails_alone() {
+    each(|backend, at| {
+        fs::create_dir(at.join("existing/one")).unwrap();
+        fs::write(at.join("existing/one/kept"), "kept").unwrap();
+        let run = Longshore::copy(backend).current_dir(at).args(["dir/", "existing"]).expect(1);
+        assert_eq!(fs::read(at.join("existing/one/kept")).unwrap(), b"kept", "{}", run.describe());
+        same(at.join("dir/inner/two"), at.join("existing/inner/two"));
+        assert!(run.blames(&at.join("dir/one")), "{}", run.describe());
+    });
+}
+
+#[test]
+fn a_source_that_is_its_own_destination_is_refused() {
+    each(|backend, at| {
+        symlink("dir", at.join("link")).unwrap();
+        symlink("file", at.join("file-link")).unwrap();
+        hard_link(&at.join("file"), &at.join("file-again"));
+        for args in [
+            &["file", "file"][..],
+            &["file", "./existing/../file"],
+            &["file", "."],
+            &["dir", "."],
+            &["-T", "dir", "dir"],
+            &["dir/", "dir"],
+            &["dir/", "link"],
+            &["-T", "dir", "link/"],
+        ] {
+            refused(backend, at, args, "same");
+        }
+    });
+}
+
+#[test]
+fn a_source_that_is_its_own_destination_is_refused_through_a_bind_mount() {
+    if !need_root() {
+        return;
+    }
+    each(|backend, at| {
+        let _bind = Bind::new(&at.join("dir"), &at.join("existing"));
+        refused(backend, at, &["dir/", "existing"], "same");
+        refused(backend, at, &["dir/one", "existing"], "same");
+        refused(backend, at, &["dir", "existing"], "itself");
+        refused(backend, at, &["dir", "existing/inner"], "itself");
+    });
+}
+
+#[test]
+fn a_tree_is_not_copied_into_itself() {
+    each(|backend, at| {
+        symlink("dir/inner", at.join("link")).unwrap();
+        symlink("dir", at.join("top")).unwrap();
+        for args in [
+            &["dir", "dir/new"][..],
+            &["dir", "dir"],
+            &["dir", "dir/inner"],
+            &["dir", "link"],
+            &["dir", "link/new"],
+            &["dir/", "dir/inner"],
+            &["top/", "dir/inner"],
+            &["-p", "dir", "dir/b/c"],
+            &["-p", "dir/", "dir/inner/b/c/d"],
+            &["file", "dir", "dir/inner"],
+            &["-T", "dir", "existing/../dir/new"],
+        ] {
+            refused(backend, at, args, "itself");
+        }
+    });
+}
+
+#[test]
+fn a_parent_is_not_copied_over_its_own_child() {
+    each(|backend, at| {
+        // dir/inner/dir would be made inside what is being read
+        refused(backend, at, &["dir", "dir/inner/"], "itself");
+    });
+}
+
+#[test]
+fn two_sources_of_one_name_are_refused() {
+    each(|backend, at| {
+        fs::write(at.join("dir/file"), "another file").unwrap();
+        refused(backend, at, &["file", "dir/file", "existing"], "file");
+    });
+}
+
+#[test]
+fn a_link_as_argument_is_kept_and_followed_with_a_slash() {
+    each(|backend, at| {
+        symlink("dir", at.join("link")).unwrap();
+        symlink("nowhere", at.join("dangling")).unwrap();
+        copy(backend, at, &["link", "kept"]);
+        assert_eq!(fs::read_link(at.join("kept")).unwrap(), Path::new("dir"));
+        copy(backend, at, &["link/", "followed"]);
+        same(at.join("dir"), at.join("followed"));
+        copy(backend, at, &["dangling", "existing"]);
+        assert_eq!(fs::read_link(at.join("existing/dangling")).unwrap(), Path::new("nowhere"));
+    });
+}
+
+#[test]
+fn a_loop_of_links_with_a_slash_is_refused_in_words() {
+    each(|backend, at| {
+        symlink("b", at.join("a")).unwrap();
+        symlink("a", at.join("b")).unwrap();
+        let run = Longshore::copy(backend).current_dir(at).args(["a/", "new"]).expect(2);
+        run.says("symbolic links");
+        assert!(!at.join("new").exists());
+        copy(backend, at, &["a", "kept"]);
+        assert_eq!(fs::read_link(at.join("kept")).unwrap(), Path::new("b"));
+    });
+}
+
+#[test]
+fn a_source_that_does_not_exist_is_refused_before_the_others_are_copied() {
+    each(|backend, at| {
+        refused(backend, at, &["no-such", "new"], "no-such");
+        refused(backend, at, &["file", "no-such", "existing"], "no-such");
+        refused(backend, at, &["file/", "new"], "file");
+        refused(backend, at, &["", "new"], "");
+    });
+}
+
+#[test]
+fn a_symlink_at_the_destination_is_replaced_not_written_through() {
+    each(|backend, at| {
+        fs::write(at.join("outside"), "must stay").unwrap();
+        symlink("../outside", at.join("existing/one")).unwrap();
+        copy(backend, at, &["dir/", "existing"]);
+        assert_eq!(fs::read(at.join("outside")).unwrap(), b"must stay");
+        same(at.join("dir/one"), at.join("existing/one"));
+        symlink("outside", at.join("named")).unwrap();
+        copy(backend, at, &["file", "named"]);
+        assert_eq!(fs::read(at.join("outside")).unwrap(), b"must stay");
+        same(at.join("file"), at.join("named"));
+        symlink("not-there", at.join("dangling")).unwrap();
+        copy(backend, at, &["file", "dangling"]);
+        assert!(!at.join("not-there").exists());
+        same(at.join("file"), at.join("dangling"));
+    });
+}
+
+#[test]
+fn an_inner_directory_that_is_a_link_at_the_destination_leads_nowhere() {
+    each(|backend, at| {
+        fs::create_dir(at.join("outside")).unwrap();
+        fs::write(at.join("outside/two"), "must stay").unwrap();
+        let before = listing(&at.join("outside"));
+        symlink("../outside", at.join("existing/inner")).unwrap();
+        let run = Longshore::copy(backend).current_dir(at).args(["dir/", "existing"]).run();
+        assert!(matches!(run.code, Some(0 | 1)), "{}", run.describe());
+        assert_eq!(before, listing(&at.join("outside")), "written outside by {}", run.describe());
+        same(at.join("dir/one"), at.join("existing/one"));
+        if run.code == Some(0) {
+            same(at.join("dir/inner"), at.join("existing/inner"));
+        } else {
+            assert!(run.blames(&at.join("dir/inner")), "{}", run.describe());
+        }
+    });
+}
+
+#[test]
+fn delete_does_not_reach_through_a_link_at_the_destination() {
+    each(|backend, at| {
+        fs::create_dir(at.join("outside")).unwrap();
+        fs::write(at.join("outside/precious"), "must stay").unwrap();
+        symlink("../outside", at.join("existing/inner")).unwrap();
+        symlink("../outside", at.join("existing/extraneous")).unwrap();
+        let run = Longshore::copy(backend).current_dir(at).args(["--delete", "dir/", "existing"]).run();
+        assert_eq!(fs::read(at.join("outside/precious")).unwrap(), b"must stay", "{}", run.describe());
+    });
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    each(|backend, at| {
+        fs::write(at.join("existing/extraneous"), "x").unwrap();
+        fs::write(at.join("existing/one"), "old").unwrap();
+        let before = listing(at);
+        let run = copy(backend, at, &["--dry-run", "--delete", "dir/", "existing"]);
+        assert_eq!(before, listing(at), "written by {}", run.describe());
+        assert_eq!(run.report.as_ref().unwrap()["dry_run"], true);
+        let run = copy(backend, at, &["-n", "-p", "dir", "some/new/place"]);
+        assert_eq!(before, listing(at), "written by {}", run.describe());
+        assert!(run.stdout.contains("some/new/place") || run.stderr.contains("some/new/place"), "{}", run.describe());
+    });
+}
+
+#[test]
+fn existing_files_are_replaced_whatever_they_were() {
+    each(|backend, at| {
+        for (name, content, mode) in
+            [("longer", "long ".repeat(9000), 0o644), ("shorter", String::new(), 0o666), ("read-only", "x".to_owned(), 0o444), ("none", "y".to_owned(), 0)]
+        {
+            fs::write(at.join(name), content).unwrap();
+            chmod(&at.join(name), mode);
+            copy(backend, at, &["file", name]);
+            same(at.join("file"), at.join(name));
+        }
+    });
+}
+
+#[test]
+fn another_name_of_an_existing_file_keeps_its_content() {
+    each(|backend, at| {
+        fs::write(at.join("existing/one"), "old content").unwrap();
+        hard_link(&at.join("existing/one"), &at.join("other-name"));
+        copy(backend, at, &["dir/", "existing"]);
+        assert_eq!(fs::read(at.join("other-name")).unwrap(), b"old content");
+        same(at.join("dir/one"), at.join("existing/one"));
+    });
+}
+
+#[test]
+fn hard_links_are_made_again_over_what_is_there() {
+    each(|backend, at| {
+        hard_link(&at.join("dir/one"), &at.join("dir/inner/one-again"));
+        copy(backend, at, &["dir", "new"]);
+        copy(backend, at, &["-T", "dir", "new"]);
+        same(at.join("dir"), at.join("new"));
+        fs::remove_file(at.join("new/one")).unwrap();
+        fs::write(at.join("new/one"), "no link any more").unwrap();
+        copy(backend, at, &["-T", "dir", "new"]);
+        same(at.join("dir"), at.join("new"));
+    });
+}
+
+#[test]
+fn odd_names_as_arguments_are_just_names() {
+    each(|backend, at| {
+        for name in ["-dash", "new\nline", "*", "~", "a b"] {
+            fs::write(at.join(name), name).unwrap();
+            Longshore::copy(backend).current_dir(at).args(["--", name, "existing"]).expect(0);
+            same(at.join(name), at.join("existing").join(name));
+        }
+    });
+}
+
+#[test]
+fn no_litter_is_left_beside_the_copy() {
+    each(|backend, at| {
+        copy(backend, at, &["dir", "new"]);
+        let names: Vec<_> = Snapshot::of(&at.join("new")).entries.into_keys().collect();
+        assert_eq!(names, ["", "inner", "inner/two", "one"].map(PathBuf::from));
+        let mut names: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["dir", "existing", "file", "new"]);
+    });
+}
