@@ -5,6 +5,7 @@ pub(crate) mod copy;
 pub(crate) mod doctor;
 pub(crate) mod manual;
 pub(crate) mod output;
+pub(crate) mod run;
 pub(crate) mod signals;
 
 use std::path::PathBuf;
@@ -65,6 +66,7 @@ impl From<ProgressArg> for longshore::display::Mode {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // one switch per option, as typed
 pub(crate) struct RunArgs {
     /// The job script, with its #DW lines
     pub(crate) script: PathBuf,
@@ -86,6 +88,12 @@ pub(crate) struct RunArgs {
     /// With --resume: start the job body again although it was started before
     #[arg(long, requires = "resume")]
     pub(crate) rerun_job: bool,
+    /// With --resume: go on with DataOut as if a job body of unknown end had failed
+    #[arg(long, requires = "resume", conflicts_with = "rerun_job")]
+    pub(crate) skip_job: bool,
+    /// Discard the job storage of an unfinished run of the same script, and start again
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) fresh: bool,
     /// Only print the plan
     #[arg(long)]
     pub(crate) dry_run: bool,

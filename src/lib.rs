@@ -21,4 +21,5 @@ pub mod options;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod run;
 pub mod sys;

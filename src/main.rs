@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     };
     match (cli.command, matches.subcommand()) {
         (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
-        (Command::Run(_), _) => ExitCode::from(2),
+        (Command::Run(args), _) => cli::run::run(&args),
         (Command::Doctor(args), _) => cli::doctor::run(&args),
         (Command::Completions { shell }, _) => cli::manual::completions(shell),
         (Command::Man { command }, _) => cli::manual::man(command.as_deref()),
