@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs every check that the project has: format, lints, tests. It installs what the tests need and the
+# machine lacks, when it is root on a machine with apt; without them the tests concerned skip
+# themselves, and their names are printed at the end.
+#
+#   bash tests/all.sh                         everything
+#   LONGSHORE_SCALE=full bash tests/all.sh    also a million files (needs 16 GiB of memory)
+#   LONGSHORE_SEED=N bash tests/all.sh        the random trees and faults of an earlier run
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    missing=()
+    while read -r program package; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$program" > /dev/null || missing+=("$package")
+    done << 'PROGRAMS'
+cc gcc
+mkfs.ext4 e2fsprogs
+mkfs.xfs xfsprogs
+mkfs.btrfs btrfs-progs
+setfacl acl
+setfattr attr
+setcap libcap2-bin
+setquota quota
+fusermount3 fuse3
+setpriv util-linux
+PROGRAMS
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "installing for the tests: ${missing[*]}"
+        # Without them tests are skipped, by name: no reason to stop here.
+        { apt-get update -qq && apt-get install -y -qq "${missing[@]}" > /dev/null; } ||
+            echo "not installed; the tests that need them will be skipped"
+    fi
+fi
+
+skips="$PWD/target/skipped-tests.txt"
+mkdir -p target
+: > "$skips"
+export LONGSHORE_SKIPS="$skips"
+
+if cargo fmt --version > /dev/null 2>&1; then
+    cargo fmt --all --check
+else
+    echo "format: not checked, cargo fmt is not installed" >> "$skips"
+fi
+if cargo clippy --version > /dev/null 2>&1; then
+    cargo clippy --workspace --all-targets -- -D warnings
+else
+    echo "lints: not checked, cargo clippy is not installed" >> "$skips"
+fi
+
+status=0
+cargo test --workspace --no-fail-fast || status=$?
+
+echo
+if [ -s "$skips" ]; then
+    echo "left out on this machine:"
+    sort -u "$skips" | sed 's/^/  /'
+else
+    echo "nothing was left out on this machine"
+fi
+exit "$status"
