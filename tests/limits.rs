@@ -1,0 +1,172 @@
+//! Machines that give less: few descriptors, little locked memory, no io_uring; and paths longer
+//! than any system call takes.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use support::compare::assert_none;
+use support::tree::{give_to, make_chain};
+use support::{
+    Backend, Compare, Fs, Longshore, NOBODY, Scratch, Tree, TreeOptions, assert_same_tree, diff_trees, for_each_backend,
+    has_program, need_root,
+};
+
+#[test]
+fn few_descriptors_are_enough_or_refused_in_words() {
+    if !has_program("prlimit") {
+        return;
+    }
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    let tree = Tree::make(scratch.join("src"), 31, TreeOptions { many: 400, ..TreeOptions::default() });
+    for_each_backend(|backend| {
+        for limit in [16, 32, 64, 1024] {
+            let copy = scratch.join(format!("copy-{backend}-{limit}"));
+            let prlimit = format!("--nofile={limit}:{limit}");
+            let command = Longshore::copy(backend).through(&["prlimit", &prlimit]).limit(Duration::from_secs(60));
+            let run = command.arg(&tree.root).arg(&copy).run();
+            if run.code == Some(2) && limit < 64 {
+                run.says("descriptors");
+                assert!(!copy.exists(), "{}", run.describe());
+            } else {
+                run.expect(0);
+                assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
+            }
+            support::scratch::remove(&copy);
+        }
+    });
+}
+
+#[test]
+fn little_locked_memory_is_enough() {
+    if !need_root() || !has_program("prlimit") {
+        return;
+    }
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    scratch.open_to_all();
+    let options = TreeOptions { deep: 1, ..TreeOptions::default() }.unprivileged();
+    let tree = Tree::make(scratch.join("src"), 32, options);
+    give_to(&tree.root, NOBODY);
+    for_each_backend(|backend| {
+        for limit in ["--memlock=65536:65536", "--memlock=0:0"] {
+            let copy = scratch.join(format!("copy-{backend}{limit}"));
+            let run = Longshore::copy(backend).user(NOBODY).through(&["prlimit", limit]).arg(&tree.root).arg(&copy).run();
+            if backend == Backend::Uring && run.code == Some(2) {
+                run.says("memory"); // asked for by name, it may be refused, with the reason
+                continue;
+            }
+            run.expect(0);
+            assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
+        }
+    });
+}
+
+#[test]
+fn without_io_uring_every_other_backend_works_and_the_report_says_why() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    let tree = Tree::make(scratch.join("src"), 33, TreeOptions { deep: 1, ..TreeOptions::small() });
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        for backend in [Backend::Auto, Backend::Threads, Backend::Clone] {
+            let copy = scratch.join(format!("copy-{backend}-{errno}"));
+            let run = Longshore::copy(backend).deny(&[libc::SYS_io_uring_setup], errno).arg(&tree.root).arg(&copy).expect(0);
+            assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
+            if backend == Backend::Auto {
+                let notes = run.report.as_ref().unwrap()["setup"]["notes"].to_string();
+                assert!(notes.contains("io_uring"), "no note of the missing ring: {}", run.describe());
+            }
+        }
+        let refused = scratch.join(format!("refused-{errno}"));
+        let command = Longshore::copy(Backend::Uring).deny(&[libc::SYS_io_uring_setup], errno);
+        command.arg(&tree.root).arg(&refused).expect(2).says("io_uring");
+        assert!(!refused.exists());
+    }
+}
+
+/// Old kernels and strict profiles: each of these is a fast path, none is needed.
+#[test]
+fn without_new_system_calls_the_copy_is_exact_all_the_same() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    let tree = Tree::make(scratch.join("src"), 34, TreeOptions { deep: 24, ..TreeOptions::small() });
+    let table: [(&str, &[i64]); 4] = [
+        ("openat2", &[libc::SYS_openat2]),
+        ("copy_file_range", &[libc::SYS_copy_file_range]),
+        ("fallocate", &[libc::SYS_fallocate]),
+        ("syncfs", &[libc::SYS_syncfs]),
+    ];
+    for_each_backend(|backend| {
+        for (name, syscalls) in table {
+            let copy = scratch.join(format!("copy-{backend}-{name}"));
+            let run = Longshore::copy(backend).deny(syscalls, libc::ENOSYS).arg(&tree.root).arg(&copy).run();
+            if name == "openat2" && run.code == Some(2) {
+                run.says("openat2"); // needed to stay beneath the destination; then it must be said
+                continue;
+            }
+            run.expect(0);
+            assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
+        }
+    });
+}
+
+#[test]
+fn paths_beyond_path_max_are_copied() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    for (name, part, depth) in [("wide", "twenty-characters-xx", 600), ("deep", "d", 3000)] {
+        fs::create_dir(scratch.join(name)).unwrap();
+        make_chain(&scratch.join(name), part, depth);
+    }
+    for_each_backend(|backend| {
+        for name in ["wide", "deep"] {
+            let copy = scratch.join(format!("{name}-{backend}"));
+            let run = Longshore::copy(backend).arg(scratch.join(name)).arg(&copy).expect(0);
+            assert_none(&diff_trees(&scratch.join(name), &copy, Compare::default()), &run.describe());
+            support::scratch::remove(&copy);
+        }
+    });
+}
+
+#[test]
+fn a_deep_chain_needs_few_descriptors() {
+    if !has_program("prlimit") {
+        return;
+    }
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    fs::create_dir(scratch.join("deep")).unwrap();
+    make_chain(&scratch.join("deep"), "d", 1500);
+    for_each_backend(|backend| {
+        let copy = scratch.join(format!("copy-{backend}"));
+        let run = Longshore::copy(backend).through(&["prlimit", "--nofile=256:256"]);
+        let run = run.arg(scratch.join("deep")).arg(&copy).expect(0);
+        assert_none(&diff_trees(&scratch.join("deep"), &copy, Compare::default()), &run.describe());
+    });
+}
+
+#[test]
+fn a_name_of_255_bytes_leaves_no_room_for_a_suffix_and_is_copied() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let name = "n".repeat(255);
+    fs::create_dir(scratch.join("src")).unwrap();
+    fs::write(scratch.join("src").join(&name), "x").unwrap();
+    fs::write(scratch.join("src/short"), "x").unwrap();
+    for_each_backend(|backend| {
+        // a name of 255 bytes leaves no room for a suffix of a temporary name
+        let copy = scratch.join(format!("copy-{backend}"));
+        Longshore::copy(backend).arg(scratch.join("src")).arg(&copy).expect(0);
+        Longshore::copy(backend).arg("-T").arg(scratch.join("src")).arg(&copy).expect(0); // over what is there
+        assert_same_tree(&scratch.join("src"), &copy, Compare::default());
+    });
+}
+
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let tree = Tree::make(scratch.join("src"), 35, TreeOptions::default());
+    for_each_backend(|backend| {
+        for threads in ["1", "2", "17"] {
+            let copy = scratch.join(format!("copy-{backend}-{threads}"));
+            let run = Longshore::copy(backend).args(["--threads", threads]).arg(&tree.root).arg(&copy).expect(0);
+            assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
+        }
+    });
+}
