@@ -89,11 +89,10 @@ fn without_io_uring_every_other_backend_works_and_the_report_says_why() {
 fn without_new_system_calls_the_copy_is_exact_all_the_same() {
     let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
     let tree = Tree::make(scratch.join("src"), 34, TreeOptions { deep: 24, ..TreeOptions::small() });
-    let table: [(&str, &[i64]); 4] = [
+    let table: [(&str, &[i64]); 3] = [
         ("openat2", &[libc::SYS_openat2]),
         ("copy_file_range", &[libc::SYS_copy_file_range]),
         ("fallocate", &[libc::SYS_fallocate]),
-        ("syncfs", &[libc::SYS_syncfs]),
     ];
     for_each_backend(|backend| {
         for (name, syscalls) in table {
@@ -106,6 +105,22 @@ fn without_new_system_calls_the_copy_is_exact_all_the_same() {
             run.expect(0);
             assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
         }
+    });
+}
+
+/// A copy that cannot flush does not know that it succeeded, and must not say so.
+#[test]
+fn a_flush_that_fails_is_no_success() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    fs::write(scratch.join("file"), "content").unwrap();
+    for_each_backend(|backend| {
+        let copy = scratch.join(format!("copy-{backend}"));
+        let denied = [libc::SYS_syncfs, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync];
+        let run = Longshore::copy(backend).deny(&denied, libc::EIO).arg(scratch.join("file")).arg(&copy).run();
+        assert!(matches!(run.code, Some(1 | 3)), "{}", run.describe());
+        let unflushed = scratch.join(format!("unflushed-{backend}"));
+        let command = Longshore::copy(backend).deny(&denied, libc::EIO).args(["--sync", "none"]);
+        command.arg(scratch.join("file")).arg(&unflushed).expect(0);
     });
 }
 
