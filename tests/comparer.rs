@@ -11,15 +11,23 @@ use std::path::Path;
 use nix::sys::stat::{SFlag, makedev};
 use support::compare::{Snapshot, assert_none, diff_snapshots};
 use support::tree::{self, attribute, chmod, chown, hard_link, node, posix_acl, set_times};
-use support::{Compare, Fs, Scratch, Seed, Tree, TreeOptions, cp_a, diff_trees, need_root, random_tree};
+use support::{
+    Compare, Fs, Scratch, Seed, Tree, TreeOptions, cp_a, diff_trees, need_root, random_tree,
+};
 
 #[test]
 fn cp_a_is_exact_on_every_pair_of_filesystems() {
     let seed = Seed::fixed(1);
     for from in Fs::ALL {
         for to in Fs::ALL {
-            let (Some(source), Some(target)) = (Scratch::new(from), Scratch::new(to)) else { continue };
-            let tree = Tree::make(source.join("tree"), seed.0, TreeOptions { deep: 15, ..TreeOptions::small() });
+            let (Some(source), Some(target)) = (Scratch::new(from), Scratch::new(to)) else {
+                continue;
+            };
+            let tree = Tree::make(
+                source.join("tree"),
+                seed.0,
+                TreeOptions { deep: 15, ..TreeOptions::small() },
+            );
             cp_a(&tree.root, &target.join("copy"));
             let differences = diff_trees(&tree.root, &target.join("copy"), Compare::default());
             assert_none(&differences, &format!("cp -a from {from} to {to}"));
@@ -36,7 +44,10 @@ fn cp_a_is_exact_on_random_trees() {
         let source = scratch.join(format!("source-{n}"));
         random_tree::make(&source, &mut rng, 150);
         cp_a(&source, &scratch.join(format!("copy-{n}")));
-        assert_none(&diff_trees(&source, &scratch.join(format!("copy-{n}")), Compare::default()), "cp -a");
+        assert_none(
+            &diff_trees(&source, &scratch.join(format!("copy-{n}")), Compare::default()),
+            "cp -a",
+        );
     }
 }
 
@@ -62,7 +73,9 @@ const DAMAGES: &[Damage] = &[
     ("content", "sizes/of-4096", |p| write_at(p, 0)),
     ("content", "holes/gigabyte", |p| write_at(p, 2000 * 256 * 1024 + 5)),
     ("content", "holes/everything", |p| write_at(p, 70_000)),
-    ("size", "sizes/of-4097", |p| File::options().write(true).open(p).unwrap().set_len(4096).unwrap()),
+    ("size", "sizes/of-4097", |p| {
+        File::options().write(true).open(p).unwrap().set_len(4096).unwrap()
+    }),
     ("hole", "holes/leading", |p| fill(p, 0, 256 * 1024)),
     ("hole", "holes/trailing", |p| fill(p, 1024 * 1024, 512 * 1024)),
     ("hole", "holes/everything", |p| fill(p, 1024 * 1024, 128 * 1024)),
@@ -88,9 +101,13 @@ const DAMAGES: &[Damage] = &[
     ("xattr", "attributes/file", |p| attribute(p, "trusted.longshore", b"")),
     ("xattr", "attributes/empty-directory", |p| xattr::remove(p, "user.text").unwrap()),
     ("xattr", "attributes/link", |p| xattr::remove(p, "trusted.of-a-link").unwrap()),
-    ("xattr", "attributes/acl", |p| attribute(p, "system.posix_acl_access", &posix_acl(7, 12346, 5))),
+    ("xattr", "attributes/acl", |p| {
+        attribute(p, "system.posix_acl_access", &posix_acl(7, 12346, 5))
+    }),
     ("xattr", "attributes/acl", |p| xattr::remove(p, "system.posix_acl_access").unwrap()),
-    ("xattr", "attributes/directory-acl", |p| xattr::remove(p, "system.posix_acl_default").unwrap()),
+    ("xattr", "attributes/directory-acl", |p| {
+        xattr::remove(p, "system.posix_acl_default").unwrap()
+    }),
     ("xattr", "attributes/capability", |p| xattr::remove(p, "security.capability").unwrap()),
     ("device", "special/char", |p| replace(p, |p| node(p, SFlag::S_IFCHR, makedev(1, 5)))),
     ("mode", "", |p| chmod(p, 0o700)),
@@ -113,7 +130,10 @@ fn every_damage_is_found_under_its_name() {
             damage(&victim);
             let differences = diff_trees(&source, &copy, Compare::default());
             let found = differences.iter().any(|d| d.what == *what && d.path == Path::new(name));
-            assert!(found, "on {fs}, damage {n} to {name:?} not found as {what:?}; found {differences:#?}");
+            assert!(
+                found,
+                "on {fs}, damage {n} to {name:?} not found as {what:?}; found {differences:#?}"
+            );
             support::scratch::remove(&copy);
         }
     }
@@ -126,8 +146,15 @@ fn damage_beyond_path_max_is_found() {
         fs::create_dir(scratch.join(name)).unwrap();
         tree::make_chain(&scratch.join(name), "twenty-characters-xx", depth);
     }
-    let differences = diff_trees(&scratch.join("a"), &scratch.join("b"), Compare { mtime: false, ..Compare::default() });
-    assert!(differences.iter().any(|d| d.what == "missing" && d.path.as_os_str().len() > 12_000), "{differences:?}");
+    let differences = diff_trees(
+        &scratch.join("a"),
+        &scratch.join("b"),
+        Compare { mtime: false, ..Compare::default() },
+    );
+    assert!(
+        differences.iter().any(|d| d.what == "missing" && d.path.as_os_str().len() > 12_000),
+        "{differences:?}"
+    );
 }
 
 #[test]
@@ -139,7 +166,10 @@ fn an_access_time_is_compared_when_asked() {
     let before = Snapshot::of(&scratch.join("a")); // reading it may move its access time
     cp_a(&scratch.join("a"), &scratch.join("c"));
     let compare = Compare { atime: true, ..Compare::default() };
-    assert_none(&diff_snapshots(&before, &Snapshot::of(&scratch.join("c")), compare), "cp -a keeps access times");
+    assert_none(
+        &diff_snapshots(&before, &Snapshot::of(&scratch.join("c")), compare),
+        "cp -a keeps access times",
+    );
     let differences = diff_snapshots(&before, &Snapshot::of(&scratch.join("b")), compare);
     assert!(differences.iter().any(|d| d.what == "atime"), "{differences:?}");
 }

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use support::compare::Snapshot;
 use support::scratch::Bind;
 use support::tree::{chmod, hard_link};
-use support::{Backend, Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root};
+use support::{
+    Backend, Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root,
+};
 
 /// A scratch directory with a file, a directory, and a place to copy to, for each backend.
 fn each(test: impl Fn(Backend, &Path)) {
@@ -60,10 +62,12 @@ fn same(a: PathBuf, b: PathBuf) {
     assert_same_tree(&a, &b, Compare::default());
 }
 
+/// Arguments, and pairs of what must be the same as what.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
 #[test]
 fn a_source_gets_the_name_that_cp_would_give_it() {
-    // arguments, then pairs: what must be the same as what
-    let table: [(&[&str], &[(&str, &str)]); 16] = [
+    let table: [Case; 16] = [
         (&["file", "new"], &[("file", "new")]),
         (&["file", "existing"], &[("file", "existing/file")]),
         (&["file", "existing/"], &[("file", "existing/file")]),
@@ -171,7 +175,12 @@ fn an_inner_file_where_a_directory_must_be_fails_alone() {
     each(|backend, at| {
         fs::write(at.join("existing/inner"), "in the way").unwrap();
         let run = Longshore::copy(backend).current_dir(at).args(["dir/", "existing"]).expect(1);
-        assert_eq!(fs::read(at.join("existing/inner")).unwrap(), b"in the way", "{}", run.describe());
+        assert_eq!(
+            fs::read(at.join("existing/inner")).unwrap(),
+            b"in the way",
+            "{}",
+            run.describe()
+        );
         same(at.join("dir/one"), at.join("existing/one"));
         assert!(run.blames(&at.join("dir/inner")), "{}", run.describe());
         assert_eq!(run.count("/errors/type-conflict"), 1, "{}", run.describe());
@@ -346,8 +355,14 @@ fn delete_does_not_reach_through_a_link_at_the_destination() {
         fs::write(at.join("outside/precious"), "must stay").unwrap();
         symlink("../outside", at.join("existing/inner")).unwrap();
         symlink("../outside", at.join("existing/extraneous")).unwrap();
-        let run = Longshore::copy(backend).current_dir(at).args(["--delete", "dir/", "existing"]).run();
-        assert_eq!(fs::read(at.join("outside/precious")).unwrap(), b"must stay", "{}", run.describe());
+        let run =
+            Longshore::copy(backend).current_dir(at).args(["--delete", "dir/", "existing"]).run();
+        assert_eq!(
+            fs::read(at.join("outside/precious")).unwrap(),
+            b"must stay",
+            "{}",
+            run.describe()
+        );
     });
 }
 
@@ -362,16 +377,23 @@ fn a_dry_run_writes_nothing() {
         assert_eq!(run.report.as_ref().unwrap()["dry_run"], true);
         let run = copy(backend, at, &["-n", "-p", "dir", "some/new/place"]);
         assert_eq!(before, listing(at), "written by {}", run.describe());
-        assert!(run.stdout.contains("some/new/place") || run.stderr.contains("some/new/place"), "{}", run.describe());
+        assert!(
+            run.stdout.contains("some/new/place") || run.stderr.contains("some/new/place"),
+            "{}",
+            run.describe()
+        );
     });
 }
 
 #[test]
 fn existing_files_are_replaced_whatever_they_were() {
     each(|backend, at| {
-        for (name, content, mode) in
-            [("longer", "long ".repeat(9000), 0o644), ("shorter", String::new(), 0o666), ("read-only", "x".to_owned(), 0o444), ("none", "y".to_owned(), 0)]
-        {
+        for (name, content, mode) in [
+            ("longer", "long ".repeat(9000), 0o644),
+            ("shorter", String::new(), 0o666),
+            ("read-only", "x".to_owned(), 0o444),
+            ("none", "y".to_owned(), 0),
+        ] {
             fs::write(at.join(name), content).unwrap();
             chmod(&at.join(name), mode);
             copy(backend, at, &["file", name]);
@@ -422,7 +444,8 @@ fn no_litter_is_left_beside_the_copy() {
         copy(backend, at, &["dir", "new"]);
         let names: Vec<_> = Snapshot::of(&at.join("new")).entries.into_keys().collect();
         assert_eq!(names, ["", "inner", "inner/two", "one"].map(PathBuf::from));
-        let mut names: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["dir", "existing", "file", "new"]);
     });

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use support::compare::{Difference, Snapshot, assert_none, diff_snapshots};
 use support::tree::{self, attribute, chmod, chown, give_to, posix_acl, set_times};
 use support::{
-    Backend, Compare, Fs, Longshore, NOBODY, Run, Scratch, Seed, Tree, TreeOptions, assert_same_tree, cp_a, diff_trees,
-    for_each_backend, need_root,
+    Backend, Compare, Fs, Longshore, NOBODY, Run, Scratch, Seed, Tree, TreeOptions,
+    assert_same_tree, cp_a, diff_trees, for_each_backend, need_root,
 };
 
 /// Copies and fails unless the result is as good as that of `cp -a`.
@@ -36,14 +36,22 @@ fn every_backend_is_exact(from: Fs, to: Fs, options: TreeOptions) {
     reference.retain(|difference| !difference.path.starts_with("deep"));
     let count = |kind: fn(&fs::FileType) -> bool| {
         let snapshot = walkdir::WalkDir::new(&tree.root).into_iter().filter_map(Result::ok);
-        snapshot.filter(|entry| !entry.path().starts_with(tree.root.join("deep")) && kind(&entry.file_type())).count()
+        snapshot
+            .filter(|entry| {
+                !entry.path().starts_with(tree.root.join("deep")) && kind(&entry.file_type())
+            })
+            .count()
     };
     let symlinks = u64::try_from(count(fs::FileType::is_symlink)).unwrap();
     for_each_backend(|backend| {
         let copy = target.join(format!("copy-{backend}"));
         let run = copy_is_exact(&tree.root, &copy, backend, &reference);
         // one of the links is a second name of another
-        assert!(run.count("/copied/symlinks") + run.count("/copied/hard_links") >= symlinks, "{}", run.describe());
+        assert!(
+            run.count("/copied/symlinks") + run.count("/copied/hard_links") >= symlinks,
+            "{}",
+            run.describe()
+        );
         support::scratch::remove(&copy);
     });
 }
@@ -55,7 +63,11 @@ fn tmpfs_is_copied_exactly() {
 
 #[test]
 fn ext4_is_copied_exactly_with_a_directory_of_5000_entries() {
-    every_backend_is_exact(Fs::Ext4, Fs::Ext4, TreeOptions { many: 5000, ..TreeOptions::default() });
+    every_backend_is_exact(
+        Fs::Ext4,
+        Fs::Ext4,
+        TreeOptions { many: 5000, ..TreeOptions::default() },
+    );
 }
 
 #[test]
@@ -85,13 +97,19 @@ fn xfs_to_btrfs_is_copied_exactly() {
 
 #[test]
 fn the_root_disk_is_copied_exactly() {
-    every_backend_is_exact(Fs::RootDisk, Fs::RootDisk, TreeOptions { big: false, ..TreeOptions::default() });
+    every_backend_is_exact(
+        Fs::RootDisk,
+        Fs::RootDisk,
+        TreeOptions { big: false, ..TreeOptions::default() },
+    );
 }
 
 /// XFS shows its ACLs a second time as `trusted.SGI_ACL_*`; copied as data they would be litter.
 #[test]
 fn acls_of_xfs_arrive_as_acls_and_leave_no_litter() {
-    let (Some(source), Some(target)) = (Scratch::new(Fs::Xfs), Scratch::new(Fs::Ext4)) else { return };
+    let (Some(source), Some(target)) = (Scratch::new(Fs::Xfs), Scratch::new(Fs::Ext4)) else {
+        return;
+    };
     fs::write(source.join("file"), "x").unwrap();
     attribute(&source.join("file"), "system.posix_acl_access", &posix_acl(7, 12, 5));
     for_each_backend(|backend| {
@@ -111,7 +129,12 @@ fn the_clone_backend_shares_blocks_on_filesystems_that_can() {
             let copy = scratch.join(format!("copy-{backend}"));
             let run = copy_is_exact(&scratch.join("file"), &copy, backend, &[]);
             assert_eq!(run.count("/copied/bytes"), 3_000_000, "{}", run.describe());
-            assert_eq!(run.count("/copied/bytes_moved"), 0, "bytes were moved on {fs}: {}", run.describe());
+            assert_eq!(
+                run.count("/copied/bytes_moved"),
+                0,
+                "bytes were moved on {fs}: {}",
+                run.describe()
+            );
         }
     }
 }
@@ -127,8 +150,13 @@ fn access_times_are_kept() {
         set_times(&scratch.join("tree/file"), 9, 9); // reading moved it
         let copy = scratch.join(format!("copy-{backend}"));
         Longshore::copy(backend).arg(scratch.join("tree")).arg(&copy).expect(0);
-        let differences = diff_snapshots(&before, &Snapshot::of(&copy), Compare { atime: true, ..Compare::default() });
-        let files: Vec<_> = differences.into_iter().filter(|d| d.path == Path::new("file")).collect();
+        let differences = diff_snapshots(
+            &before,
+            &Snapshot::of(&copy),
+            Compare { atime: true, ..Compare::default() },
+        );
+        let files: Vec<_> =
+            differences.into_iter().filter(|d| d.path == Path::new("file")).collect();
         assert_none(&files, "access times");
     });
 }
@@ -155,7 +183,11 @@ fn the_umask_of_the_caller_does_not_matter() {
             let copy = scratch.join(format!("copy-{backend}-{umask}"));
             let shell = format!("umask {umask}; exec \"$0\" \"$@\"");
             // the command's own files were made before the shell changed the mask, except the report
-            let run = Longshore::copy(backend).through(&["sh", "-c", &shell]).arg(&tree.root).arg(&copy).run();
+            let run = Longshore::copy(backend)
+                .through(&["sh", "-c", &shell])
+                .arg(&tree.root)
+                .arg(&copy)
+                .run();
             assert_eq!(run.code, Some(0), "{}", run.describe());
             assert_same_tree(&tree.root, &copy, Compare::default());
         }
@@ -201,7 +233,11 @@ fn owners_that_cannot_be_kept_are_counted_warnings_and_no_failure() {
         for entry in fs::read_dir(&copy).unwrap() {
             let metadata = entry.unwrap().metadata().unwrap();
             assert_eq!(metadata.uid(), NOBODY);
-            assert_eq!(metadata.mode() & 0o7777, 0o755, "setuid and setgid must not pass to another owner");
+            assert_eq!(
+                metadata.mode() & 0o7777,
+                0o755,
+                "setuid and setgid must not pass to another owner"
+            );
         }
     });
 }
@@ -229,11 +265,16 @@ fn no_preserve_leaves_out_what_it_names_and_nothing_else() {
     for_each_backend(|backend| {
         for (n, (list, allowed)) in table.iter().enumerate() {
             let copy = scratch.join(format!("copy-{backend}-{n}"));
-            let run = Longshore::copy(backend).args(["--no-preserve", list]).arg(&source).arg(&copy).expect(0);
+            let run = Longshore::copy(backend)
+                .args(["--no-preserve", list])
+                .arg(&source)
+                .arg(&copy)
+                .expect(0);
             let differences = diff_trees(&source, &copy, Compare::default());
             let lost: Vec<_> = differences.iter().filter(|d| allowed.contains(&d.what)).collect();
             assert!(!lost.is_empty(), "{list} was kept all the same: {}", run.describe());
-            let others: Vec<_> = differences.iter().filter(|d| !allowed.contains(&d.what)).cloned().collect();
+            let others: Vec<_> =
+                differences.iter().filter(|d| !allowed.contains(&d.what)).cloned().collect();
             assert_none(&others, &run.describe());
         }
     });
@@ -247,7 +288,11 @@ fn xattrs_none_copies_neither_attributes_nor_acls() {
     attribute(&scratch.join("a"), "system.posix_acl_access", &posix_acl(7, 12, 5));
     for_each_backend(|backend| {
         let copy = scratch.join(format!("copy-{backend}"));
-        Longshore::copy(backend).args(["--xattrs", "none"]).arg(scratch.join("a")).arg(&copy).expect(0);
+        Longshore::copy(backend)
+            .args(["--xattrs", "none"])
+            .arg(scratch.join("a"))
+            .arg(&copy)
+            .expect(0);
         assert_eq!(xattr::list(&copy).unwrap().count(), 0);
     });
 }
@@ -301,17 +346,28 @@ fn the_report_counts_what_was_copied() {
     tree::node(&source.join("fifo"), nix::sys::stat::SFlag::S_IFIFO, 0);
     File::create(source.join("hole")).unwrap().set_len(1 << 20).unwrap();
     for_each_backend(|backend| {
-        let run = Longshore::copy(backend).arg(&source).arg(scratch.join(format!("copy-{backend}"))).expect(0);
+        let run = Longshore::copy(backend)
+            .arg(&source)
+            .arg(scratch.join(format!("copy-{backend}")))
+            .expect(0);
         let counts = ["files", "directories", "symlinks", "hard_links", "special", "bytes"];
         let counted = counts.map(|name| run.count(&format!("/copied/{name}")));
-        assert_eq!(counted, [3, 3, 1, 1, 1, 10_005 + (1 << 20)], "{counts:?} of {}", run.describe());
+        assert_eq!(
+            counted,
+            [3, 3, 1, 1, 1, 10_005 + (1 << 20)],
+            "{counts:?} of {}",
+            run.describe()
+        );
         let moved = run.count("/copied/bytes_moved"); // a page cache works in blocks, a hole is none
         assert!(moved <= 10_005 + 8192, "holes are counted as moved bytes: {}", run.describe());
         let report = run.report.as_ref().unwrap();
         assert_eq!(report["version"], 1);
         assert_eq!(report["outcome"], "complete");
         assert_eq!(report["dry_run"], false);
-        assert!(report["setup"]["backend"].as_str().is_some_and(|word| !word.is_empty()), "{report:#}");
+        assert!(
+            report["setup"]["backend"].as_str().is_some_and(|word| !word.is_empty()),
+            "{report:#}"
+        );
     });
 }
 
@@ -320,7 +376,9 @@ fn one_file_system_stops_at_a_mount_point() {
     if !need_root() {
         return;
     }
-    let (Some(scratch), Some(other)) = (Scratch::new(Fs::Ext4), Scratch::new(Fs::Tmpfs)) else { return };
+    let (Some(scratch), Some(other)) = (Scratch::new(Fs::Ext4), Scratch::new(Fs::Tmpfs)) else {
+        return;
+    };
     fs::create_dir_all(scratch.join("source/mounted")).unwrap();
     fs::write(other.join("beyond"), "x").unwrap();
     let bind = support::scratch::Bind::new(other.path(), &scratch.join("source/mounted"));

@@ -10,7 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use support::tree::{chmod, give_to, hard_link, set_times};
-use support::{Backend, Compare, Fs, Longshore, NOBODY, Run, Scratch, assert_same_tree, for_each_backend, need_root};
+use support::{
+    Backend, Compare, Fs, Longshore, NOBODY, Run, Scratch, assert_same_tree, for_each_backend,
+    need_root,
+};
 
 /// A source tree of the given files, its directories included, and an empty place to copy to.
 fn each(files: &[&str], test: impl Fn(Backend, &Path)) {
@@ -35,7 +38,9 @@ fn names(at: &Path) -> Vec<String> {
         .min_depth(1)
         .into_iter()
         .map(|entry| entry.unwrap())
-        .filter(|entry| !entry.file_type().is_dir() || fs::read_dir(entry.path()).unwrap().next().is_none())
+        .filter(|entry| {
+            !entry.file_type().is_dir() || fs::read_dir(entry.path()).unwrap().next().is_none()
+        })
         .map(|entry| {
             let slash = if entry.file_type().is_dir() { "/" } else { "" };
             format!("{}{slash}", entry.path().strip_prefix(at).unwrap().display())
@@ -50,27 +55,134 @@ fn copy(backend: Backend, at: &Path, args: &[&str]) -> Run {
 }
 
 const FILES: [&str; 9] = [
-    "a.txt", "b.log", "core/x.txt", "core/y.log", "sub/core", "sub/deep/z.txt", "sub/deep/z.log", "tmp/t.txt", "sub/tmp/u.txt",
+    "a.txt",
+    "b.log",
+    "core/x.txt",
+    "core/y.log",
+    "sub/core",
+    "sub/deep/z.txt",
+    "sub/deep/z.log",
+    "tmp/t.txt",
+    "sub/tmp/u.txt",
 ];
 
 #[test]
 fn filters_decide_as_those_of_rsync() {
     // options, and what arrives
     let table: [(&[&str], &[&str]); 13] = [
-        (&["--exclude", "*.log"], &["a.txt", "core/x.txt", "sub/core", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "core"], &["a.txt", "b.log", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "core/"], &["a.txt", "b.log", "sub/core", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "/tmp"], &["a.txt", "b.log", "core/x.txt", "core/y.log", "sub/core", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt"]),
-        (&["--exclude", "sub/deep"], &["a.txt", "b.log", "core/x.txt", "core/y.log", "sub/core", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "sub/*.log"], &["a.txt", "b.log", "core/x.txt", "core/y.log", "sub/core", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "sub/**.log"], &["a.txt", "b.log", "core/x.txt", "core/y.log", "sub/core", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "sub/**"], &["a.txt", "b.log", "core/x.txt", "core/y.log", "sub/", "tmp/t.txt"]),
-        (&["--include", "y.log", "--exclude", "*.log"], &["a.txt", "core/x.txt", "core/y.log", "sub/core", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "*.log", "--include", "y.log"], &["a.txt", "core/x.txt", "sub/core", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
+        (
+            &["--exclude", "*.log"],
+            &["a.txt", "core/x.txt", "sub/core", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"],
+        ),
+        (
+            &["--exclude", "core"],
+            &["a.txt", "b.log", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"],
+        ),
+        (
+            &["--exclude", "core/"],
+            &[
+                "a.txt",
+                "b.log",
+                "sub/core",
+                "sub/deep/z.log",
+                "sub/deep/z.txt",
+                "sub/tmp/u.txt",
+                "tmp/t.txt",
+            ],
+        ),
+        (
+            &["--exclude", "/tmp"],
+            &[
+                "a.txt",
+                "b.log",
+                "core/x.txt",
+                "core/y.log",
+                "sub/core",
+                "sub/deep/z.log",
+                "sub/deep/z.txt",
+                "sub/tmp/u.txt",
+            ],
+        ),
+        (
+            &["--exclude", "sub/deep"],
+            &[
+                "a.txt",
+                "b.log",
+                "core/x.txt",
+                "core/y.log",
+                "sub/core",
+                "sub/tmp/u.txt",
+                "tmp/t.txt",
+            ],
+        ),
+        (
+            &["--exclude", "sub/*.log"],
+            &[
+                "a.txt",
+                "b.log",
+                "core/x.txt",
+                "core/y.log",
+                "sub/core",
+                "sub/deep/z.log",
+                "sub/deep/z.txt",
+                "sub/tmp/u.txt",
+                "tmp/t.txt",
+            ],
+        ),
+        (
+            &["--exclude", "sub/**.log"],
+            &[
+                "a.txt",
+                "b.log",
+                "core/x.txt",
+                "core/y.log",
+                "sub/core",
+                "sub/deep/z.txt",
+                "sub/tmp/u.txt",
+                "tmp/t.txt",
+            ],
+        ),
+        (
+            &["--exclude", "sub/**"],
+            &["a.txt", "b.log", "core/x.txt", "core/y.log", "sub/", "tmp/t.txt"],
+        ),
+        (
+            &["--include", "y.log", "--exclude", "*.log"],
+            &[
+                "a.txt",
+                "core/x.txt",
+                "core/y.log",
+                "sub/core",
+                "sub/deep/z.txt",
+                "sub/tmp/u.txt",
+                "tmp/t.txt",
+            ],
+        ),
+        (
+            &["--exclude", "*.log", "--include", "y.log"],
+            &["a.txt", "core/x.txt", "sub/core", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"],
+        ),
         // an excluded directory is not descended into, whatever a later rule says
-        (&["--exclude", "sub", "--include", "z.txt"], &["a.txt", "b.log", "core/x.txt", "core/y.log", "tmp/t.txt"]),
-        (&["--include", "*/", "--include", "*.txt", "--exclude", "*"], &["a.txt", "core/x.txt", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
-        (&["--exclude", "[ab].*"], &["core/x.txt", "core/y.log", "sub/core", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"]),
+        (
+            &["--exclude", "sub", "--include", "z.txt"],
+            &["a.txt", "b.log", "core/x.txt", "core/y.log", "tmp/t.txt"],
+        ),
+        (
+            &["--include", "*/", "--include", "*.txt", "--exclude", "*"],
+            &["a.txt", "core/x.txt", "sub/deep/z.txt", "sub/tmp/u.txt", "tmp/t.txt"],
+        ),
+        (
+            &["--exclude", "[ab].*"],
+            &[
+                "core/x.txt",
+                "core/y.log",
+                "sub/core",
+                "sub/deep/z.log",
+                "sub/deep/z.txt",
+                "sub/tmp/u.txt",
+                "tmp/t.txt",
+            ],
+        ),
     ];
     for (options, expected) in table {
         each(&FILES, |backend, at| {
@@ -85,14 +197,20 @@ fn filters_decide_as_those_of_rsync() {
 fn a_filter_is_relative_to_the_source_also_without_the_slash() {
     each(&FILES, |backend, at| {
         copy(backend, at, &["--exclude", "/tmp", "--exclude", "core", "src", "dst"]);
-        assert_eq!(names(&at.join("dst")), ["a.txt", "b.log", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt"]);
+        assert_eq!(
+            names(&at.join("dst")),
+            ["a.txt", "b.log", "sub/deep/z.log", "sub/deep/z.txt", "sub/tmp/u.txt"]
+        );
     });
 }
 
 #[test]
 fn a_filter_that_is_no_pattern_is_refused() {
     each(&FILES, |backend, at| {
-        let run = Longshore::copy(backend).current_dir(at).args(["--exclude", "[a", "src/", "dst"]).expect(2);
+        let run = Longshore::copy(backend)
+            .current_dir(at)
+            .args(["--exclude", "[a", "src/", "dst"])
+            .expect(2);
         run.says("[a");
         assert!(!at.join("dst").exists());
     });
@@ -106,20 +224,33 @@ fn update_skips_what_has_the_same_size_and_time_and_copies_the_rest() {
         for name in ["same", "sub/same"] {
             // a skipped file is not even read: other content of the same size and time stays
             let length = read_time(name).len();
-            fs::write(at.join("dst").join(name), vec![b'#'; usize::try_from(length).unwrap()]).unwrap();
-            set_times(&at.join("dst").join(name), read_time(name).mtime(), read_time(name).mtime_nsec());
+            fs::write(at.join("dst").join(name), vec![b'#'; usize::try_from(length).unwrap()])
+                .unwrap();
+            set_times(
+                &at.join("dst").join(name),
+                read_time(name).mtime(),
+                read_time(name).mtime_nsec(),
+            );
         }
         set_times(&at.join("dst/newer"), 4_000_000_000, 0);
         set_times(&at.join("dst/older"), 1000, 0);
         fs::write(at.join("dst/longer"), "longer than the content of the source").unwrap();
-        set_times(&at.join("dst/longer"), read_time("longer").mtime(), read_time("longer").mtime_nsec());
+        set_times(
+            &at.join("dst/longer"),
+            read_time("longer").mtime(),
+            read_time("longer").mtime_nsec(),
+        );
         let inode = at.join("dst/same").metadata().unwrap().ino();
         let run = copy(backend, at, &["--update", "src/", "dst"]);
         assert_eq!(inode, at.join("dst/same").metadata().unwrap().ino());
         assert!(fs::read(at.join("dst/same")).unwrap().starts_with(b"###"));
         assert!(fs::read(at.join("dst/sub/same")).unwrap().starts_with(b"###"));
         for name in ["newer", "older", "longer"] {
-            assert_same_tree(&at.join("src").join(name), &at.join("dst").join(name), Compare::default());
+            assert_same_tree(
+                &at.join("src").join(name),
+                &at.join("dst").join(name),
+                Compare::default(),
+            );
         }
         assert_eq!(run.count("/files_skipped"), 2, "{}", run.describe());
         assert_eq!(run.count("/copied/files"), 3, "{}", run.describe());
@@ -184,7 +315,11 @@ fn delete_protects_what_is_excluded() {
         for name in ["keep.log", "cache/c", "gone.txt"] {
             fs::write(at.join("dst").join(name), "x").unwrap();
         }
-        copy(backend, at, &["--delete", "--exclude", "*.log", "--exclude", "cache/", "src/", "dst"]);
+        copy(
+            backend,
+            at,
+            &["--delete", "--exclude", "*.log", "--exclude", "cache/", "src/", "dst"],
+        );
         assert_eq!(names(&at.join("dst")), ["a", "cache/c", "keep.log"]);
     });
 }
@@ -204,7 +339,11 @@ fn delete_deletes_nothing_after_a_directory_that_could_not_be_read() {
             give_to(&at.join(name), NOBODY);
         }
         chmod(&at.join("src/closed"), 0);
-        let run = Longshore::copy(backend).user(NOBODY).current_dir(at).args(["--delete", "src/", "dst"]).expect(1);
+        let run = Longshore::copy(backend)
+            .user(NOBODY)
+            .current_dir(at)
+            .args(["--delete", "src/", "dst"])
+            .expect(1);
         chmod(&at.join("src/closed"), 0o755);
         if at.join("dst/closed").exists() {
             chmod(&at.join("dst/closed"), 0o755);
@@ -237,7 +376,11 @@ fn files_from_copies_the_listed_items_with_their_parents() {
             command.args(["--files-from", "-", "src/", "from-stdin"]).expect(0);
             assert_eq!(names(&at.join("from-stdin")), expected);
             for name in expected {
-                assert_same_tree(&at.join("src").join(name), &at.join("dst").join(name), Compare::default());
+                assert_same_tree(
+                    &at.join("src").join(name),
+                    &at.join("dst").join(name),
+                    Compare::default(),
+                );
             }
         });
     }
@@ -253,7 +396,11 @@ fn parents_of_listed_items_get_their_attributes() {
         copy(backend, at, &["--files-from", "list", "src/", "dst"]);
         for name in ["sub", "sub/deep"] {
             let stat = |root: &str| at.join(root).join(name).metadata().unwrap();
-            assert_eq!((stat("src").mode(), stat("src").mtime()), (stat("dst").mode(), stat("dst").mtime()), "{name}");
+            assert_eq!(
+                (stat("src").mode(), stat("src").mtime()),
+                (stat("dst").mode(), stat("dst").mtime()),
+                "{name}"
+            );
         }
     });
 }
@@ -262,12 +409,18 @@ fn parents_of_listed_items_get_their_attributes() {
 fn a_listed_item_that_is_missing_fails_alone() {
     each(&["a", "sub/c"], |backend, at| {
         fs::write(at.join("list"), "a\nno-such\nsub/c\nsub/neither\n").unwrap();
-        let run = Longshore::copy(backend).current_dir(at).args(["--files-from", "list", "src/", "dst"]).expect(1);
+        let run = Longshore::copy(backend)
+            .current_dir(at)
+            .args(["--files-from", "list", "src/", "dst"])
+            .expect(1);
         assert_eq!(names(&at.join("dst")), ["a", "sub/c"]);
         let mut failed = run.failed.clone();
         failed.sort();
         let expected = [at.join("src/no-such"), at.join("src/sub/neither")];
-        assert_eq!(failed, expected.map(|path| fs::canonicalize(at).unwrap().join(path.strip_prefix(at).unwrap())));
+        assert_eq!(
+            failed,
+            expected.map(|path| fs::canonicalize(at).unwrap().join(path.strip_prefix(at).unwrap()))
+        );
     });
 }
 
@@ -280,7 +433,10 @@ fn absolute_paths_beneath_the_source_are_taken_and_others_refused() {
         assert_eq!(names(&at.join("dst")), ["sub/c"]);
         for escape in ["../outside", "sub/../../outside", "/etc/hostname", "a/../../outside"] {
             fs::write(at.join("list"), format!("a\n{escape}\n")).unwrap();
-            let run = Longshore::copy(backend).current_dir(at).args(["--files-from", "list", "src/", "escaped"]).expect(2);
+            let run = Longshore::copy(backend)
+                .current_dir(at)
+                .args(["--files-from", "list", "src/", "escaped"])
+                .expect(2);
             run.says(escape);
             assert!(!at.join("escaped").exists(), "{}", run.describe());
         }
@@ -294,7 +450,10 @@ fn a_link_in_the_list_of_files_does_not_lead_out_of_the_source() {
         fs::write(at.join("outside/secret"), "x").unwrap();
         std::os::unix::fs::symlink("../outside", at.join("src/link")).unwrap();
         fs::write(at.join("list"), "a\nlink/secret\n").unwrap();
-        let run = Longshore::copy(backend).current_dir(at).args(["--files-from", "list", "src/", "dst"]).run();
+        let run = Longshore::copy(backend)
+            .current_dir(at)
+            .args(["--files-from", "list", "src/", "dst"])
+            .run();
         assert!(matches!(run.code, Some(1 | 2)), "{}", run.describe());
         assert!(!at.join("dst/link/secret").exists(), "{}", run.describe());
     });
@@ -311,7 +470,8 @@ fn the_failed_list_of_one_run_is_the_input_of_the_next() {
         for name in ["sub/b\nnewline", "sub/closed", "shut"] {
             chmod(&at.join("src").join(name), 0);
         }
-        let first = Longshore::copy(backend).user(NOBODY).current_dir(at).args(["src/", "dst"]).expect(1);
+        let first =
+            Longshore::copy(backend).user(NOBODY).current_dir(at).args(["src/", "dst"]).expect(1);
         let failed: Vec<&PathBuf> = first.failed.iter().collect();
         assert_eq!(failed.len(), 3, "{}", first.describe());
         assert!(failed.iter().all(|path| path.is_absolute()), "{failed:?}");

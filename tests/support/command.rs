@@ -167,10 +167,16 @@ impl Longshore {
 
     /// Starts it.
     pub fn start(self) -> Running {
-        let files = tempfile::Builder::new().prefix("run-").tempdir_in(target_dir()).expect("failed to make a directory");
+        let files = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(target_dir())
+            .expect("failed to make a directory");
         super::tree::chmod(files.path(), 0o777);
         let mut words = self.prefix.clone();
-        words.push(std::env::var_os("LONGSHORE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_longshore").into()));
+        words.push(
+            std::env::var_os("LONGSHORE_BIN")
+                .unwrap_or_else(|| env!("CARGO_BIN_EXE_longshore").into()),
+        );
         words.push("copy".into());
         if let Some(backend) = self.backend {
             words.extend(["--backend".into(), backend.word().into()]);
@@ -182,11 +188,13 @@ impl Longshore {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_remove("LONGSHORE_BACKEND");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let create = |name: &str| File::create(files.path().join(name)).expect("failed to make a file");
+        let create =
+            |name: &str| File::create(files.path().join(name)).expect("failed to make a file");
         command.stdout(create("stdout")).stderr(create("stderr")).stdin(Stdio::null());
         if let Some(bytes) = &self.stdin {
             fs::write(files.path().join("stdin"), bytes).expect("failed to write the input");
-            command.stdin(File::open(files.path().join("stdin")).expect("failed to open the input"));
+            command
+                .stdin(File::open(files.path().join("stdin")).expect("failed to open the input"));
         }
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
@@ -206,7 +214,8 @@ impl Longshore {
             .join()
             .expect("failed to start longshore under a filter"),
         };
-        let shown: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let shown: Vec<String> =
+            words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         Running { child, files, started, limit: self.limit, command: shown.join(" "), peak_kib: 0 }
     }
 }
@@ -249,7 +258,8 @@ impl Running {
                 let stacks = stacks(self.pid());
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                let stderr = fs::read_to_string(self.files.path().join("stderr")).unwrap_or_default();
+                let stderr =
+                    fs::read_to_string(self.files.path().join("stderr")).unwrap_or_default();
                 panic!("hung: no end after {:?}: {}\n{stderr}\n{stacks}", self.limit, self.command);
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -324,7 +334,12 @@ impl Run {
         assert_eq!(self.code, Some(code), "exit code of {}", self.describe());
         assert!(!self.stderr.contains("panicked at"), "a panic in {}", self.describe());
         if let Some(report) = &self.report {
-            assert_eq!(report["exit_code"], code, "the report disagrees with the exit code of {}", self.describe());
+            assert_eq!(
+                report["exit_code"],
+                code,
+                "the report disagrees with the exit code of {}",
+                self.describe()
+            );
         } else {
             assert!(code == 2, "no report from {}", self.describe());
         }
@@ -342,7 +357,8 @@ impl Run {
     /// A number of the report by JSON pointer (`/copied/files`); 0 when it is not there.
     #[track_caller]
     pub fn count(&self, pointer: &str) -> u64 {
-        let report = self.report.as_ref().unwrap_or_else(|| panic!("no report from {}", self.describe()));
+        let report =
+            self.report.as_ref().unwrap_or_else(|| panic!("no report from {}", self.describe()));
         report.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
     }
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
-use nix::sys::statfs::{XFS_SUPER_MAGIC, fstatfs};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::sys::statfs::{XFS_SUPER_MAGIC, fstatfs};
 
 use super::content;
 
@@ -40,7 +40,16 @@ pub struct Compare {
 
 impl Default for Compare {
     fn default() -> Self {
-        Self { owner: true, mode: true, mtime: true, atime: false, holes: true, links: true, xattrs: true, top: true }
+        Self {
+            owner: true,
+            mode: true,
+            mtime: true,
+            atime: false,
+            holes: true,
+            links: true,
+            xattrs: true,
+            top: true,
+        }
     }
 }
 
@@ -99,7 +108,8 @@ impl Snapshot {
     /// Reads a tree (or a single file).
     pub fn of(root: &Path) -> Self {
         let metadata = std::fs::symlink_metadata(root);
-        let is_dir = metadata.unwrap_or_else(|error| panic!("failed to look at {root:?}: {error}")).is_dir();
+        let is_dir =
+            metadata.unwrap_or_else(|error| panic!("failed to look at {root:?}: {error}")).is_dir();
         let (dir, top_name) = if is_dir {
             (root, OsString::from("."))
         } else {
@@ -147,17 +157,27 @@ impl Snapshot {
             }
             piece.push(name);
         }
-        if piece.as_os_str().is_empty() { Ok(fd) } else { openat(&fd, &piece, DIRECTORY, Mode::empty()) }
+        if piece.as_os_str().is_empty() {
+            Ok(fd)
+        } else {
+            openat(&fd, &piece, DIRECTORY, Mode::empty())
+        }
     }
 
     /// Opens a regular file of the tree for reading, without moving its access time if allowed.
     pub fn open_file(&self, relative: &Path) -> File {
-        let parent = self.open_dir(relative.parent().unwrap_or(Path::new(""))).expect("failed to open a directory");
+        let parent = self
+            .open_dir(relative.parent().unwrap_or(Path::new("")))
+            .expect("failed to open a directory");
         let name = relative.file_name().unwrap_or(&self.top_name);
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let quiet = openat(&parent, name, flags | OFlag::O_NOATIME, Mode::empty());
         let opened = quiet.or_else(|_| openat(&parent, name, flags, Mode::empty()));
-        File::from(opened.unwrap_or_else(|errno| panic!("failed to open {relative:?} to compare it: {errno}")))
+        File::from(
+            opened.unwrap_or_else(|errno| {
+                panic!("failed to open {relative:?} to compare it: {errno}")
+            }),
+        )
     }
 
     /// For every item with more than one name in this tree: its first name.
@@ -185,8 +205,12 @@ fn entry_at(dir: &(impl AsFd + AsRawFd), name: &OsStr) -> Entry {
     let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
     match xattr::list(&path) {
         Ok(names) => {
-            for name in names.filter(|name| name != "security.selinux" && !is_storage_of_acls(dir, name)) {
-                let value = xattr::get(&path, &name).expect("failed to read an attribute").unwrap_or_default();
+            for name in
+                names.filter(|name| name != "security.selinux" && !is_storage_of_acls(dir, name))
+            {
+                let value = xattr::get(&path, &name)
+                    .expect("failed to read an attribute")
+                    .unwrap_or_default();
                 entry.xattrs.insert(name, value);
             }
         }
@@ -245,7 +269,13 @@ impl Found {
         self.0.push(Difference { path: path.to_owned(), what, detail: detail.into() });
     }
 
-    fn unequal<T: PartialEq + fmt::Debug>(&mut self, path: &Path, what: &'static str, a: &T, b: &T) {
+    fn unequal<T: PartialEq + fmt::Debug>(
+        &mut self,
+        path: &Path,
+        what: &'static str,
+        a: &T,
+        b: &T,
+    ) {
         if a != b {
             self.add(path, what, format!("{a:?} became {b:?}"));
         }
@@ -255,17 +285,31 @@ impl Found {
 fn attributes(path: &Path, a: &Entry, b: &Entry, compare: Compare, found: &mut Found) {
     let (x, y) = (&a.stat, &b.stat);
     if compare.mode && a.kind() != SFlag::S_IFLNK && x.st_mode & 0o7777 != y.st_mode & 0o7777 {
-        found.add(path, "mode", format!("{:04o} became {:04o}", x.st_mode & 0o7777, y.st_mode & 0o7777));
+        found.add(
+            path,
+            "mode",
+            format!("{:04o} became {:04o}", x.st_mode & 0o7777, y.st_mode & 0o7777),
+        );
     }
     if compare.owner {
         found.unequal(path, "uid", &x.st_uid, &y.st_uid);
         found.unequal(path, "gid", &x.st_gid, &y.st_gid);
     }
     if compare.mtime {
-        found.unequal(path, "mtime", &(x.st_mtime, x.st_mtime_nsec), &(y.st_mtime, y.st_mtime_nsec));
+        found.unequal(
+            path,
+            "mtime",
+            &(x.st_mtime, x.st_mtime_nsec),
+            &(y.st_mtime, y.st_mtime_nsec),
+        );
     }
     if compare.atime {
-        found.unequal(path, "atime", &(x.st_atime, x.st_atime_nsec), &(y.st_atime, y.st_atime_nsec));
+        found.unequal(
+            path,
+            "atime",
+            &(x.st_atime, x.st_atime_nsec),
+            &(y.st_atime, y.st_atime_nsec),
+        );
     }
     if matches!(a.kind(), SFlag::S_IFCHR | SFlag::S_IFBLK) {
         found.unequal(path, "device", &x.st_rdev, &y.st_rdev);
@@ -276,14 +320,28 @@ fn attributes(path: &Path, a: &Entry, b: &Entry, compare: Compare, found: &mut F
         for name in names {
             let (x, y) = (a.xattrs.get(name), b.xattrs.get(name));
             if x != y {
-                let length = |value: Option<&Vec<u8>>| value.map(|bytes| (bytes.len(), bytes.iter().take(40).copied().collect::<Vec<u8>>()));
-                found.add(path, "xattr", format!("{name:?}: {:?} became {:?}", length(x), length(y)));
+                let length = |value: Option<&Vec<u8>>| {
+                    value.map(|bytes| {
+                        (bytes.len(), bytes.iter().take(40).copied().collect::<Vec<u8>>())
+                    })
+                };
+                found.add(
+                    path,
+                    "xattr",
+                    format!("{name:?}: {:?} became {:?}", length(x), length(y)),
+                );
             }
         }
     }
 }
 
-fn file(path: &Path, (source, a): (&Snapshot, &Entry), (copy, b): (&Snapshot, &Entry), compare: Compare, found: &mut Found) {
+fn file(
+    path: &Path,
+    (source, a): (&Snapshot, &Entry),
+    (copy, b): (&Snapshot, &Entry),
+    compare: Compare,
+    found: &mut Found,
+) {
     let size = a.stat.st_size;
     if size != b.stat.st_size {
         found.add(path, "size", format!("{size} became {}", b.stat.st_size));
@@ -316,6 +374,12 @@ pub fn assert_same_tree(source: &Path, copy: &Path, compare: Compare) {
 /// Fails with the list of differences, unless it is empty.
 #[track_caller]
 pub fn assert_none(differences: &[Difference], context: &str) {
-    let shown: Vec<String> = differences.iter().take(40).map(|difference| format!("  {difference:?}")).collect();
-    assert!(differences.is_empty(), "{} differences: {context}\n{}", differences.len(), shown.join("\n"));
+    let shown: Vec<String> =
+        differences.iter().take(40).map(|difference| format!("  {difference:?}")).collect();
+    assert!(
+        differences.is_empty(),
+        "{} differences:\n{}\nin {context}",
+        differences.len(),
+        shown.join("\n")
+    );
 }

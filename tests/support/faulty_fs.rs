@@ -8,9 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::scratch::Scratch;
@@ -46,13 +47,17 @@ impl FaultyFs {
         }
         let at = scratch.join("faulty");
         std::fs::create_dir(&at).expect("failed to make the mount point");
-        let mut state = State { nodes: HashMap::from([(1, Node::new(FileType::Directory, 0o755))]), next: 2 };
+        let mut state =
+            State { nodes: HashMap::from([(1, Node::new(FileType::Directory, 0o755))]), next: 2 };
         for (path, content) in files {
             state.add(Path::new(path), content);
         }
         let fs = Served { state: Mutex::new(state), faults };
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("longshore-faulty".to_owned()), MountOption::DefaultPermissions];
+        config.mount_options = vec![
+            MountOption::FSName("longshore-faulty".to_owned()),
+            MountOption::DefaultPermissions,
+        ];
         config.n_threads = Some(2);
         match fuser::spawn_mount(fs, &at, &config) {
             Ok(session) => Some(Self { session: Some(session), at }),
@@ -134,7 +139,9 @@ impl State {
         let mut at = 1;
         for name in path.parent().into_iter().flatten() {
             let known = self.nodes[&at].children.get(name).copied();
-            at = known.unwrap_or_else(|| self.insert(at, name, Node::new(FileType::Directory, 0o755)).ino.0);
+            at = known.unwrap_or_else(|| {
+                self.insert(at, name, Node::new(FileType::Directory, 0o755)).ino.0
+            });
         }
         let mut node = Node::new(FileType::RegularFile, 0o644);
         node.content = content.to_vec();
@@ -142,7 +149,11 @@ impl State {
     }
 
     fn name_of(&self, ino: u64) -> Option<&OsString> {
-        self.nodes.values().flat_map(|node| &node.children).find(|(_, child)| **child == ino).map(|(name, _)| name)
+        self.nodes
+            .values()
+            .flat_map(|node| &node.children)
+            .find(|(_, child)| **child == ino)
+            .map(|(name, _)| name)
     }
 }
 
@@ -191,9 +202,22 @@ impl Filesystem for Served {
     }
 
     fn setattr(
-        &self, _: &Request, ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
-        atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>, _: Option<SystemTime>, _: Option<FileHandle>,
-        _: Option<SystemTime>, _: Option<SystemTime>, _: Option<SystemTime>, _: Option<BsdFileFlags>, reply: ReplyAttr,
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
     ) {
         let mut state = self.state();
         let Some(node) = state.nodes.get_mut(&ino.0) else { return reply.error(Errno::ENOENT) };
@@ -201,7 +225,8 @@ impl Filesystem for Served {
             TimeOrNow::SpecificTime(time) => time,
             TimeOrNow::Now => SystemTime::now(),
         };
-        node.attr.perm = mode.and_then(|mode| u16::try_from(mode & 0o7777).ok()).unwrap_or(node.attr.perm);
+        node.attr.perm =
+            mode.and_then(|mode| u16::try_from(mode & 0o7777).ok()).unwrap_or(node.attr.perm);
         node.attr.uid = uid.unwrap_or(node.attr.uid);
         node.attr.gid = gid.unwrap_or(node.attr.gid);
         node.attr.atime = atime.map_or(node.attr.atime, time);
@@ -212,15 +237,41 @@ impl Filesystem for Served {
         reply.attr(&AT_ONCE, &node.shown());
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
         reply.entry(&AT_ONCE, &self.make(parent, name, FileType::Directory, mode), Generation(0));
     }
 
-    fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
         reply.entry(&AT_ONCE, &self.make(parent, name, FileType::RegularFile, mode), Generation(0));
     }
 
-    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
         let attr = self.make(parent, name, FileType::RegularFile, mode);
         reply.created(&AT_ONCE, &attr, Generation(0), FileHandle(0), FopenFlags::empty());
     }
@@ -234,7 +285,13 @@ impl Filesystem for Served {
     }
 
     fn rename(
-        &self, _: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr, _: RenameFlags,
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        _: RenameFlags,
         reply: ReplyEmpty,
     ) {
         let mut state = self.state();
@@ -247,13 +304,21 @@ impl Filesystem for Served {
     }
 
     fn read(
-        &self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, size: u32, _: OpenFlags, _: Option<LockOwner>,
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let state = self.state();
         let name = state.name_of(ino.0);
         let end = offset + u64::from(size);
-        let fault = self.faults.read.iter().find(|(file, from, _)| Some(file) == name && end > *from);
+        let fault =
+            self.faults.read.iter().find(|(file, from, _)| Some(file) == name && end > *from);
         if let Some((_, _, errno)) = fault {
             return reply.error(Errno::from_i32(*errno));
         }
@@ -263,10 +328,20 @@ impl Filesystem for Served {
     }
 
     fn write(
-        &self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, data: &[u8], _: WriteFlags, _: OpenFlags,
-        _: Option<LockOwner>, reply: ReplyWrite,
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
     ) {
-        if let Some((_, errno)) = self.faults.write.iter().find(|(start, _)| data.starts_with(start)) {
+        if let Some((_, errno)) =
+            self.faults.write.iter().find(|(start, _)| data.starts_with(start))
+        {
             return reply.error(Errno::from_i32(*errno));
         }
         let mut state = self.state();
@@ -291,12 +366,18 @@ impl Filesystem for Served {
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }
-
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         reply.statfs(1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096);
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let state = self.state();
         let name = state.name_of(ino.0);
         if let Some((_, errno)) = self.faults.list.iter().find(|(dir, _)| Some(dir) == name) {
@@ -304,8 +385,11 @@ impl Filesystem for Served {
         }
         let Some(node) = state.nodes.get(&ino.0) else { return reply.error(Errno::ENOENT) };
         let dots = [(".", ino.0), ("..", 1)].map(|(name, ino)| (OsString::from(name), ino));
-        let entries = dots.into_iter().chain(node.children.iter().map(|(name, ino)| (name.clone(), *ino)));
-        for (at, (name, child)) in (1..).zip(entries).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+        let entries =
+            dots.into_iter().chain(node.children.iter().map(|(name, ino)| (name.clone(), *ino)));
+        for (at, (name, child)) in
+            (1..).zip(entries).skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
             let kind = state.nodes.get(&child).map_or(FileType::Directory, |node| node.attr.kind);
             if reply.add(INodeNo(child), at, kind, name) {
                 break;

@@ -8,6 +8,7 @@ pub fn deny_in_this_thread(syscalls: &[i64], errno: u32) {
     let rules = syscalls.iter().map(|number| (*number, Vec::new())).collect();
     let arch = std::env::consts::ARCH.try_into().expect("seccompiler knows this architecture");
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch);
-    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("failed to build the filter");
+    let program: BpfProgram =
+        filter.and_then(TryInto::try_into).expect("failed to build the filter");
     apply_filter(&program).expect("failed to install the filter");
 }

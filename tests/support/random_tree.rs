@@ -24,7 +24,8 @@ pub fn make(root: &Path, rng: &mut Rng, items: u64) -> Vec<PathBuf> {
                 fs::create_dir(&path).expect("failed to make a directory");
                 dirs.push(path.clone());
             }
-            4 => symlink(rng.pick(&["a", "../b", "/nowhere", ".", "x/y/z"]), &path).expect("failed to make a link"),
+            4 => symlink(rng.pick(&["a", "../b", "/nowhere", ".", "x/y/z"]), &path)
+                .expect("failed to make a link"),
             5 if !all.is_empty() => {
                 hard_link(rng.pick::<PathBuf>(&all), &path);
             }
@@ -49,7 +50,17 @@ pub fn make(root: &Path, rng: &mut Rng, items: u64) -> Vec<PathBuf> {
 }
 
 fn name(rng: &mut Rng, n: u64) -> String {
-    let stem = *rng.pick(&["file", "with space", "-dash", "tab\t", "line\nbreak", "\u{fc}ml\u{e4}ut", "#", "%41", "~"]);
+    let stem = *rng.pick(&[
+        "file",
+        "with space",
+        "-dash",
+        "tab\t",
+        "line\nbreak",
+        "\u{fc}ml\u{e4}ut",
+        "#",
+        "%41",
+        "~",
+    ]);
     format!("{stem}{n}")
 }
 
@@ -80,7 +91,11 @@ fn decorate(path: &Path, rng: &mut Rng) {
         chown(path, *rng.pick(&[0, 1, 1000, 65534]), *rng.pick(&[0, 5, 1000]));
     }
     if !link && rng.one_in(2) {
-        let modes: &[u32] = if metadata.is_dir() { &[0o755, 0o700, 0o1777, 0o2755] } else { &[0o644, 0o400, 0o755, 0o4755] };
+        let modes: &[u32] = if metadata.is_dir() {
+            &[0o755, 0o700, 0o1777, 0o2755]
+        } else {
+            &[0o644, 0o400, 0o755, 0o4755]
+        };
         chmod(path, *rng.pick(modes));
     }
     if (metadata.is_file() || metadata.is_dir()) && rng.one_in(6) {

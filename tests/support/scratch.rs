@@ -86,7 +86,9 @@ impl Mount {
         let mut mount = Self::empty(); // first, so that on a failure it is dropped after the guard
         let _guard = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
         let path = mount.path();
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "longshore-test"]).arg(&path))?;
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "longshore-test"])
+            .arg(&path))?;
         mount.mounted = true;
         Ok(mount)
     }
@@ -108,7 +110,8 @@ impl Mount {
     /// Mounts again with other options (`ro`, `rw`).
     pub fn remount(&self, options: &str) {
         let mut command = Command::new("mount");
-        run(command.arg("-o").arg(format!("remount,{options}")).arg(self.path())).expect("failed to remount");
+        run(command.arg("-o").arg(format!("remount,{options}")).arg(self.path()))
+            .expect("failed to remount");
     }
 }
 
@@ -119,7 +122,8 @@ impl Drop for Mount {
             unmount(&self.path());
         }
         remove(&self.home);
-        let _ = fs::remove_dir(self.home.parent().expect("a mount lies in its process's directory"));
+        let _ =
+            fs::remove_dir(self.home.parent().expect("a mount lies in its process's directory"));
     }
 }
 
@@ -153,7 +157,8 @@ impl Scratch {
     /// Directories of one process share the mount.
     pub fn new(fs: Fs) -> Option<Self> {
         static CACHE: OnceLock<Mutex<HashMap<Fs, Weak<Mount>>>> = OnceLock::new();
-        let mut cache = CACHE.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache =
+            CACHE.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         let cached = cache.get(&fs).and_then(Weak::upgrade);
         let mount = match cached.map_or_else(|| mount(fs).map(Arc::new), Ok) {
             Ok(mount) => mount,
@@ -197,7 +202,8 @@ impl Scratch {
 
     /// Lets every user write into it.
     pub fn open_to_all(&self) -> &Self {
-        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o777)).expect("failed to open the directory");
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o777))
+            .expect("failed to open the directory");
         self
     }
 }
@@ -229,7 +235,8 @@ fn process_dir() -> PathBuf {
         let all = target_dir().join("test-fs");
         fs::create_dir_all(&all).expect("failed to make the directory of test filesystems");
         for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
-            let alive = entry.file_name().to_str().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+            let alive =
+                entry.file_name().to_str().is_some_and(|pid| Path::new("/proc").join(pid).exists());
             let own = entry.file_name().to_str() == Some(&std::process::id().to_string());
             if !alive || own {
                 sweep(&entry.path());
