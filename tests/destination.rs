@@ -62,10 +62,12 @@ fn same(a: PathBuf, b: PathBuf) {
     assert_same_tree(&a, &b, Compare::default());
 }
 
+/// Arguments, and pairs of what must be the same as what.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
 #[test]
 fn a_source_gets_the_name_that_cp_would_give_it() {
-    // arguments, then pairs: what must be the same as what
-    let table: [(&[&str], &[(&str, &str)]); 16] = [
+    let table: [Case; 16] = [
         (&["file", "new"], &[("file", "new")]),
         (&["file", "existing"], &[("file", "existing/file")]),
         (&["file", "existing/"], &[("file", "existing/file")]),

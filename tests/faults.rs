@@ -18,8 +18,8 @@ use support::faulty_fs::{Faults, FaultyFs};
 use support::scratch::Mount;
 use support::tree::{chmod, give_to};
 use support::{
-    Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, assert_same_tree, diff_trees, for_each_backend,
-    has_program, need_root, skip,
+    Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, assert_same_tree, diff_trees,
+    for_each_backend, has_program, need_root, skip,
 };
 
 /// A scratch directory with a tree `src` of the given user's files.
@@ -43,7 +43,8 @@ fn source_of(uid: u32, fs: Fs) -> Option<Scratch> {
 fn only_blamed_differences(run: &Run, source: &Path, copy: &Path) {
     // a directory that lost an item keeps its own attributes or is blamed itself
     let differences = diff_trees(source, copy, Compare::default());
-    let unexplained: Vec<_> = differences.into_iter().filter(|d| !run.blames(&source.join(&d.path))).collect();
+    let unexplained: Vec<_> =
+        differences.into_iter().filter(|d| !run.blames(&source.join(&d.path))).collect();
     assert_none(&unexplained, &run.describe());
 }
 
@@ -56,11 +57,20 @@ fn an_unreadable_file_fails_alone_and_is_named() {
     chmod(&scratch.join("src/sub/file-7"), 0);
     for_each_backend(|backend| {
         let copy = scratch.join(format!("copy-{backend}"));
-        let run = Longshore::copy(backend).user(NOBODY).arg(scratch.join("src")).arg(&copy).expect(1);
-        assert_eq!(run.failed, [fs::canonicalize(scratch.join("src/sub/file-7")).unwrap()], "{}", run.describe());
+        let run =
+            Longshore::copy(backend).user(NOBODY).arg(scratch.join("src")).arg(&copy).expect(1);
+        assert_eq!(
+            run.failed,
+            [fs::canonicalize(scratch.join("src/sub/file-7")).unwrap()],
+            "{}",
+            run.describe()
+        );
         run.says("file-7").says("permission denied");
         let failure = &run.report.as_ref().unwrap()["failures"][0];
-        assert_eq!((failure["kind"].as_str(), failure["errno"].as_str()), (Some("permission"), Some("EACCES")));
+        assert_eq!(
+            (failure["kind"].as_str(), failure["errno"].as_str()),
+            (Some("permission"), Some("EACCES"))
+        );
         assert_eq!(run.count("/errors/permission"), 1);
         assert!(!copy.join("sub/file-7").exists(), "a file that failed must not exist");
         only_blamed_differences(&run, &scratch.join("src"), &copy);
@@ -76,8 +86,14 @@ fn an_unreadable_directory_fails_once_and_the_rest_is_exact() {
     chmod(&scratch.join("src/closed"), 0o300);
     for_each_backend(|backend| {
         let copy = scratch.join(format!("copy-{backend}"));
-        let run = Longshore::copy(backend).user(NOBODY).arg(scratch.join("src")).arg(&copy).expect(1);
-        assert_eq!(run.failed, [fs::canonicalize(scratch.join("src/closed")).unwrap()], "{}", run.describe());
+        let run =
+            Longshore::copy(backend).user(NOBODY).arg(scratch.join("src")).arg(&copy).expect(1);
+        assert_eq!(
+            run.failed,
+            [fs::canonicalize(scratch.join("src/closed")).unwrap()],
+            "{}",
+            run.describe()
+        );
         only_blamed_differences(&run, &scratch.join("src"), &copy);
     });
 }
@@ -92,8 +108,17 @@ fn a_destination_directory_that_may_not_be_written_fails_its_items_only() {
         let copy = scratch.join(format!("copy-{backend}"));
         fs::create_dir_all(copy.join("sub")).unwrap(); // root's, and closed to others
         fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let run = Longshore::copy(backend).user(NOBODY).arg("-T").arg(scratch.join("src")).arg(&copy).expect(1);
-        assert!(run.failed.iter().any(|path| path.ends_with("src/sub") || path.parent().unwrap().ends_with("src/sub")));
+        let run = Longshore::copy(backend)
+            .user(NOBODY)
+            .arg("-T")
+            .arg(scratch.join("src"))
+            .arg(&copy)
+            .expect(1);
+        assert!(
+            run.failed.iter().any(
+                |path| path.ends_with("src/sub") || path.parent().unwrap().ends_with("src/sub")
+            )
+        );
         assert_eq!(fs::read_dir(copy.join("sub")).unwrap().count(), 0);
         let compare = Compare { top: false, owner: false, ..Compare::default() };
         let differences = diff_trees(&scratch.join("src"), &copy, compare);
@@ -122,7 +147,8 @@ fn files_that_grow_shrink_and_vanish_are_copied_as_they_were_or_reported() {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let hammer = std::thread::spawn({
-            let (stop, streams, src, mut rng) = (stop.clone(), streams.clone(), src.clone(), seed.rng());
+            let (stop, streams, src, mut rng) =
+                (stop.clone(), streams.clone(), src.clone(), seed.rng());
             move || {
                 while !stop.load(Relaxed) {
                     let n = usize::try_from(rng.below(120)).unwrap();
@@ -131,13 +157,20 @@ fn files_that_grow_shrink_and_vanish_are_copied_as_they_were_or_reported() {
                         let _ = fs::remove_file(&path);
                         continue;
                     }
-                    let file = File::options().write(true).create(true).truncate(false).open(&path).unwrap();
+                    let file = File::options()
+                        .write(true)
+                        .create(true)
+                        .truncate(false)
+                        .open(&path)
+                        .unwrap();
                     let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
                     if rng.one_in(2) {
-                        file.set_len(rng.below(100_000).min(u64::try_from(length).unwrap())).unwrap();
+                        file.set_len(rng.below(100_000).min(u64::try_from(length).unwrap()))
+                            .unwrap();
                     } else {
                         let end = (length + 40_000).min(whole.len());
-                        file.write_all_at(&whole[length..end], u64::try_from(length).unwrap()).unwrap();
+                        file.write_all_at(&whole[length..end], u64::try_from(length).unwrap())
+                            .unwrap();
                     }
                 }
             }
@@ -154,13 +187,14 @@ fn files_that_grow_shrink_and_vanish_are_copied_as_they_were_or_reported() {
                     let Ok(content) = fs::read(copy.join(n.to_string())) else { continue };
                     let true_to_source = whole.starts_with(&content);
                     assert!(
-                        true_to_source || run.blames(&fs::canonicalize(&src).unwrap().join(n.to_string())),
+                        true_to_source
+                            || run.blames(&fs::canonicalize(&src).unwrap().join(n.to_string())),
                         "file {n} of {} bytes on {fs} is none that ever was, and not reported: {}",
                         content.len(),
                         run.describe()
                     );
                 }
-                let codes_agree = (run.code == Some(1)) == !run.failed.is_empty();
+                let codes_agree = (run.code == Some(1)) != run.failed.is_empty();
                 assert!(codes_agree, "exit code and failed list disagree: {}", run.describe());
                 support::scratch::remove(&copy);
             }
@@ -196,8 +230,9 @@ fn a_file_rewritten_meanwhile_is_a_state_that_it_had_or_reported() {
     let hammer = std::thread::spawn({
         let (stop, src) = (stop.clone(), scratch.join("src"));
         move || {
-            let files: Vec<File> =
-                (0..8).map(|n| File::options().write(true).open(src.join(n.to_string())).unwrap()).collect();
+            let files: Vec<File> = (0..8)
+                .map(|n| File::options().write(true).open(src.join(n.to_string())).unwrap())
+                .collect();
             let mut value = 1_u8;
             while !stop.load(Relaxed) {
                 value = value % 250 + 1;
@@ -221,13 +256,18 @@ fn a_file_rewritten_meanwhile_is_a_state_that_it_had_or_reported() {
                     continue;
                 }
                 let values: Vec<u8> = content.chunks(BLOCK).map(|block| block[0]).collect();
-                let whole = content.chunks(BLOCK).all(|block| block.iter().all(|byte| *byte == block[0]));
+                let whole =
+                    content.chunks(BLOCK).all(|block| block.iter().all(|byte| *byte == block[0]));
                 let newer = values[0];
                 let older = if newer == 1 { 250 } else { newer - 1 };
                 let turn = values.iter().position(|value| *value != newer).unwrap_or(values.len());
                 // before the first round all is 1, and 1 is followed by 2
                 let was_so = whole && values[turn..].iter().all(|value| *value == older);
-                assert!(was_so, "file {n} is put together from two times, unreported: {values:?} {}", run.describe());
+                assert!(
+                    was_so,
+                    "file {n} is put together from two times, unreported: {values:?} {}",
+                    run.describe()
+                );
             }
             support::scratch::remove(&copy);
         }
@@ -239,7 +279,14 @@ fn a_file_rewritten_meanwhile_is_a_state_that_it_had_or_reported() {
 /// Whatever has its final name is complete; nothing else lies around.
 #[track_caller]
 fn nothing_half_done(run: &Run, source: &Path, copy: &Path) {
-    let compare = Compare { mode: false, owner: false, mtime: false, xattrs: false, links: false, ..Compare::default() };
+    let compare = Compare {
+        mode: false,
+        owner: false,
+        mtime: false,
+        xattrs: false,
+        links: false,
+        ..Compare::default()
+    };
     let differences = diff_trees(source, copy, compare);
     let half: Vec<_> = differences.into_iter().filter(|d| d.what != "missing").collect();
     assert_none(&half, &run.describe());
@@ -266,15 +313,24 @@ fn a_full_destination_stops_the_copy_and_the_same_command_goes_on_later() {
         let target = Scratch::in_mount(mount, Fs::Ext4);
         fs::write(target.join("ballast"), rng.bytes(40 << 20)).unwrap();
         let copy = target.join("copy");
-        let run = Longshore::copy(backend).arg("--update").arg(source.join("src")).arg(&copy).expect(3);
+        let run =
+            Longshore::copy(backend).arg("--update").arg(source.join("src")).arg(&copy).expect(3);
         run.says("space");
         let report = run.report.as_ref().unwrap();
         assert_eq!(report["outcome"], "fatal");
         assert!(report["stopped_by"].is_string(), "{report:#}");
         nothing_half_done(&run, &source.join("src"), &copy);
         fs::remove_file(target.join("ballast")).unwrap();
-        let again = Longshore::copy(backend).args(["--update", "-T"]).arg(source.join("src")).arg(&copy).expect(0);
-        assert!(again.count("/files_skipped") > 0, "finished work was done again: {}", again.describe());
+        let again = Longshore::copy(backend)
+            .args(["--update", "-T"])
+            .arg(source.join("src"))
+            .arg(&copy)
+            .expect(0);
+        assert!(
+            again.count("/files_skipped") > 0,
+            "finished work was done again: {}",
+            again.describe()
+        );
         assert_same_tree(&source.join("src"), &copy, Compare::default());
     });
 }
@@ -296,7 +352,8 @@ fn a_full_table_of_inodes_is_named_as_such() {
             Err(reason) => return skip(&reason),
         };
         let target = Scratch::in_mount(mount, Fs::Ext4);
-        let run = Longshore::copy(backend).arg(source.join("src")).arg(target.join("copy")).expect(3);
+        let run =
+            Longshore::copy(backend).arg(source.join("src")).arg(target.join("copy")).expect(3);
         run.says("inode");
         nothing_half_done(&run, &source.join("src"), &target.join("copy"));
     });
@@ -327,7 +384,8 @@ fn a_used_up_quota_stops_the_copy_and_is_named() {
         let target = Scratch::in_mount(mount, Fs::Ext4);
         target.open_to_all();
         let copy = target.join("copy");
-        let run = Longshore::copy(backend).user(NOBODY).arg(source.join("src")).arg(&copy).expect(3);
+        let run =
+            Longshore::copy(backend).user(NOBODY).arg(source.join("src")).arg(&copy).expect(3);
         run.says("quota");
         nothing_half_done(&run, &source.join("src"), &copy);
     });
@@ -345,7 +403,8 @@ fn a_read_only_destination_is_refused() {
     target.mount().remount("ro");
     for_each_backend(|backend| {
         for name in ["new", "existing"] {
-            let run = Longshore::copy(backend).arg(source.join("src")).arg(target.join(name)).expect(2);
+            let run =
+                Longshore::copy(backend).arg(source.join("src")).arg(target.join(name)).expect(2);
             run.says("read-only");
         }
     });
@@ -369,10 +428,14 @@ fn a_read_error_in_the_middle_of_a_file_fails_that_file_alone() {
             ("src/sub/good", numbered(b"good", 3_000_000)),
         ];
         let read = vec![("bad".into(), 2_000_000, libc::EIO), ("bad-at-once".into(), 0, libc::EIO)];
-        let Some(faulty) = FaultyFs::mount(&scratch, &files, Faults { read, ..Faults::default() }) else { return };
+        let Some(faulty) = FaultyFs::mount(&scratch, &files, Faults { read, ..Faults::default() })
+        else {
+            return;
+        };
         let (source, copy) = (faulty.path().join("src"), scratch.join("copy"));
         let run = Longshore::copy(backend).arg(&source).arg(&copy).expect(1);
-        let mut failed: Vec<_> = run.failed.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        let mut failed: Vec<_> =
+            run.failed.iter().filter_map(|path| path.file_name()?.to_str()).collect();
         failed.sort_unstable();
         assert_eq!(failed, ["bad", "bad-at-once"], "{}", run.describe());
         assert_eq!(run.count("/errors/io"), 2, "{}", run.describe());
@@ -391,7 +454,10 @@ fn an_error_while_a_directory_is_read_is_reported_and_protects_its_twin() {
         let Some(faulty) = FaultyFs::mount(&scratch, &files, faults) else { return };
         fs::create_dir_all(scratch.join("copy/sub")).unwrap();
         fs::write(scratch.join("copy/sub/b"), "earlier").unwrap();
-        let run = Longshore::copy(backend).args(["--delete", "-T"]).arg(faulty.path().join("src")).arg(scratch.join("copy"));
+        let run = Longshore::copy(backend)
+            .args(["--delete", "-T"])
+            .arg(faulty.path().join("src"))
+            .arg(scratch.join("copy"));
         let run = run.expect(1);
         assert_eq!(fs::read(scratch.join("copy/sub/b")).unwrap(), b"earlier", "{}", run.describe());
         assert_eq!(fs::read(scratch.join("copy/a")).unwrap(), b"a");
@@ -402,30 +468,47 @@ fn an_error_while_a_directory_is_read_is_reported_and_protects_its_twin() {
 #[test]
 fn errors_of_writing_are_reported_by_what_they_mean() {
     // errno, exit code, kind in the report
-    let table = [(libc::EIO, 1, "io"), (libc::ENOSPC, 3, "no-space"), (libc::EDQUOT, 3, "quota"), (libc::EROFS, 3, "read-only")];
+    let table = [
+        (libc::EIO, 1, "io"),
+        (libc::ENOSPC, 3, "no-space"),
+        (libc::EDQUOT, 3, "quota"),
+        (libc::EROFS, 3, "read-only"),
+    ];
     for (errno, code, kind) in table {
         for_each_backend(|backend| {
             for at_close in [false, true] {
                 let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
                 let fault = vec![(b"POISON".to_vec(), errno)];
-                let (write, close) = if at_close { (Vec::new(), fault) } else { (fault, Vec::new()) };
-                let Some(faulty) = FaultyFs::mount(&scratch, &[], Faults { write, close, ..Faults::default() }) else {
+                let (write, close) =
+                    if at_close { (Vec::new(), fault) } else { (fault, Vec::new()) };
+                let Some(faulty) =
+                    FaultyFs::mount(&scratch, &[], Faults { write, close, ..Faults::default() })
+                else {
                     return;
                 };
                 fs::create_dir(scratch.join("src")).unwrap();
                 for n in 0..5 {
-                    fs::write(scratch.join(format!("src/good-{n}")), numbered(b"good", 10_000)).unwrap();
+                    fs::write(scratch.join(format!("src/good-{n}")), numbered(b"good", 10_000))
+                        .unwrap();
                 }
                 fs::write(scratch.join("src/bad"), numbered(b"POISON", 10_000)).unwrap();
                 let copy = faulty.path().join("copy");
                 let run = Longshore::copy(backend).arg(scratch.join("src")).arg(&copy).expect(code);
-                let context = format!("{} at_close={at_close} {}", Errno::from_raw(errno), run.describe());
+                let context =
+                    format!("{} at_close={at_close} {}", Errno::from_raw(errno), run.describe());
                 assert_eq!(run.count(&format!("/errors/{kind}")), 1, "{context}");
-                assert!(run.blames(&fs::canonicalize(scratch.join("src/bad")).unwrap()), "{context}");
+                assert!(
+                    run.blames(&fs::canonicalize(scratch.join("src/bad")).unwrap()),
+                    "{context}"
+                );
                 assert!(!copy.join("bad").exists(), "{context}");
                 if code == 1 {
                     for n in 0..5 {
-                        assert_eq!(fs::read(copy.join(format!("good-{n}"))).unwrap(), numbered(b"good", 10_000), "{context}");
+                        assert_eq!(
+                            fs::read(copy.join(format!("good-{n}"))).unwrap(),
+                            numbered(b"good", 10_000),
+                            "{context}"
+                        );
                     }
                 }
             }

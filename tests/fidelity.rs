@@ -210,6 +210,33 @@ fn an_unprivileged_user_copies_an_own_tree_exactly() {
     });
 }
 
+/// Setting a user attribute takes the right to write, which the final mode may not give its owner.
+#[test]
+fn attributes_of_read_only_files_are_kept_for_an_unprivileged_owner() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    scratch.open_to_all();
+    let source = scratch.join("source");
+    fs::create_dir_all(source.join("closed")).unwrap();
+    for (name, content) in
+        [("empty", ""), ("full", "content"), ("large", &*"large ".repeat(500_000))]
+    {
+        fs::write(source.join(name), content).unwrap();
+        attribute(&source.join(name), "user.name", b"value");
+        attribute(&source.join(name), "system.posix_acl_access", &posix_acl(4, 12, 4));
+    }
+    attribute(&source.join("closed"), "user.name", b"value");
+    tree::hard_link(&source.join("full"), &source.join("closed/full-again"));
+    for name in ["empty", "full", "large", "closed"] {
+        chmod(&source.join(name), if name == "closed" { 0o500 } else { 0o400 });
+    }
+    give_to(&source, NOBODY);
+    for_each_backend(|backend| {
+        let copy = scratch.join(format!("copy-{backend}"));
+        let run = Longshore::copy(backend).user(NOBODY).arg(&source).arg(&copy).expect(0);
+        assert_none(&diff_trees(&source, &copy, Compare::default()), &run.describe());
+    });
+}
+
 #[test]
 fn owners_that_cannot_be_kept_are_counted_warnings_and_no_failure() {
     if !need_root() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use support::compare::assert_none;
 use support::tree::{give_to, make_chain};
 use support::{
-    Backend, Compare, Fs, Longshore, NOBODY, Scratch, Tree, TreeOptions, assert_same_tree, diff_trees, for_each_backend,
-    has_program, need_root,
+    Backend, Compare, Fs, Longshore, NOBODY, Scratch, Tree, TreeOptions, assert_same_tree,
+    diff_trees, for_each_backend, has_program, need_root,
 };
 
 #[test]
@@ -20,12 +20,15 @@ fn few_descriptors_are_enough_or_refused_in_words() {
         return;
     }
     let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
-    let tree = Tree::make(scratch.join("src"), 31, TreeOptions { many: 400, ..TreeOptions::default() });
+    let tree =
+        Tree::make(scratch.join("src"), 31, TreeOptions { many: 400, ..TreeOptions::default() });
     for_each_backend(|backend| {
         for limit in [16, 32, 64, 1024] {
             let copy = scratch.join(format!("copy-{backend}-{limit}"));
             let prlimit = format!("--nofile={limit}:{limit}");
-            let command = Longshore::copy(backend).through(&["prlimit", &prlimit]).limit(Duration::from_secs(60));
+            let command = Longshore::copy(backend)
+                .through(&["prlimit", &prlimit])
+                .limit(Duration::from_secs(60));
             let run = command.arg(&tree.root).arg(&copy).run();
             if run.code == Some(2) && limit < 64 {
                 run.says("descriptors");
@@ -52,7 +55,12 @@ fn little_locked_memory_is_enough() {
     for_each_backend(|backend| {
         for limit in ["--memlock=65536:65536", "--memlock=0:0"] {
             let copy = scratch.join(format!("copy-{backend}{limit}"));
-            let run = Longshore::copy(backend).user(NOBODY).through(&["prlimit", limit]).arg(&tree.root).arg(&copy).run();
+            let run = Longshore::copy(backend)
+                .user(NOBODY)
+                .through(&["prlimit", limit])
+                .arg(&tree.root)
+                .arg(&copy)
+                .run();
             if backend == Backend::Uring && run.code == Some(2) {
                 run.says("memory"); // asked for by name, it may be refused, with the reason
                 continue;
@@ -70,11 +78,19 @@ fn without_io_uring_every_other_backend_works_and_the_report_says_why() {
     for errno in [libc::EPERM, libc::ENOSYS] {
         for backend in [Backend::Auto, Backend::Threads, Backend::Clone] {
             let copy = scratch.join(format!("copy-{backend}-{errno}"));
-            let run = Longshore::copy(backend).deny(&[libc::SYS_io_uring_setup], errno).arg(&tree.root).arg(&copy).expect(0);
+            let run = Longshore::copy(backend)
+                .deny(&[libc::SYS_io_uring_setup], errno)
+                .arg(&tree.root)
+                .arg(&copy)
+                .expect(0);
             assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
             if backend == Backend::Auto {
                 let notes = run.report.as_ref().unwrap()["setup"]["notes"].to_string();
-                assert!(notes.contains("io_uring"), "no note of the missing ring: {}", run.describe());
+                assert!(
+                    notes.contains("io_uring"),
+                    "no note of the missing ring: {}",
+                    run.describe()
+                );
             }
         }
         let refused = scratch.join(format!("refused-{errno}"));
@@ -88,17 +104,21 @@ fn without_io_uring_every_other_backend_works_and_the_report_says_why() {
 #[test]
 fn without_new_system_calls_the_copy_is_exact_all_the_same() {
     let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
-    let tree = Tree::make(scratch.join("src"), 34, TreeOptions { deep: 24, ..TreeOptions::small() });
-    let table: [(&str, &[i64]); 4] = [
+    let tree =
+        Tree::make(scratch.join("src"), 34, TreeOptions { deep: 24, ..TreeOptions::small() });
+    let table: [(&str, &[i64]); 3] = [
         ("openat2", &[libc::SYS_openat2]),
         ("copy_file_range", &[libc::SYS_copy_file_range]),
         ("fallocate", &[libc::SYS_fallocate]),
-        ("syncfs", &[libc::SYS_syncfs]),
     ];
     for_each_backend(|backend| {
         for (name, syscalls) in table {
             let copy = scratch.join(format!("copy-{backend}-{name}"));
-            let run = Longshore::copy(backend).deny(syscalls, libc::ENOSYS).arg(&tree.root).arg(&copy).run();
+            let run = Longshore::copy(backend)
+                .deny(syscalls, libc::ENOSYS)
+                .arg(&tree.root)
+                .arg(&copy)
+                .run();
             if name == "openat2" && run.code == Some(2) {
                 run.says("openat2"); // needed to stay beneath the destination; then it must be said
                 continue;
@@ -106,6 +126,26 @@ fn without_new_system_calls_the_copy_is_exact_all_the_same() {
             run.expect(0);
             assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
         }
+    });
+}
+
+/// A copy that cannot flush does not know that it succeeded, and must not say so.
+#[test]
+fn a_flush_that_fails_is_no_success() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    fs::write(scratch.join("file"), "content").unwrap();
+    for_each_backend(|backend| {
+        let copy = scratch.join(format!("copy-{backend}"));
+        let denied = [libc::SYS_syncfs, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync];
+        let run = Longshore::copy(backend)
+            .deny(&denied, libc::EIO)
+            .arg(scratch.join("file"))
+            .arg(&copy)
+            .run();
+        assert!(matches!(run.code, Some(1 | 3)), "{}", run.describe());
+        let unflushed = scratch.join(format!("unflushed-{backend}"));
+        let command = Longshore::copy(backend).deny(&denied, libc::EIO).args(["--sync", "none"]);
+        command.arg(scratch.join("file")).arg(&unflushed).expect(0);
     });
 }
 
@@ -120,7 +160,10 @@ fn paths_beyond_path_max_are_copied() {
         for name in ["wide", "deep"] {
             let copy = scratch.join(format!("{name}-{backend}"));
             let run = Longshore::copy(backend).arg(scratch.join(name)).arg(&copy).expect(0);
-            assert_none(&diff_trees(&scratch.join(name), &copy, Compare::default()), &run.describe());
+            assert_none(
+                &diff_trees(&scratch.join(name), &copy, Compare::default()),
+                &run.describe(),
+            );
             support::scratch::remove(&copy);
         }
     });
@@ -165,7 +208,11 @@ fn the_number_of_threads_does_not_matter() {
     for_each_backend(|backend| {
         for threads in ["1", "2", "17"] {
             let copy = scratch.join(format!("copy-{backend}-{threads}"));
-            let run = Longshore::copy(backend).args(["--threads", threads]).arg(&tree.root).arg(&copy).expect(0);
+            let run = Longshore::copy(backend)
+                .args(["--threads", threads])
+                .arg(&tree.root)
+                .arg(&copy)
+                .expect(0);
             assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
         }
     });

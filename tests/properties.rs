@@ -14,7 +14,8 @@ use support::compare::assert_none;
 use support::scratch::Mount;
 use support::tree::{chmod, give_to};
 use support::{
-    Backend, Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, diff_trees, is_root, random_tree, wait_for,
+    Backend, Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, diff_trees, is_root,
+    random_tree, wait_for,
 };
 
 /// What happens to a copy.
@@ -29,7 +30,9 @@ enum Fault {
 
 /// Cases of a run; `LONGSHORE_CASES` raises it.
 fn cases() -> u64 {
-    std::env::var("LONGSHORE_CASES").ok().map_or(20, |text| text.parse().expect("LONGSHORE_CASES is a number"))
+    std::env::var("LONGSHORE_CASES")
+        .ok()
+        .map_or(20, |text| text.parse().expect("LONGSHORE_CASES is a number"))
 }
 
 #[test]
@@ -39,7 +42,13 @@ fn what_is_not_the_same_is_named_whatever_happens() {
     for case in 0..cases() {
         let backend = *rng.pick(&Backend::ALL);
         let backend = if has_ring() { backend } else { Backend::Auto };
-        let fault = *rng.pick(&[Fault::None, Fault::Unreadable, Fault::InTheWay, Fault::Killed, Fault::Full]);
+        let fault = *rng.pick(&[
+            Fault::None,
+            Fault::Unreadable,
+            Fault::InTheWay,
+            Fault::Killed,
+            Fault::Full,
+        ]);
         let (from, to) = (*rng.pick(&Fs::ALL), *rng.pick(&Fs::ALL));
         eprintln!("case {case}: {fault:?}, {backend}, {from} to {to}");
         if matches!(fault, Fault::Unreadable | Fault::Full) && !is_root() {
@@ -52,7 +61,13 @@ fn what_is_not_the_same_is_named_whatever_happens() {
     }
 }
 
-fn one_case(fault: Fault, backend: Backend, rng: &mut Rng, source: (&Scratch, &[PathBuf]), mut target: Scratch) {
+fn one_case(
+    fault: Fault,
+    backend: Backend,
+    rng: &mut Rng,
+    source: (&Scratch, &[PathBuf]),
+    mut target: Scratch,
+) {
     let (source, files) = source;
     let src = source.join("src");
     let mut user = None;
@@ -88,14 +103,17 @@ fn one_case(fault: Fault, backend: Backend, rng: &mut Rng, source: (&Scratch, &[
         }
     }
     let command = || {
-        let command = Longshore::copy(backend).args(["--update", "-T"]).arg(&src).arg(target.join("copy"));
+        let command =
+            Longshore::copy(backend).args(["--update", "-T"]).arg(&src).arg(target.join("copy"));
         if let Some(uid) = user { command.user(uid) } else { command }
     };
     if matches!(fault, Fault::Killed) {
         let moment = Duration::from_micros(rng.below(60_000));
         let mut running = command().start();
         let started = Instant::now();
-        wait_for("the moment of the kill", Duration::from_secs(60), || started.elapsed() >= moment || running.ended());
+        wait_for("the moment of the kill", Duration::from_secs(60), || {
+            started.elapsed() >= moment || running.ended()
+        });
         running.signal(Signal::SIGKILL);
         running.wait();
     }
@@ -110,7 +128,10 @@ fn judge(run: &Run, fault: Fault, src: &Path, copy: &Path) {
         Some(0) => {
             let mut differences = diff_trees(src, copy, compare);
             // what was in the way of nothing stays where it is
-            differences.retain(|d| !(matches!(fault, Fault::InTheWay) && (d.what == "extraneous" || d.path.as_os_str().is_empty())));
+            differences.retain(|d| {
+                !(matches!(fault, Fault::InTheWay)
+                    && (d.what == "extraneous" || d.path.as_os_str().is_empty()))
+            });
             assert_none(&differences, &run.describe());
         }
         Some(1) => {
@@ -123,16 +144,21 @@ fn judge(run: &Run, fault: Fault, src: &Path, copy: &Path) {
             assert_none(&differences, &run.describe());
             // every failed item of the list is real: it exists in the source
             for path in &run.failed {
-                assert!(path.symlink_metadata().is_ok(), "{path:?} was never there: {}", run.describe());
+                assert!(
+                    path.symlink_metadata().is_ok(),
+                    "{path:?} was never there: {}",
+                    run.describe()
+                );
             }
         }
         Some(3) => {
             assert!(matches!(fault, Fault::Full), "{}", run.describe());
             if copy.exists() {
-                let half: Vec<_> = diff_trees(src, copy, Compare { holes: false, ..Compare::default() })
-                    .into_iter()
-                    .filter(|d| matches!(d.what, "content" | "size" | "type" | "extraneous"))
-                    .collect();
+                let half: Vec<_> =
+                    diff_trees(src, copy, Compare { holes: false, ..Compare::default() })
+                        .into_iter()
+                        .filter(|d| matches!(d.what, "content" | "size" | "type" | "extraneous"))
+                        .collect();
                 assert_none(&half, &run.describe());
             }
         }

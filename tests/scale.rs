@@ -9,7 +9,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use support::{Backend, Compare, Fs, Longshore, Rng, Scratch, assert_same_tree, for_each_backend, skip};
+use support::{
+    Backend, Compare, Fs, Longshore, Rng, Scratch, assert_same_tree, for_each_backend, skip,
+};
 
 const PEAK_LIMIT_KIB: u64 = 150 * 1024;
 
@@ -43,12 +45,24 @@ fn memory_stays_bounded(what: &str, dirs: usize, files_in_each: usize, backends:
             continue;
         }
         let copy = scratch.join("copy");
-        let run = Longshore::copy(*backend).limit(Duration::from_secs(600)).arg(scratch.join("src")).arg(&copy).expect(0);
+        let run = Longshore::copy(*backend)
+            .limit(Duration::from_secs(600))
+            .arg(scratch.join("src"))
+            .arg(&copy)
+            .expect(0);
         let seconds = run.elapsed.as_secs_f64();
         println!("{what:<22} {backend:>8} {count:>8} {seconds:>8.2} {:>9}", run.peak_kib / 1024);
         assert_eq!(run.count("/copied/files"), u64::try_from(count).unwrap(), "{}", run.describe());
-        assert!(run.peak_kib > 0 && run.peak_kib < PEAK_LIMIT_KIB, "{} KiB of memory: {}", run.peak_kib, run.describe());
-        let arrived: usize = fs::read_dir(&copy).unwrap().map(|dir| fs::read_dir(dir.unwrap().path()).unwrap().count()).sum();
+        assert!(
+            run.peak_kib > 0 && run.peak_kib < PEAK_LIMIT_KIB,
+            "{} KiB of memory: {}",
+            run.peak_kib,
+            run.describe()
+        );
+        let arrived: usize = fs::read_dir(&copy)
+            .unwrap()
+            .map(|dir| fs::read_dir(dir.unwrap().path()).unwrap().count())
+            .sum();
         assert_eq!(arrived, count);
         support::scratch::remove(&copy);
     }
@@ -86,10 +100,17 @@ fn memory_stays_bounded_for_many_hard_links() {
     }
     for n in 0..30_000 {
         fs::write(scratch.join(format!("src/a/{n}")), "x").unwrap();
-        fs::hard_link(scratch.join(format!("src/a/{n}")), scratch.join(format!("src/b/{n}"))).unwrap();
+        fs::hard_link(scratch.join(format!("src/a/{n}")), scratch.join(format!("src/b/{n}")))
+            .unwrap();
     }
-    let run = Longshore::copy(Backend::Auto).arg(scratch.join("src")).arg(scratch.join("copy")).expect(0);
-    assert_eq!((run.count("/copied/files"), run.count("/copied/hard_links")), (30_000, 30_000), "{}", run.describe());
+    let run =
+        Longshore::copy(Backend::Auto).arg(scratch.join("src")).arg(scratch.join("copy")).expect(0);
+    assert_eq!(
+        (run.count("/copied/files"), run.count("/copied/hard_links")),
+        (30_000, 30_000),
+        "{}",
+        run.describe()
+    );
     assert!(run.peak_kib < PEAK_LIMIT_KIB, "{} KiB of memory: {}", run.peak_kib, run.describe());
     assert_same_tree(&scratch.join("src"), &scratch.join("copy"), Compare::default());
 }
@@ -109,7 +130,12 @@ fn a_sparse_file_of_64_gib_takes_the_time_of_its_data() {
         let copy = scratch.join(format!("copy-{backend}"));
         let started = Instant::now();
         let run = Longshore::copy(backend).arg(scratch.join("sparse")).arg(&copy).expect(0);
-        assert!(started.elapsed() < Duration::from_secs(20), "took {:?}: {}", started.elapsed(), run.describe());
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "took {:?}: {}",
+            started.elapsed(),
+            run.describe()
+        );
         assert_same_tree(&scratch.join("sparse"), &copy, Compare::default());
         assert!(copy.metadata().unwrap().blocks() * 512 < 80 << 20);
         assert!(run.count("/copied/bytes_moved") <= 80 << 20, "{}", run.describe());
@@ -127,7 +153,12 @@ fn a_file_of_a_hundred_thousand_extents_is_copied() {
     for_each_backend(|backend| {
         let copy = scratch.join(format!("copy-{backend}"));
         let run = Longshore::copy(backend).arg(scratch.join("fragments")).arg(&copy).expect(0);
-        assert!(run.peak_kib < PEAK_LIMIT_KIB, "{} KiB of memory: {}", run.peak_kib, run.describe());
+        assert!(
+            run.peak_kib < PEAK_LIMIT_KIB,
+            "{} KiB of memory: {}",
+            run.peak_kib,
+            run.describe()
+        );
         assert_same_tree(&scratch.join("fragments"), &copy, Compare::default());
         fs::remove_file(&copy).unwrap();
     });

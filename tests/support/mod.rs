@@ -7,6 +7,7 @@ pub mod compare;
 pub mod content;
 pub mod faulty_fs;
 pub mod filter;
+pub mod items;
 pub mod random_tree;
 pub mod scratch;
 pub mod tree;
@@ -41,6 +42,7 @@ pub fn is_root() -> bool {
 /// standard error and to the file named by `LONGSHORE_SKIPS` (else `target/skipped-tests.txt`).
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
+    let reason = reason.lines().next().unwrap_or("");
     let line = format!("{}: {reason}", thread.name().unwrap_or("unnamed test"));
     eprintln!("SKIPPED {line}");
     let file = std::env::var_os("LONGSHORE_SKIPS")

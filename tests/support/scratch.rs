@@ -75,20 +75,16 @@ impl Mount {
 
     fn empty() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let _guard = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
         let home = process_dir().join(NEXT.fetch_add(1, Relaxed).to_string());
         fs::create_dir_all(home.join("mnt")).expect("failed to make the mount point");
         Self { home, mounted: false }
     }
 
-    fn plain() -> Self {
-        let _guard = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-        Self::empty()
-    }
-
     /// A tmpfs with the given mount options.
     pub fn tmpfs(options: &str) -> Result<Self, String> {
+        let mut mount = Self::empty(); // first, so that on a failure it is dropped after the guard
         let _guard = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut mount = Self::empty();
         let path = mount.path();
         run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "longshore-test"])
@@ -99,8 +95,8 @@ impl Mount {
 
     /// A filesystem on a sparse image: `mkfs` is the command without the image.
     pub fn image_of(mkfs: &[&str], bytes: u64, options: &str) -> Result<Self, String> {
+        let mut mount = Self::empty(); // first, so that on a failure it is dropped after the guard
         let _guard = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut mount = Self::empty();
         let image = mount.image();
         let file = fs::File::create(&image).map_err(|error| error.to_string())?;
         file.set_len(bytes).map_err(|error| error.to_string())?;
@@ -220,7 +216,7 @@ impl Drop for Scratch {
 
 fn mount(fs: Fs) -> Result<Mount, String> {
     if fs == Fs::RootDisk {
-        return Ok(Mount::plain());
+        return Ok(Mount::empty());
     }
     if !is_root() {
         return Err("needs root".to_owned());
