@@ -265,7 +265,7 @@ fn flush(plan: &Plan, job: &Job<'_>) {
     match open(&root.destination_dir).or_else(|_| open(&root.destination)) {
         Ok(fd) => {
             if let Err(errno) = nix::unistd::syncfs(fd) {
-                job.fail(root.destination.clone(), StepError::os(Step::Sync, errno));
+                job.fail_at_destination(root.destination.clone(), StepError::os(Step::Sync, errno));
             }
         }
         // Write permission without read permission: nothing to name the filesystem by.

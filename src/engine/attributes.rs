@@ -83,14 +83,18 @@ impl<'o> Attributes<'o> {
 
     /// The mode to create a file with, and the mode that it then has. With the right owner from the
     /// start it is the final one, which saves a call; otherwise nobody else may open the file yet.
+    /// Only root may set attributes of a file that is closed to writing.
     pub(crate) fn creation_mode(
         &self,
         source: &FileStat,
         owner: Option<(u32, u32)>,
     ) -> (Mode, u32) {
+        const PLAIN: u32 = 0o777;
+        const WRITABLE: u32 = 0o200;
         let wanted = self.final_mode(source);
         let right_owner = owner.is_some_and(|owner| !self.wants_chown(source, owner));
-        let mode = if right_owner && wanted & !0o777 == 0 { wanted } else { 0o600 };
+        let writable = self.root || wanted & WRITABLE != 0;
+        let mode = if right_owner && writable && wanted & !PLAIN == 0 { wanted } else { 0o600 };
         (Mode::from_bits_truncate(mode), mode & !self.umask)
     }
 

@@ -37,14 +37,20 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
     let source = match open(&root.source_dir, &root.source_name) {
         Ok(fd) => fd,
         Err(errno) => {
-            return job.fail(root.source.clone(), StepError::os(Step::OpenDirectory, errno));
+            return job.fail_at_destination(
+                root.source.clone(),
+                StepError::os(Step::OpenDirectory, errno),
+            );
         }
     };
     let destination = match open(&root.destination_dir, &root.destination_name) {
         Ok(fd) => fd,
         Err(Errno::ENOENT) if job.options().dry_run => return,
         Err(errno) => {
-            return job.fail(root.destination.clone(), StepError::os(Step::OpenDirectory, errno));
+            return job.fail_at_destination(
+                root.destination.clone(),
+                StepError::os(Step::OpenDirectory, errno),
+            );
         }
     };
     let device = fstat(&source).map_or(0, |stat| stat.st_dev);
@@ -68,7 +74,7 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
             }
             (Err(errno), _) | (_, Err(errno)) => {
                 let error = StepError::os(Step::OpenDirectory, errno);
-                job.fail(root.destination.join(relative), error);
+                job.fail_at_destination(root.destination.join(relative), error);
             }
         }
     }
@@ -99,16 +105,18 @@ fn visit(
             }
             Ok(_) => {}
             Err(Errno::ENOENT) => extraneous.push((name.to_owned(), directory)),
-            Err(errno) => job.fail(root.source.join(path), StepError::os(Step::Delete, errno)),
+            Err(errno) => {
+                job.fail_at_destination(root.source.join(path), StepError::os(Step::Delete, errno))
+            }
         }
     });
     if let Err(error) = read {
-        job.fail(root.destination.join(&level.relative), error);
+        job.fail_at_destination(root.destination.join(&level.relative), error);
     }
     for (name, directory) in extraneous {
         if let Err(error) = remove(job, &level.destination, &name, directory) {
             let path = level.relative.join(OsStr::from_bytes(name.to_bytes()));
-            job.fail(root.destination.join(path), error);
+            job.fail_at_destination(root.destination.join(path), error);
         }
     }
     if job.tally.deleted.load(Relaxed) > before && !job.options().dry_run {
@@ -117,7 +125,7 @@ fn visit(
             .at(Step::Stat)
             .and_then(|stat| job.attributes.set_times(level.destination.as_fd(), &stat));
         if let Err(error) = restored {
-            job.fail(root.destination.join(&level.relative), error);
+            job.fail_at_destination(root.destination.join(&level.relative), error);
         }
     }
     level

@@ -84,14 +84,9 @@ impl Side {
     }
 
     /// Opens `name` below `above` again, provided that it is still the same directory.
-    fn reopen(&self, above: impl AsFd, name: &CStr) -> Result<Arc<OwnedFd>, Errno> {
+    fn open(&self, above: impl AsFd, name: &CStr) -> Result<Arc<OwnedFd>, Errno> {
         let fd = openat(above, name, OPEN_DIRECTORY, Mode::empty())?;
-        if inode(&fstat(&fd)?) != self.inode {
-            return Err(Errno::ESTALE);
-        }
-        let fd = Arc::new(fd);
-        self.put(Some(Arc::clone(&fd)));
-        Ok(fd)
+        if inode(&fstat(&fd)?) == self.inode { Ok(Arc::new(fd)) } else { Err(Errno::ESTALE) }
     }
 }
 
@@ -212,8 +207,10 @@ impl Dir {
             above = dir.parent.as_deref();
         };
         for dir in closed.into_iter().rev() {
-            fd = side(dir).reopen(&fd, name(dir))?;
+            fd = side(dir).open(&fd, name(dir))?;
         }
+        // Only this one is kept: those on the way would fill up what closing them has freed.
+        side(self).put(Some(Arc::clone(&fd)));
         Ok(fd)
     }
 
@@ -233,15 +230,21 @@ impl Dir {
         }
     }
 
-    /// Gives the parent its destination descriptor back through `..`, when it was closed: opening it
-    /// from the root for every level of a very deep chain would take quadratic time.
+    /// Gives the parent its descriptors back through `..`, when they were closed: opening them from
+    /// the root for every level of a very deep chain would take quadratic time.
     pub(crate) fn reopen_parent(&self) {
-        if let (Some(parent), Some(own)) = (&self.parent, self.destination.get())
-            && !parent.is_anchor()
-            && parent.destination.get().is_none()
-        {
-            // When it fails, `destination` takes the long way and reports what is wrong.
-            let _ = parent.destination.reopen(&own, c"..");
+        let Some(parent) = self.parent.as_ref().filter(|parent| !parent.is_anchor()) else {
+            return;
+        };
+        let sides = [(&self.source, &parent.source), (&self.destination, &parent.destination)];
+        for (own, above) in sides {
+            if above.get().is_none()
+                && let Some(own) = own.get()
+                // When it fails, `side` takes the long way and reports what is wrong.
+                && let Ok(fd) = above.open(&own, c"..")
+            {
+                above.put(Some(fd));
+            }
         }
     }
 

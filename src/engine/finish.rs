@@ -81,10 +81,11 @@ impl Worker<'_> {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
                 if matches!(error.step, Step::Publish | Step::Sync | Step::Write) {
                     self.abandon(&pending);
-                    self.first_name_failed(pending.link);
-                    self.settle(&pending.dir, 1);
-                    return;
                 }
+                // Names linked to this one would share what it lacks: each must fail by itself.
+                self.first_name_failed(pending.link);
+                self.settle(&pending.dir, 1);
+                return;
             }
         }
         let Pending { dir, source_name, name, link, .. } = &pending;

@@ -12,7 +12,7 @@ use nix::sys::stat::FileStat;
 use super::Control;
 use super::attributes::Attributes;
 use super::dir::{Dir, Inode};
-use super::failures::Failures;
+use super::failures::{FailedList, Failures};
 use super::filesystem::Filesystem;
 use super::large::LargeCopy;
 use super::links::LinkTable;
@@ -160,13 +160,23 @@ impl<'j> Job<'j> {
 
     /// Records a failed item. A condition that concerns the whole destination stops the copy.
     pub(crate) fn fail(&self, path: PathBuf, error: StepError) {
+        self.note_failure(path, error, self.control.failed_list.as_deref());
+    }
+
+    /// Records a failure at the destination that concerns no item of the source, so that it has no
+    /// place in a list of what to copy again.
+    pub(crate) fn fail_at_destination(&self, path: PathBuf, error: StepError) {
+        self.note_failure(path, error, None);
+    }
+
+    fn note_failure(&self, path: PathBuf, error: StepError, list: Option<&FailedList>) {
         self.control.progress.failed.fetch_add(1, Relaxed);
         if error.kind.is_fatal() {
             let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
             fatal.get_or_insert((path.clone(), error));
             self.stop.store(true, Relaxed);
         }
-        self.failures.add(path, error, self.control.failed_list.as_deref());
+        self.failures.add(path, error, list);
     }
 
     /// Notes that part of the source was not seen, so that nothing may be deleted for its absence.

@@ -30,8 +30,11 @@ const THREADS_PER_CORE: usize = 4;
 const THREADS_MAX: usize = 32;
 /// Ancestors of the current directory whose descriptors stay open, per worker.
 const KEEP_MAX: usize = 256;
-/// Descriptors for everything that is not counted: the rings, the report, the standard streams.
-const SPARE_DESCRIPTORS: usize = 6;
+/// A chain shorter than this would be opened again at every step.
+const KEEP_MIN: usize = 2;
+/// Descriptors for what belongs to no worker: the directory that a root hangs in, on both sides, and
+/// what a step opens for a moment.
+const SPARE_DESCRIPTORS: usize = 5;
 
 /// What moves the bytes, before anything is known about single files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,30 +172,43 @@ fn descriptors() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open)
 }
 
-/// Splits the descriptors among workers: each has small files in flight (two descriptors each, in
-/// directories that stay open meanwhile, two more), and a chain of open directories.
+/// Splits the descriptors among workers. Returns threads, small files in flight per worker, and
+/// ancestors that stay open per worker.
 fn share_descriptors(
     descriptors: usize,
     wanted: usize,
     mover: Mover,
 ) -> Result<(usize, usize, usize), Refusal> {
-    /// One file in flight and its directory, and a chain of two directories.
-    const LEAST: usize = 4 + 2 * 2;
+    let least = per_worker(1, KEEP_MIN, mover);
     let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
-    if usable < LEAST {
+    if usable < least {
         return Err(Refusal::Request(format!(
             "the limit of open files leaves {descriptors} descriptors, at least {} are needed; \
              raise it with ulimit -n",
-            LEAST + SPARE_DESCRIPTORS
+            least + SPARE_DESCRIPTORS
         )));
     }
-    let threads = wanted.min(usable / (2 * LEAST)).max(1);
-    let per_worker = usable / threads;
+    // With few descriptors, half as many workers with room to move do better than twice as many.
+    let threads = wanted.min(usable / (2 * least)).max(1);
+    let share = usable / threads;
     let memory = SMALL_BUFFERS_BYTES / threads / crate::backend::uring::SMALL_SLOT_BYTES;
     let most = if mover == Mover::Uring { DEPTH.min(memory.max(1)) } else { 1 };
-    let depth = (per_worker / 8).clamp(1, most);
-    let keep = ((per_worker - 4 * depth) / 2).clamp(2, KEEP_MAX);
+    let fits = |depth: &usize| per_worker(*depth, KEEP_MIN, mover) <= share;
+    // Half for the files, the rest for long chains.
+    let depth = (1..=most).rev().find(|depth| fits(&(2 * depth))).unwrap_or(1);
+    let keep = (KEEP_MIN..=KEEP_MAX)
+        .rev()
+        .find(|keep| per_worker(depth, *keep, mover) <= share)
+        .unwrap_or(KEEP_MIN);
     Ok((threads, depth, keep))
+}
+
+/// Descriptors that one worker may have open: its rings; for each small file in flight the file and
+/// its directory, on both sides; the file that is being opened; the current directory and the
+/// ancestors that stay open, on both sides.
+fn per_worker(depth: usize, keep: usize, mover: Mover) -> usize {
+    let rings = if mover == Mover::Uring { 2 } else { 0 };
+    rings + 4 * depth + 3 + 2 * (keep + 1)
 }
 
 #[cfg(test)]
@@ -201,12 +217,12 @@ mod tests {
 
     #[test]
     fn shared_descriptors_never_exceed_what_there_is() {
-        for descriptors in 14..3000 {
+        for descriptors in 24..3000 {
             for wanted in [1, 2, 8, 32] {
                 for mover in [Mover::Uring, Mover::Plain] {
                     let (threads, depth, keep) =
                         share_descriptors(descriptors, wanted, mover).expect("enough for one");
-                    let used = threads * (4 * depth + 2 * keep) + SPARE_DESCRIPTORS;
+                    let used = threads * per_worker(depth, keep, mover) + SPARE_DESCRIPTORS;
                     assert!(
                         used <= descriptors,
                         "{used} of {descriptors}: {threads} {depth} {keep}"

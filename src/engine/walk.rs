@@ -26,6 +26,13 @@ use crate::sys;
 /// Entries handed out at once: a thief gets some work, a crash loses little.
 const SLICE: usize = 64;
 
+/// One buffer of entries.
+struct Filled {
+    bytes: usize,
+    /// Where to read on; `None` at the end of the directory.
+    next: Option<i64>,
+}
+
 impl Worker<'_> {
     /// Starts one source of the plan.
     pub(crate) fn root(&mut self, index: usize) {
@@ -80,25 +87,16 @@ impl Worker<'_> {
             return;
         }
         let mut buffer = std::mem::take(&mut self.entries);
-        let filled = self.fill(&dir, position, &mut buffer);
-        match filled {
-            Ok(0) => self.settle(&dir, 1),
-            Ok(filled) => {
+        match self.fill(&dir, position, &mut buffer) {
+            Ok(Filled { bytes, next }) => {
                 // A thief may come to the end of the directory while its entries are still being
                 // counted here: until they are, the directory must not look done.
                 dir.expect(1);
-                let next = sys::entries(&buffer[..filled]).last().map(|entry| entry.next);
-                if let Some(next) = next {
-                    self.push(Task::Read(Arc::clone(&dir), next));
-                } else {
-                    // Only "." and ".." so far; the rest is read when this is done.
-                    let offset = dir.source().and_then(|fd| lseek(fd, 0, Whence::SeekCur));
-                    match offset {
-                        Ok(offset) => self.push(Task::Read(Arc::clone(&dir), offset)),
-                        Err(errno) => self.read_failed(&dir, errno),
-                    }
+                match next {
+                    Some(next) => self.push(Task::Read(Arc::clone(&dir), next)),
+                    None => self.settle(&dir, 1),
                 }
-                self.hand_out(&dir, &buffer[..filled]);
+                self.hand_out(&dir, &buffer[..bytes]);
                 self.settle(&dir, 1);
             }
             Err(errno) => self.read_failed(&dir, errno),
@@ -112,14 +110,24 @@ impl Worker<'_> {
         self.settle(dir, 1);
     }
 
-    /// The descriptor may have been closed and opened again since the last buffer, so the position is
-    /// always set.
-    fn fill(&self, dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<usize, Errno> {
+    /// Reads entries until the buffer is half full or the directory ends, so that a small directory
+    /// is done with at once. The descriptor may have been closed and opened again since the last
+    /// buffer, so the position is always set.
+    fn fill(&self, dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, Errno> {
         let source = dir.source()?;
         if position != 0 {
             lseek(&source, position, Whence::SeekSet)?;
         }
-        sys::read_entries(source.as_fd(), buffer)
+        let mut bytes = 0;
+        while bytes < buffer.len() / 2 {
+            let read = sys::read_entries(source.as_fd(), &mut buffer[bytes..])?;
+            if read == 0 {
+                return Ok(Filled { bytes, next: None });
+            }
+            bytes += read;
+        }
+        // The kernel's own position is behind the last entry, dots included.
+        Ok(Filled { bytes, next: Some(lseek(&source, 0, Whence::SeekCur)?) })
     }
 
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {

@@ -378,11 +378,7 @@ pub fn assert_none(differences: &[Difference], context: &str) {
         differences.iter().take(40).map(|difference| format!("  {difference:?}")).collect();
     assert!(
         differences.is_empty(),
-<<<<<<< HEAD
-        "{} differences: {context}\n{}",
-=======
         "{} differences:\n{}\nin {context}",
->>>>>>> b8d2880b9ff889a9a8d79efbb8c044674681d303
         differences.len(),
         shown.join("\n")
     );
