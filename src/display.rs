@@ -140,6 +140,12 @@ impl Display {
         Self { shared, ticker: Mutex::new(ticker), summaries }
     }
 
+    /// Whether bars are drawn, so that it is worth counting what is left.
+    #[must_use]
+    pub fn draws_bars(&self) -> bool {
+        matches!(self.shared.lock().view, Some(View::Bars(_)))
+    }
+
     /// Adds a copy. An empty label means the only copy of this command: its end is not announced,
     /// because the caller prints the [`summary`].
     pub fn add(&self, label: &str, progress: Arc<Progress>) -> CopyId {

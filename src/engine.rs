@@ -3,6 +3,7 @@
 
 mod attributes;
 pub(crate) mod chunk;
+mod count;
 mod delete;
 mod dir;
 mod directory;
@@ -28,7 +29,7 @@ mod xattrs;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::time::Instant;
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -77,6 +78,9 @@ pub struct Control {
     pub cancel: Cancel,
     /// Where every failed source path is written, NUL-terminated, as it fails.
     pub failed_list: Option<Arc<failures::FailedList>>,
+    /// Whether the sources are counted ahead, for somebody who wants to know how much is left. It
+    /// costs one look at every file and starts after two seconds.
+    pub count_ahead: bool,
 }
 
 /// Stack of a worker thread. The walk does not recurse, so the default would do; stated because a
@@ -173,7 +177,12 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
             job.sizing.threads
         ))
     };
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let counter = job.control.count_ahead.then(|| {
+            let over = &over;
+            scope.spawn(move || count::count_ahead(job.plan, &job.control.progress, over))
+        });
         let handles: Vec<_> = deques
             .drain(..)
             .enumerate()
@@ -203,6 +212,10 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
                 Ok(()) => alive += 1,
                 Err(errno) => first_error = first_error.or(Some(errno)),
             }
+        }
+        over.store(true, Relaxed);
+        if let Some(counter) = counter {
+            counter.thread().unpark();
         }
         // One worker is enough: it has stolen everything from those that could not start.
         match first_error {

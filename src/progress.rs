@@ -12,7 +12,7 @@ pub struct Progress {
     started: Instant,
     /// Regular files met by the walk.
     pub files_found: AtomicU64,
-    /// Bytes of those files, as their inodes say (holes count).
+    /// Bytes of those files, as their inodes say (holes count, further names of an inode do not).
     pub bytes_found: AtomicU64,
     /// Regular files that are complete at the destination, hard links not counted.
     pub files_done: AtomicU64,
@@ -24,10 +24,18 @@ pub struct Progress {
     pub links_done: AtomicU64,
     /// Files left alone because the destination already had them.
     pub files_skipped: AtomicU64,
+    /// Bytes of the files left alone.
+    pub bytes_skipped: AtomicU64,
     /// Items that failed.
     pub failed: AtomicU64,
     /// Whether the walk has seen everything, so that the totals are final.
     pub walk_done: AtomicBool,
+    /// Regular files of all sources, when they were counted ahead of the copy.
+    pub total_files: AtomicU64,
+    /// Bytes of those files.
+    pub total_bytes: AtomicU64,
+    /// Whether the two totals are known.
+    pub totals_known: AtomicBool,
 }
 
 impl Default for Progress {
@@ -41,8 +49,12 @@ impl Default for Progress {
             directories_done: AtomicU64::new(0),
             links_done: AtomicU64::new(0),
             files_skipped: AtomicU64::new(0),
+            bytes_skipped: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             walk_done: AtomicBool::new(false),
+            total_files: AtomicU64::new(0),
+            total_bytes: AtomicU64::new(0),
+            totals_known: AtomicBool::new(false),
         }
     }
 }
@@ -52,17 +64,20 @@ impl Progress {
     /// in flight.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let totals_known = self.totals_known.load(Relaxed);
+        let bytes_found = self.bytes_found.load(Relaxed).max(self.total_bytes.load(Relaxed));
         Snapshot {
             elapsed: self.started.elapsed(),
-            files_found: self.files_found.load(Relaxed),
-            bytes_found: self.bytes_found.load(Relaxed),
+            files_found: self.files_found.load(Relaxed).max(self.total_files.load(Relaxed)),
+            // What is skipped will never be done.
+            bytes_found: bytes_found.saturating_sub(self.bytes_skipped.load(Relaxed)),
             files_done: self.files_done.load(Relaxed),
             bytes_done: self.bytes_done.load(Relaxed),
             directories_done: self.directories_done.load(Relaxed),
             links_done: self.links_done.load(Relaxed),
             files_skipped: self.files_skipped.load(Relaxed),
             failed: self.failed.load(Relaxed),
-            walk_done: self.walk_done.load(Relaxed),
+            walk_done: totals_known || self.walk_done.load(Relaxed),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -544,4 +545,32 @@ fn a_run_killed_at_random_moments_ends_exact_when_resumed() {
     let ran = bench.read("count").lines().count();
     assert!((1..=1 + reruns).contains(&ran), "the body ran {ran} times, with {reruns} reruns");
     assert!(bench.job_storage().is_empty());
+}
+
+/// Symptom: a job that uses select(2) fails under `longshore run`. Cause: the engine raises the limit
+/// of open files for itself and the job inherited it. Guarantee: the job has the limit that the
+/// command was started with.
+#[test]
+fn the_job_keeps_the_limit_of_open_files_that_the_command_had() {
+    let bench = Bench::new(
+        "#!/bin/sh\n#DW jobdw type=xfs capacity=1GiB name=work\n\
+         #DW copy_in source=@/in/ destination=$DW_JOB_work/in\nulimit -Sn > @/limit\n",
+    );
+    bench.put("in/file", "x");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard <= 700 {
+        println!("skipped: the hard limit of open files is {hard}");
+        return;
+    }
+    let longshore = bench.command(&["job.sh"]);
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -Sn 700; exec \"$@\"", "sh"]).arg(longshore.get_program());
+    limited
+        .args(longshore.get_args())
+        .envs(longshore.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    if let Some(dir) = longshore.get_current_dir() {
+        limited.current_dir(dir);
+    }
+    End::of(&limited.output().unwrap()).expect(0);
+    assert_eq!(bench.read("limit").trim(), "700");
 }

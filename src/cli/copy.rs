@@ -36,12 +36,13 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     if plan.options.dry_run {
         output::print(mapping(&plan).as_bytes());
     }
+    let display = Display::new(args.progress.into());
     let control = Control {
+        count_ahead: display.draws_bars(),
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
     signals::forward(&control.cancel)?;
-    let display = Display::new(args.progress.into());
     let id = display.add("", Arc::clone(&control.progress));
     let report = engine::run(&plan, &control)?;
     display.finish(id, &report);

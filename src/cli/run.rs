@@ -173,6 +173,10 @@ impl Observer for Shown {
         }
     }
 
+    fn wants_totals(&self) -> bool {
+        self.display.draws_bars()
+    }
+
     fn message(&self, text: &str) {
         if self.silent {
             let lines: Vec<_> = text.lines().map(|line| format!("longshore: {line}\n")).collect();

@@ -9,11 +9,7 @@ use super::filesystem::FilesystemFacts;
 use super::kernel::{KernelFacts, Uring, UringState};
 use super::limits::LimitFacts;
 use super::{Offer, Verdict};
-use crate::display::human;
 use crate::report::path_or_base64;
-
-/// Locked memory that registered buffers of every worker fit into.
-const LOCKED_MEMORY_BYTES: u64 = 64 << 20;
 
 /// Open files that many workers with many reads in flight stay below.
 const OPEN_FILES: u64 = 4096;
@@ -63,7 +59,6 @@ pub(super) fn all(
     let mut all = Vec::new();
     all.extend(machine("io_uring", uring(&kernel.io_uring)));
     all.extend(machine("open_files", open_files(limits)));
-    all.extend(machine("locked_memory_bytes", locked_memory(kernel, limits)));
     all.extend(machine("transparent_huge_pages", huge_pages(kernel)));
     for facts in filesystems {
         all.extend(filesystem(facts));
@@ -100,19 +95,6 @@ fn open_files(limits: &LimitFacts) -> Option<String> {
         _ => "raise the soft limit (ulimit -n)",
     };
     Some(format!("{how} from {soft} to {OPEN_FILES}; many files are open at the same time"))
-}
-
-fn locked_memory(kernel: &KernelFacts, limits: &LimitFacts) -> Option<String> {
-    let soft = limits.locked_memory_bytes.soft.filter(|soft| *soft < LOCKED_MEMORY_BYTES)?;
-    if limits.may_exceed_locked_memory || kernel.io_uring.state != UringState::Available {
-        return None; // then nothing is locked, or nothing is limited
-    }
-    Some(format!(
-        "raise the locked-memory limit (ulimit -l, LimitMEMLOCK) from {} to {}; io_uring cannot \
-         lock its buffers and copies a little slower",
-        human::bytes(soft),
-        human::bytes(LOCKED_MEMORY_BYTES),
-    ))
 }
 
 fn huge_pages(kernel: &KernelFacts) -> Option<String> {

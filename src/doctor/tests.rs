@@ -110,7 +110,6 @@ fn each_missing_thing_gets_one_advice() {
     let mut all = diagnosis();
     all.kernel.io_uring.state = UringState::Available;
     all.kernel.transparent_huge_pages = Some("never".to_owned());
-    all.limits.may_exceed_locked_memory = false;
     all.limits.open_files = Limit { soft: Some(256), hard: Some(1024) };
     let mut facts = filesystem();
     let no = || Offer::no("not supported");
@@ -123,7 +122,6 @@ fn each_missing_thing_gets_one_advice() {
         about,
         [
             "open_files",
-            "locked_memory_bytes",
             "transparent_huge_pages",
             "available_bytes",
             "available_inodes",

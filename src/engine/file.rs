@@ -71,14 +71,14 @@ impl Worker<'_> {
         let opened = self.with_descriptors(|_| open_source(dir, source_name));
         let result = match opened {
             Ok((file, stat)) if is_regular(stat.st_mode) => {
-                let progress = &self.job.control.progress;
-                if attempt == 0 {
-                    progress.bytes_found.fetch_add(stat.st_size.cast_unsigned(), Relaxed);
-                }
                 match self.claim(dir, source_name, name, &stat, linked) {
                     Some(Claim::Waiting) => return,
                     Some(Claim::LinkTo(first)) => return self.link(dir, source_name, name, &first),
                     claimed => {
+                        if attempt == 0 {
+                            let size = stat.st_size.cast_unsigned();
+                            self.job.control.progress.bytes_found.fetch_add(size, Relaxed);
+                        }
                         let link = claimed.map(|_| inode(&stat));
                         let source = Source { file, stat, link, attempt };
                         self.copy_file(dir, source_name, name, source)
@@ -123,6 +123,7 @@ impl Worker<'_> {
         let size = stat.st_size.cast_unsigned();
         if self.job.options().update && self.is_up_to_date(dir, name, &source)? {
             self.job.control.progress.files_skipped.fetch_add(1, Relaxed);
+            self.job.control.progress.bytes_skipped.fetch_add(size, Relaxed);
             self.first_name_is_complete(dir, source_name, name, source.link);
             self.settle(dir, 1);
             return Ok(());

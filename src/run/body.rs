@@ -12,6 +12,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 
@@ -58,6 +59,26 @@ impl Interpreter {
         let mut command = Command::new(&self.program);
         command.args(&self.argument).arg(script).args(args);
         command
+    }
+}
+
+/// The limit of open files that the command was started with. The engine raises it for itself; the
+/// body must not inherit that, because programs that use select(2) fail with high descriptors.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenFiles(Option<(u64, u64)>);
+
+impl OpenFiles {
+    /// The limit as it is now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(getrlimit(Resource::RLIMIT_NOFILE).ok())
+    }
+
+    /// Puts the limit back. Lowering a soft limit does not fail, and no copy runs beside the body.
+    pub fn restore(self) {
+        if let Self(Some((soft, hard))) = self {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        }
     }
 }
 

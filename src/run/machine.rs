@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::Flock;
 
+use super::body::OpenFiles;
 use super::journal::{Job, Journal, Place, content_mark};
 use super::persistent::Instances;
 use super::proposal::{Identity, Proposal, Script};
@@ -80,6 +81,7 @@ pub fn run(
         place: &place,
         proposal,
         instances: Instances::of(&request.storage),
+        open_files: OpenFiles::now(),
         resumed: journal.state > State::Proposal,
         journal: Mutex::new(journal),
     };
@@ -150,6 +152,7 @@ struct Machine<'a> {
     proposal: Proposal,
     instances: Instances,
     resumed: bool,
+    open_files: OpenFiles,
     journal: Mutex<Journal>,
 }
 

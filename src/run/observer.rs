@@ -22,6 +22,10 @@ pub trait Observer: Sync {
     fn copy_started(&self, copy: &CopyLabel, progress: &Arc<Progress>);
     /// A copy ended, well or not.
     fn copy_done(&self, copy: &CopyLabel, report: &Report);
+    /// Whether somebody wants to see how much is left, so that sources are counted ahead.
+    fn wants_totals(&self) -> bool {
+        false
+    }
     /// Something that a person should read.
     fn message(&self, text: &str);
 }

@@ -137,7 +137,8 @@ impl Stage<'_> {
             Err(problem) => refused(problem.clone()),
             Ok(request) => {
                 let cancel = self.signals.cancel().clone();
-                let control = Control { cancel, ..Control::default() };
+                let count_ahead = self.observer.wants_totals();
+                let control = Control { cancel, count_ahead, ..Control::default() };
                 self.observer.copy_started(&copy, &control.progress);
                 match (self.copier)(request, &control) {
                     Ok(report) => {

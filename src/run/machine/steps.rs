@@ -87,6 +87,7 @@ impl Machine<'_> {
             // Only for a message; that it was started is durable already.
             let _ = self.note(|journal| journal.job = Job::Started { pid: Some(pid) });
         };
+        self.open_files.restore();
         let code = match body::run(command, lock, self.signals, started) {
             Ok(code) => code,
             Err(error) => {
