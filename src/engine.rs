@@ -162,6 +162,18 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     })
 }
 
+/// Sends the other workers home when this one panics, so that the panic ends the process instead of
+/// leaving it waiting.
+struct Alarm<'q>(&'q Queue<Task>);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}
+
 /// Runs the workers until everything is done or dropped.
 fn work(job: &Job<'_>) -> Result<(), Refusal> {
     let (queue, mut deques) = Queue::new(job.sizing.threads);
@@ -183,6 +195,7 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
                     .name(format!("copy-{index}"))
                     .stack_size(STACK_BYTES)
                     .spawn_scoped(scope, move || {
+                        let _alarm = Alarm(queue);
                         // A ring belongs to the thread that made it.
                         Worker::new(job, queue, own, index).map(|mut worker| worker.run())
                     })

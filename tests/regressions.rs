@@ -1,0 +1,43 @@
+//! Bugs that were found once, each with its symptom, its cause, and the guarantee that the test
+//! stands for from now on.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use support::{Backend, Fs, Longshore, Scratch, for_each_backend};
+
+/// Names in a directory that Longshore gives to unfinished files.
+fn leftovers(at: &Path) -> Vec<std::path::PathBuf> {
+    let entries = walkdir::WalkDir::new(at).into_iter().map(|entry| entry.unwrap().into_path());
+    let temporary = |path: &std::path::PathBuf| path.to_string_lossy().contains("/.longshore-");
+    entries.filter(temporary).collect()
+}
+
+/// Symptom: with more than two threads a copy never ended, at full CPU, once one large file failed.
+/// Cause: an invitation to help was handed on before it was clear that there was a file left to help
+/// with; a failed file keeps its chunks, so the invitation went round for ever.
+/// Guarantee: a failed large file ends the work on it, whoever else was invited.
+#[test]
+fn a_large_file_that_fails_does_not_keep_its_helpers_busy_for_ever() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        fs::write(scratch.join("big"), vec![7; 64 << 20]).unwrap();
+        // A limit of the file size: an error of this one file that no other has to share.
+        let limited = "trap '' XFSZ; ulimit -f 40000; exec \"$0\" \"$@\"";
+        let run = Longshore::copy(backend)
+            .through(&["sh", "-c", limited])
+            .args(["--threads", "8"])
+            .arg(scratch.join("big"))
+            .arg(scratch.join("copy"))
+            .limit(Duration::from_secs(20))
+            .expect(1);
+        assert!(run.blames(&scratch.join("big")), "{}", run.describe());
+        assert!(!scratch.join("copy").exists());
+        assert_eq!(leftovers(scratch.path()), [] as [&Path; 0]);
+    });
+}
