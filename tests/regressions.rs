@@ -5,11 +5,10 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Backend, Fs, Longshore, Scratch, for_each_backend};
+use support::{Fs, Longshore, Scratch, for_each_backend};
 
 /// Names in a directory that Longshore gives to unfinished files.
 fn leftovers(at: &Path) -> Vec<std::path::PathBuf> {
@@ -39,5 +38,29 @@ fn a_large_file_that_fails_does_not_keep_its_helpers_busy_for_ever() {
         assert!(run.blames(&scratch.join("big")), "{}", run.describe());
         assert!(!scratch.join("copy").exists());
         assert_eq!(leftovers(scratch.path()), [] as [&Path; 0]);
+    });
+}
+
+/// Symptom: a file of /proc was copied as an empty file and reported as copied; one of /sys failed
+/// as "changed while it was read". Cause: the size of the inode was believed, which is 0 or one page
+/// there. Guarantee: where sizes mean nothing, what reading gives is copied.
+#[test]
+fn files_whose_size_says_nothing_are_copied_as_they_read() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        for source in ["/proc/version", "/proc/self/limits", "/sys/kernel/mm/ksm/run"] {
+            if !Path::new(source).exists() {
+                support::skip(&format!("{source} is not there"));
+                continue;
+            }
+            let copy = scratch.join("copy");
+            let run = Longshore::copy(backend).arg(source).arg(&copy).expect(0);
+            let content = fs::read(&copy).unwrap();
+            assert!(!content.is_empty(), "{source}: {}", run.describe());
+            assert_eq!(run.count("/copied/bytes"), content.len() as u64);
+            if source != "/proc/self/limits" {
+                assert_eq!(content, fs::read(source).unwrap());
+            }
+        }
     });
 }
