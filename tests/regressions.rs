@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Fs, Longshore, Scratch, for_each_backend};
+use support::{Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend};
 
 /// Names in a directory that Longshore gives to unfinished files.
 fn leftovers(at: &Path) -> Vec<std::path::PathBuf> {
@@ -62,5 +62,60 @@ fn files_whose_size_says_nothing_are_copied_as_they_read() {
                 assert_eq!(content, fs::read(source).unwrap());
             }
         }
+    });
+}
+
+/// Symptom: with a report that could not be written the copy was made, and the exit code was 2,
+/// "refused before anything was written". Cause: the report was opened only at the end.
+/// Guarantee: exit code 2 means an untouched destination.
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_the_copy() {
+    let scratch = Scratch::on_disk();
+    fs::write(scratch.join("file"), "content").unwrap();
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_longshore"))
+        .args(["copy", "--report"])
+        .arg(scratch.join("missing/report"))
+        .args([scratch.join("file"), scratch.join("copy")])
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(2));
+    assert!(!scratch.join("copy").exists());
+}
+
+/// Symptom: "too many open files" for items of a deep tree, and of a tree with many hard links, under
+/// a low limit of open files. Cause: opening a directory again left everything on the way to it open,
+/// and a finished directory that a hard link's first name lies in stayed open for good.
+/// Guarantee: the open directories stay within the number that the limit was shared out for.
+#[test]
+fn directories_that_are_opened_again_do_not_pile_up() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        let mut deep = source.clone();
+        for level in 0..150 {
+            fs::create_dir_all(&deep).unwrap();
+            // Files on both sides of the subdirectory, whichever way round it is read.
+            for name in 0..70 {
+                fs::write(deep.join(format!("{name}")), format!("{level} {name}")).unwrap();
+            }
+            deep.push("a");
+        }
+        for name in 0..200 {
+            let [first, second] =
+                ["first", "second"].map(|top| source.join(top).join(name.to_string()));
+            fs::create_dir_all(&first).unwrap();
+            fs::create_dir_all(&second).unwrap();
+            fs::write(first.join("f"), "linked").unwrap();
+            // The third name lies outside, so that the engine waits for it until the end.
+            fs::hard_link(first.join("f"), second.join("f")).unwrap();
+            fs::create_dir_all(scratch.join("outside")).unwrap();
+            fs::hard_link(first.join("f"), scratch.join("outside").join(name.to_string())).unwrap();
+        }
+        Longshore::copy(backend)
+            .through(&["prlimit", "--nofile=40:40"])
+            .args(["--threads", "2"])
+            .args([&source, &copy])
+            .expect(0);
+        assert_same_tree(&source, &copy, Compare::default());
     });
 }

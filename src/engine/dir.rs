@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
@@ -89,9 +89,7 @@ impl Side {
         if inode(&fstat(&fd)?) != self.inode {
             return Err(Errno::ESTALE);
         }
-        let fd = Arc::new(fd);
-        self.put(Some(Arc::clone(&fd)));
-        Ok(fd)
+        Ok(Arc::new(fd))
     }
 }
 
@@ -214,6 +212,11 @@ impl Dir {
         for dir in closed.into_iter().rev() {
             fd = side(dir).reopen(&fd, name(dir))?;
         }
+        // Those on the way are closed again, and so is a finished directory (a hard link's first
+        // name lies in it): nobody would ever close them.
+        if self.pending.load(Acquire) > 0 {
+            side(self).put(Some(Arc::clone(&fd)));
+        }
         Ok(fd)
     }
 
@@ -233,15 +236,22 @@ impl Dir {
         }
     }
 
-    /// Gives the parent its destination descriptor back through `..`, when it was closed: opening it
-    /// from the root for every level of a very deep chain would take quadratic time.
+    /// Gives the parent its descriptors back through `..`, when they were closed: opening them from
+    /// the root for every level of a very deep chain would take quadratic time.
     pub(crate) fn reopen_parent(&self) {
-        if let (Some(parent), Some(own)) = (&self.parent, self.destination.get())
-            && !parent.is_anchor()
-            && parent.destination.get().is_none()
+        let Some(parent) = self.parent.as_ref().filter(|parent| !parent.is_anchor()) else {
+            return;
+        };
+        for (side, own) in
+            [(&parent.source, &self.source), (&parent.destination, &self.destination)]
         {
-            // When it fails, `destination` takes the long way and reports what is wrong.
-            let _ = parent.destination.reopen(&own, c"..");
+            // When it fails, the way from the root is taken and reports what is wrong.
+            if side.get().is_none()
+                && let Some(own) = own.get()
+                && let Ok(fd) = side.reopen(&own, c"..")
+            {
+                side.put(Some(fd));
+            }
         }
     }
 

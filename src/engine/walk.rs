@@ -80,7 +80,7 @@ impl Worker<'_> {
             return;
         }
         let mut buffer = std::mem::take(&mut self.entries);
-        let filled = self.fill(&dir, position, &mut buffer);
+        let filled = self.with_descriptors(|_| fill(&dir, position, &mut buffer));
         match filled {
             Ok(0) => self.settle(&dir, 1),
             Ok(filled) => {
@@ -95,31 +95,23 @@ impl Worker<'_> {
                     let offset = dir.source().and_then(|fd| lseek(fd, 0, Whence::SeekCur));
                     match offset {
                         Ok(offset) => self.push(Task::Read(Arc::clone(&dir), offset)),
-                        Err(errno) => self.read_failed(&dir, errno),
+                        Err(errno) => {
+                            self.read_failed(&dir, StepError::os(Step::ReadDirectory, errno));
+                        }
                     }
                 }
                 self.hand_out(&dir, &buffer[..filled]);
                 self.settle(&dir, 1);
             }
-            Err(errno) => self.read_failed(&dir, errno),
+            Err(error) => self.read_failed(&dir, error),
         }
         self.entries = buffer;
     }
 
-    fn read_failed(&mut self, dir: &Arc<Dir>, errno: Errno) {
+    fn read_failed(&mut self, dir: &Arc<Dir>, error: StepError) {
         self.job.walk_failed();
-        self.job.fail(dir.source_path(None), StepError::os(Step::ReadDirectory, errno));
+        self.job.fail(dir.source_path(None), error);
         self.settle(dir, 1);
-    }
-
-    /// The descriptor may have been closed and opened again since the last buffer, so the position is
-    /// always set.
-    fn fill(&self, dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let source = dir.source()?;
-        if position != 0 {
-            lseek(&source, position, Whence::SeekSet)?;
-        }
-        sys::read_entries(source.as_fd(), buffer)
     }
 
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {
@@ -230,6 +222,16 @@ impl Worker<'_> {
             _ => self.special(dir, source_name, name),
         }
     }
+}
+
+/// Reads one buffer of entries. The descriptor may have been closed and opened again since the last,
+/// so the position is always set.
+fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<usize, StepError> {
+    let source = dir.source().at(Step::ReadDirectory)?;
+    if position != 0 {
+        lseek(&source, position, Whence::SeekSet).at(Step::ReadDirectory)?;
+    }
+    sys::read_entries(source.as_fd(), buffer).at(Step::ReadDirectory)
 }
 
 /// Stat of an entry, not following it.
