@@ -5,10 +5,12 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend};
+use support::scratch::Bind;
+use support::{Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root};
 
 /// Names in a directory that Longshore gives to unfinished files.
 fn leftovers(at: &Path) -> Vec<std::path::PathBuf> {
@@ -117,5 +119,37 @@ fn directories_that_are_opened_again_do_not_pile_up() {
             .args([&source, &copy])
             .expect(0);
         assert_same_tree(&source, &copy, Compare::default());
+    });
+}
+
+/// Symptom: "invalid cross-device link" where a further name's directory lies on another filesystem
+/// (or in another project) at the destination; and a symbolic link with two names "changed while it
+/// was read" where the destination takes no hard links. Cause: only some refusals led to a copy of
+/// its own, and that was always made as of a regular file.
+/// Guarantee: a name that cannot be linked is copied for itself, with a counted warning.
+#[test]
+fn names_that_cannot_be_linked_are_copied_for_themselves() {
+    if !need_root() {
+        return;
+    }
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        for dir in [source.join("a"), source.join("b"), copy.join("b"), scratch.join("other")] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        fs::write(source.join("a/file"), "content").unwrap();
+        symlink("target", source.join("a/link")).unwrap();
+        for name in ["file", "link"] {
+            fs::hard_link(source.join("a").join(name), source.join("b").join(name)).unwrap();
+        }
+        let bound = Bind::new(&scratch.join("other"), &copy.join("b"));
+        let run = Longshore::copy(backend).arg("-T").args([&source, &copy]).expect(0);
+        assert_eq!(run.count("/warnings/hard-link-not-kept"), 2, "{}", run.describe());
+        for dir in ["a", "b"] {
+            assert_eq!(fs::read(copy.join(dir).join("file")).unwrap(), b"content");
+            assert_eq!(fs::read_link(copy.join(dir).join("link")).unwrap(), Path::new("target"));
+        }
+        drop(bound);
     });
 }

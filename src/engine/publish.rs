@@ -127,6 +127,18 @@ pub(crate) fn is_regular(mode: u32) -> bool {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
 
+/// Moves what `make` made into place, or removes it again.
+///
+/// # Errors
+/// Step `Publish`.
+pub(crate) fn publish_made(
+    dir: BorrowedFd<'_>,
+    visible: &Visible,
+    name: &CStr,
+) -> Result<(), StepError> {
+    publish(dir, visible, name, None).inspect_err(|_| abandon(dir, visible, name))
+}
+
 /// Moves a finished file into place. The temporary name is checked to still be the file that was
 /// written: another run may have taken it.
 ///

@@ -219,7 +219,7 @@ impl Worker<'_> {
                     self.settle(dir, 1);
                 }
             },
-            _ => self.special(dir, source_name, name),
+            _ => self.special(dir, source_name, name, true),
         }
     }
 }
