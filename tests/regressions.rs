@@ -153,3 +153,23 @@ fn names_that_cannot_be_linked_are_copied_for_themselves() {
         drop(bound);
     });
 }
+
+/// Symptom: a file was missing at the destination, and the copy said that everything was copied.
+/// Cause: it was what an interrupted copy had left in the source, and had the temporary name of the
+/// large file beside it, which replaced it and then moved it away.
+/// Guarantee: an item with such a name is reported, and the file beside it is exact.
+#[test]
+fn what_an_interrupted_copy_left_in_the_source_is_reported() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("a"), vec![1; 3 << 20]).unwrap();
+        let left = source.join(".longshore-af63dc4c8601ec8c"); // the temporary name for "a"
+        fs::write(&left, "left behind").unwrap();
+        let run = Longshore::copy(backend).args(["--threads", "1"]).args([&source, &copy]).run();
+        assert!(run.expect(1).blames(&left), "{}", run.describe());
+        assert_eq!(fs::read(copy.join("a")).unwrap(), fs::read(source.join("a")).unwrap());
+        assert_eq!(leftovers(&copy), [] as [&Path; 0]);
+    });
+}

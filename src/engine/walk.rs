@@ -16,10 +16,10 @@ use nix::unistd::{Whence, lseek};
 use super::dir::{Dir, OPEN_DIRECTORY, RootPath};
 use super::directory::has_default_acl;
 use super::job::{Enter, Names, Task};
-use super::publish::{is_directory, is_regular};
+use super::publish::{is_directory, is_regular, is_reserved};
 use super::selection::Node;
 use super::worker::Worker;
-use crate::error::{AtStep, Step, StepError};
+use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::plan::Root;
 use crate::sys;
 
@@ -145,6 +145,9 @@ impl Worker<'_> {
             self.job.tally.excluded.fetch_add(1, Relaxed);
             return;
         }
+        if is_reserved(name) {
+            return self.refuse_name(dir, name);
+        }
         dir.expect(1);
         self.push(Task::Enter(Enter {
             parent: Arc::clone(dir),
@@ -152,6 +155,11 @@ impl Worker<'_> {
             name: name.to_owned(),
             selection,
         }));
+    }
+
+    fn refuse_name(&self, dir: &Dir, name: &CStr) {
+        let error = StepError::found(Step::Create, FailureKind::ReservedName);
+        self.job.fail(dir.source_path(Some(name)), error);
     }
 
     fn read_selection(&mut self, dir: &Arc<Dir>, node: &Node) {
@@ -198,6 +206,11 @@ impl Worker<'_> {
     pub(crate) fn entry_as(&mut self, dir: &Arc<Dir>, kind: u8, source_name: &CStr, name: &CStr) {
         if kind != libc::DT_UNKNOWN && !self.admits(dir, source_name, false) {
             self.job.tally.excluded.fetch_add(1, Relaxed);
+            self.settle(dir, 1);
+            return;
+        }
+        if kind != libc::DT_UNKNOWN && is_reserved(name) {
+            self.refuse_name(dir, source_name);
             self.settle(dir, 1);
             return;
         }
