@@ -173,3 +173,34 @@ fn what_an_interrupted_copy_left_in_the_source_is_reported() {
         assert_eq!(leftovers(&copy), [] as [&Path; 0]);
     });
 }
+
+/// Symptom: `--delete --exclude '*.keep'` removed a `.keep` file in a directory that the source had
+/// not. Cause: only the entries of directories that both sides have were looked up in the filter.
+/// Guarantee: what is excluded is never deleted, however deep, nor are the directories above it.
+#[test]
+fn what_is_excluded_is_not_deleted_inside_extraneous_directories_either() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        fs::create_dir(&source).unwrap();
+        for dir in ["old/sub", "old/gone"] {
+            fs::create_dir_all(copy.join(dir)).unwrap();
+        }
+        for file in ["old/sub/a.keep", "old/sub/b", "old/gone/c", "d"] {
+            fs::write(copy.join(file), "x").unwrap();
+        }
+        symlink(&copy, scratch.join("link")).unwrap();
+        let run = Longshore::copy(backend)
+            .args(["--delete", "--exclude", "*.keep", "-T"])
+            .args([source, scratch.join("link")])
+            .expect(0);
+        let mut left: Vec<_> = walkdir::WalkDir::new(&copy)
+            .min_depth(1)
+            .into_iter()
+            .map(|entry| entry.unwrap().path().strip_prefix(&copy).unwrap().to_owned())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["old", "old/sub", "old/sub/a.keep"].map(std::path::PathBuf::from));
+        assert_eq!(run.count("/deleted"), 4, "{}", run.describe());
+    });
+}
