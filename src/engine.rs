@@ -106,7 +106,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         let lost = StepError::found(Step::CreateDirectory, FailureKind::Internal);
         job.fail(plan.roots[0].source.clone(), lost);
     }
-    let mut stopped_by = job.fatal().map(|(path, error)| why_stopped(plan, &path, error));
+    let mut stopped_by = None;
     if plan.options.delete && !job.stopped() {
         if job.walk_is_complete() {
             for root in plan.roots.iter().filter(|root| root.is_directory) {
@@ -132,12 +132,16 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         destination_filesystem: destination.word().to_owned(),
         notes: sizing.notes.clone(),
     };
-    let fatal = job.fatal().is_some();
+    // Deleting and flushing can fail for good, too.
+    let fatal = job.fatal();
+    if let Some((path, error)) = &fatal {
+        stopped_by = Some(why_stopped(plan, path, *error));
+    }
     let errors = job.failures.counts();
     let (failures, list_error) = job.failures.into_kept();
     let outcome = match control.cancel.outcome() {
         Some(outcome) => outcome,
-        None if fatal => Outcome::Fatal,
+        None if fatal.is_some() => Outcome::Fatal,
         None if !errors.is_empty() || list_error.is_some() => Outcome::Partial,
         None => Outcome::Complete,
     };
@@ -166,6 +170,18 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     })
 }
 
+/// Sends the other workers home when this one panics, so that the panic ends the process instead of
+/// leaving it waiting.
+struct Alarm<'q>(&'q Queue<Task>);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}
+
 /// Runs the workers until everything is done or dropped.
 fn work(job: &Job<'_>) -> Result<(), Refusal> {
     let (queue, mut deques) = Queue::new(job.sizing.threads);
@@ -192,6 +208,7 @@ fn work(job: &Job<'_>) -> Result<(), Refusal> {
                     .name(format!("copy-{index}"))
                     .stack_size(STACK_BYTES)
                     .spawn_scoped(scope, move || {
+                        let _alarm = Alarm(queue);
                         // A ring belongs to the thread that made it.
                         Worker::new(job, queue, own, index).map(|mut worker| worker.run())
                     })

@@ -30,6 +30,8 @@ pub enum FailureKind {
     Unsupported,
     /// The copy would contain itself.
     IntoItself,
+    /// The name is one that Longshore gives to unfinished files.
+    ReservedName,
     /// The destination is out of blocks or inodes. Stops the copy.
     NoSpace,
     /// The user's or project's quota at the destination is used up. Stops the copy.
@@ -83,6 +85,7 @@ impl FailureKind {
             Self::Descriptors => "descriptors",
             Self::Unsupported => "unsupported",
             Self::IntoItself => "into-itself",
+            Self::ReservedName => "reserved-name",
             Self::NoSpace => "no-space",
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
@@ -189,6 +192,10 @@ impl fmt::Display for StepError {
         match (self.kind, self.errno) {
             (FailureKind::SourceChanged, _) => f.write_str("it changed while it was read"),
             (FailureKind::IntoItself, _) => f.write_str("the destination lies inside it"),
+            (FailureKind::ReservedName, _) => f.write_str(
+                "Longshore gives such names to unfinished files; delete it if an interrupted copy \
+                 left it, else rename it, or leave it out with --exclude '.longshore-*'",
+            ),
             (FailureKind::Internal, _) => f.write_str(
                 "Longshore lost count of it, which is a bug; copy it again and report this",
             ),

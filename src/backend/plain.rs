@@ -15,6 +15,9 @@ use crate::sys::buffer::Buffer;
 /// Unit of buffered reading and writing. 128 KiB costs twice the CPU; more gains nothing.
 const BUFFERED_UNIT: usize = 1 << 20;
 
+/// Unit of reading a file of unknown size; most are shorter than a page.
+const STREAM_UNIT: usize = 64 << 10;
+
 /// Plain reads and writes through one buffer.
 #[derive(Debug)]
 pub(crate) struct Plain {
@@ -228,6 +231,28 @@ fn read_direct(
         filled = aligned;
     }
     Ok(filled)
+}
+
+/// Moves what reading gives until it gives no more, for files whose size says nothing. Returns the
+/// number of bytes.
+pub(crate) fn stream(
+    source: BorrowedFd<'_>,
+    destination: BorrowedFd<'_>,
+) -> Result<u64, StepError> {
+    let mut buffer = vec![0; STREAM_UNIT];
+    let mut moved = 0;
+    loop {
+        // No position: not every such file takes one. And no waiting, for some never end.
+        match nix::unistd::read(source, &mut buffer) {
+            Ok(0) => return Ok(moved),
+            Ok(read) => {
+                write_all(destination, &buffer[..read], moved)?;
+                moved += read as u64;
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(StepError::os(Step::Read, errno)),
+        }
+    }
 }
 
 /// Writes all of `bytes` at `offset`.

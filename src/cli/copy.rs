@@ -42,13 +42,19 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
+    if let Some(path) = &args.report {
+        create_report(path)?;
+    }
     signals::forward(&control.cancel)?;
     let id = display.add("", Arc::clone(&control.progress));
     let report = engine::run(&plan, &control)?;
     display.finish(id, &report);
     display.summarize(&report, args.failed_list.as_deref());
-    if let Some(path) = &args.report {
-        write_report(path, &report)?;
+    if let Some(path) = &args.report
+        && let Err(error) = write_report(path, &report)
+    {
+        output::refuse(error.as_ref());
+        return Ok(report.outcome.worst(Outcome::Partial)); // "refused" would say: nothing written
     }
     Ok(report.outcome)
 }
@@ -62,6 +68,16 @@ fn mapping(plan: &Plan) -> String {
 fn create_list(path: &Path) -> anyhow::Result<FailedList> {
     FailedList::create(path)
         .with_context(|| format!("failed to create the failed list {}", path.display()))
+}
+
+/// Makes sure that the report can be written, before anything is copied; what is there stays.
+fn create_report(path: &Path) -> anyhow::Result<()> {
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map(drop)
+        .with_context(|| format!("failed to create the report {}", path.display()))
 }
 
 /// Writes the report as JSON.

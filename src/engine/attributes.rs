@@ -240,7 +240,8 @@ impl<'o> Attributes<'o> {
         self.write_xattrs(XattrTarget::Path(&path), xattrs)?;
         if kind != ByName::Symlink {
             let bits = Mode::from_bits_truncate(mode);
-            fchmodat(dir, name, bits, FchmodatFlags::FollowSymlink).at(Step::Mode)?;
+            // Whoever may write the directory could have put a link there meanwhile.
+            fchmodat(dir, name, bits, FchmodatFlags::NoFollowSymlink).at(Step::Mode)?;
         }
         if self.preserve().timestamps {
             let (accessed, modified) = times(source);

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::dir::OPEN_DIRECTORY;
+use super::dir::{OPEN_DIRECTORY, inode};
 use super::job::Job;
 use super::publish::is_directory;
-use crate::error::{AtStep, Step, StepError};
+use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::plan::Root;
 use crate::sys;
 
@@ -30,8 +30,10 @@ struct Level {
 
 /// Removes what is extraneous below one root.
 pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
+    // The directory that a root hangs in is what the user named: a link to one is followed.
+    const ANCHOR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
     let open = |dir: &Path, name: &OsStr| {
-        openat(AT_FDCWD, dir, OPEN_DIRECTORY, Mode::empty())
+        openat(AT_FDCWD, dir, ANCHOR, Mode::empty())
             .and_then(|dir| openat(dir, name, OPEN_DIRECTORY, Mode::empty()))
     };
     let source = match open(&root.source_dir, &root.source_name) {
@@ -54,6 +56,14 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
         }
     };
     let device = fstat(&source).map_or(0, |stat| stat.st_dev);
+    // With another directory under the source's name (unmounted meanwhile, say) everything at the
+    // destination would be extraneous.
+    let same = fstat(&source)
+        .and_then(|source| Ok(job.is_root(inode(&source), inode(&fstat(&destination)?))));
+    if !same.unwrap_or(false) {
+        let error = StepError::found(Step::Delete, FailureKind::SourceChanged);
+        return job.fail(root.destination.clone(), error);
+    }
     let mut levels = vec![visit(job, root, source, destination, PathBuf::new())];
     while let Some(level) = levels.last_mut() {
         if job.stopped() {
@@ -114,8 +124,8 @@ fn visit(
         job.fail_at_destination(root.destination.join(&level.relative), error);
     }
     for (name, directory) in extraneous {
-        if let Err(error) = remove(job, &level.destination, &name, directory) {
-            let path = level.relative.join(OsStr::from_bytes(name.to_bytes()));
+        let path = level.relative.join(OsStr::from_bytes(name.to_bytes()));
+        if let Err(error) = remove(job, &level.destination, &name, &path, directory) {
             job.fail_at_destination(root.destination.join(path), error);
         }
     }
@@ -131,54 +141,84 @@ fn visit(
     level
 }
 
-/// Removes one entry with everything below it.
-fn remove(job: &Job<'_>, dir: &OwnedFd, name: &CStr, directory: bool) -> Result<(), StepError> {
-    let dry_run = job.options().dry_run;
-    let unlink = |dir: &OwnedFd, name: &CStr, flag| {
-        job.tally.deleted.fetch_add(1, Relaxed);
-        if dry_run { Ok(()) } else { unlinkat(dir, name, flag).at(Step::Delete) }
-    };
+/// Removes one entry with everything below it that the filter does not protect.
+fn remove(
+    job: &Job<'_>,
+    dir: &OwnedFd,
+    name: &CStr,
+    relative: &Path,
+    directory: bool,
+) -> Result<(), StepError> {
     if !directory {
-        return unlink(dir, name, UnlinkatFlags::NoRemoveDir);
+        return unlink(job, dir, name, UnlinkatFlags::NoRemoveDir);
     }
-    // Each level holds the open directory, its name, and the subdirectories that are left.
-    let mut levels = vec![open_level(dir, name, &unlink)?];
-    while let Some((fd, _, subdirectories)) = levels.last_mut() {
-        if let Some(name) = subdirectories.pop() {
-            let level = open_level(fd, &name, &unlink)?;
+    let mut levels = vec![open_level(job, dir, name, relative.to_owned())?];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.subdirectories.pop() {
+            let relative = level.relative.join(OsStr::from_bytes(name.to_bytes()));
+            let level = open_level(job, &level.fd, &name, relative)?;
             levels.push(level);
-        } else if let Some((_, name, _)) = levels.pop() {
-            let above = levels.last().map_or(dir, |(fd, _, _)| fd);
-            unlink(above, &name, UnlinkatFlags::RemoveDir)?;
+        } else if let Some(done) = levels.pop() {
+            match levels.last_mut() {
+                Some(above) if done.keeps => above.keeps = true,
+                None if done.keeps => {}
+                above => {
+                    let above = above.map_or(dir, |level| &level.fd);
+                    unlink(job, above, &done.name, UnlinkatFlags::RemoveDir)?;
+                }
+            }
         }
     }
     Ok(())
 }
 
-type RemovedLevel = (OwnedFd, CString, Vec<CString>);
+/// Removes one name, unless this is a dry run, and counts it.
+fn unlink(job: &Job<'_>, dir: &OwnedFd, name: &CStr, flag: UnlinkatFlags) -> Result<(), StepError> {
+    if !job.options().dry_run {
+        unlinkat(dir, name, flag).at(Step::Delete)?;
+    }
+    job.tally.deleted.fetch_add(1, Relaxed);
+    Ok(())
+}
+
+/// A directory that goes away.
+struct RemovedLevel {
+    fd: OwnedFd,
+    name: CString,
+    relative: PathBuf,
+    /// Those that are still to be removed.
+    subdirectories: Vec<CString>,
+    /// Something in it is protected by the filter, and so it stays, too.
+    keeps: bool,
+}
 
 /// Opens a directory that goes away, and removes everything in it that is no directory.
 fn open_level(
+    job: &Job<'_>,
     above: &OwnedFd,
     name: &CStr,
-    unlink: &dyn Fn(&OwnedFd, &CStr, UnlinkatFlags) -> Result<(), StepError>,
+    relative: PathBuf,
 ) -> Result<RemovedLevel, StepError> {
     let fd = openat(above, name, OPEN_DIRECTORY, Mode::empty()).at(Step::Delete)?;
     let mut files = Vec::new();
     let mut subdirectories = Vec::new();
+    let mut keeps = false;
     for_each_entry(&fd, |entry| {
         let stat = fstatat(&fd, entry, AtFlags::AT_SYMLINK_NOFOLLOW);
-        let list = if stat.is_ok_and(|stat| is_directory(stat.st_mode)) {
-            &mut subdirectories
+        let directory = stat.is_ok_and(|stat| is_directory(stat.st_mode));
+        let path = relative.join(OsStr::from_bytes(entry.to_bytes()));
+        if !job.options().filter.admits(&path, directory) {
+            keeps = true;
+        } else if directory {
+            subdirectories.push(entry.to_owned());
         } else {
-            &mut files
-        };
-        list.push(entry.to_owned());
+            files.push(entry.to_owned());
+        }
     })?;
     for file in files {
-        unlink(&fd, &file, UnlinkatFlags::NoRemoveDir)?;
+        unlink(job, &fd, &file, UnlinkatFlags::NoRemoveDir)?;
     }
-    Ok((fd, name.to_owned(), subdirectories))
+    Ok(RemovedLevel { fd, name: name.to_owned(), relative, subdirectories, keeps })
 }
 
 /// Calls `each` with every name in a directory.

@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
@@ -209,8 +209,11 @@ impl Dir {
         for dir in closed.into_iter().rev() {
             fd = side(dir).open(&fd, name(dir))?;
         }
-        // Only this one is kept: those on the way would fill up what closing them has freed.
-        side(self).put(Some(Arc::clone(&fd)));
+        // Those on the way are closed again, and so is a finished directory (a hard link's first
+        // name lies in it): nobody would ever close them.
+        if self.pending.load(Acquire) > 0 {
+            side(self).put(Some(Arc::clone(&fd)));
+        }
         Ok(fd)
     }
 

@@ -83,11 +83,11 @@ impl Worker<'_> {
             self.make_destination(parent, name, &mut opened)?;
         }
         if let Some(destination) = &opened.destination {
-            let stat = fstat(destination).at(Step::Stat)?;
+            let twin = fstat(destination).at(Step::Stat)?;
             if parent.is_anchor() {
-                self.job.add_destination(inode(&stat));
+                self.job.add_root(inode(&stat), inode(&twin));
             }
-            opened.destination_stat = Some(stat);
+            opened.destination_stat = Some(twin);
         }
         Ok(Some(Dir::below(parent, (source_name.clone(), name.clone()), opened)))
     }

@@ -17,7 +17,7 @@ use super::links::Claim;
 use super::pair::Pair;
 use super::publish::{Visible, create_file, is_regular};
 use super::worker::Worker;
-use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile};
+use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::{self, XattrTarget};
 
@@ -39,6 +39,8 @@ pub(crate) struct Pending {
     pub(crate) visible: Visible,
     pub(crate) fresh: Fresh,
     pub(crate) pair: Arc<Pair>,
+    /// The size was found by reading, and is not what the source's inode says.
+    pub(crate) streamed: bool,
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
@@ -136,11 +138,14 @@ impl Worker<'_> {
         }
         let (pair, filesystems) = self.pair_of(dir)?;
         let large = size > SMALL_MAX_BYTES || is_sparse(&stat);
+        // A file mounted over another one lies on a filesystem that nobody has looked at.
+        let unknown = filesystems.source.zero_is_no_size || stat.st_dev != dir.stat.st_dev;
+        let streamed = filesystems.source.made_on_reading || (size == 0 && unknown);
         let owner = dir.new_owner.get().copied();
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner);
         let destination = dir.destination().at(Step::Create)?;
         let created = self.with_descriptors(|_| {
-            create_file(destination.as_fd(), name, mode, size > SMALL_MAX_BYTES)
+            create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
         })?;
         let owner = match owner {
             Some(owner) => owner,
@@ -158,9 +163,14 @@ impl Worker<'_> {
             visible: created.visible,
             fresh: Fresh { owner, mode: effective, may_have_acl: dir.default_acl },
             pair: Arc::clone(&pair),
+            streamed,
             link: source.link,
             attempt: source.attempt,
         };
+        if streamed {
+            self.stream(pending, &source.file, created.file);
+            return Ok(());
+        }
         if size == 0 {
             self.content_is_there(pending, &source.file, created.file, Mechanism::Empty, 0);
             return Ok(());
@@ -194,6 +204,19 @@ impl Worker<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Copies a file whose size says nothing.
+    fn stream(&mut self, mut pending: Pending, source: &OwnedFd, destination: OwnedFd) {
+        match plain::stream(source.as_fd(), destination.as_fd()) {
+            Ok(moved) => {
+                self.job.control.progress.bytes_done.fetch_add(moved, Relaxed);
+                pending.stat.st_size = moved.cast_signed();
+                let mechanism = if moved == 0 { Mechanism::Empty } else { Mechanism::ReadWrite };
+                self.content_is_there(pending, source, destination, mechanism, moved);
+            }
+            Err(error) => self.give_up(pending, error),
+        }
     }
 
     /// The filesystems of a directory's two sides.

@@ -18,6 +18,10 @@ pub(crate) struct Filesystem {
     pub(crate) direct: bool,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
+    /// Files hold what reading them gives, whatever their size says.
+    pub(crate) made_on_reading: bool,
+    /// A file of size zero may hold something all the same.
+    pub(crate) zero_is_no_size: bool,
 }
 
 /// Magic numbers of `linux/magic.h` (and of Lustre's own header), with their names.
@@ -42,7 +46,17 @@ const KNOWN: &[(i64, &str)] = &[
     (0x7461_636f, "ocfs2"),
     (0x9fa0, "proc"),
     (0x6265_6572, "sysfs"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x6265_6570, "configfs"),
+    (0x7363_6673, "securityfs"),
 ];
+
+/// Those whose files are made while they are read, so that their sizes mean nothing.
+const MADE_ON_READING: [&str; 8] =
+    ["proc", "sysfs", "debugfs", "tracefs", "cgroup", "cgroup2", "configfs", "securityfs"];
 
 impl Filesystem {
     /// The filesystem that an open file lies on.
@@ -57,8 +71,11 @@ impl Filesystem {
         let magic = magic & 0xffff_ffff; // sign-extended on some architectures
         let word =
             KNOWN.iter().find(|(known, _)| *known == magic).map_or("unknown", |(_, word)| word);
+        let made_on_reading = MADE_ON_READING.contains(&word);
         Self {
             word,
+            made_on_reading,
+            zero_is_no_size: made_on_reading || matches!(word, "fuse" | "unknown"),
             in_memory: matches!(word, "tmpfs" | "ramfs"),
             asynchronous: matches!(word, "ext4" | "xfs" | "btrfs" | "f2fs"),
             direct: matches!(word, "ext4" | "xfs"),

@@ -53,7 +53,7 @@ impl Worker<'_> {
         moved: u64,
     ) {
         match fstat(source) {
-            Ok(now) if is_unchanged(&pending.stat, &now) => {}
+            Ok(now) if is_unchanged(&pending, &now) => {}
             Ok(now) => {
                 let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
                 let grown = now.st_size > pending.stat.st_size;
@@ -73,16 +73,20 @@ impl Worker<'_> {
         }
         let size = pending.stat.st_size.cast_unsigned();
         match self.finish_file(&pending, source, destination, true) {
-            Ok(()) => {
+            Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
                 self.count_file(size);
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
-                if matches!(error.step, Step::Publish | Step::Sync | Step::Write) {
-                    self.abandon(&pending);
-                }
                 // Names linked to this one would share what it lacks: each must fail by itself.
+                self.first_name_failed(pending.link);
+                self.settle(&pending.dir, 1);
+                return;
+            }
+            Err(error) => {
+                self.abandon(&pending);
+                self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
                 self.first_name_failed(pending.link);
                 self.settle(&pending.dir, 1);
                 return;
@@ -94,14 +98,15 @@ impl Worker<'_> {
     }
 
     /// Attributes, times, flush, close, and the move into place, in this order. An attribute that
-    /// cannot be set does not keep the file from being published; the error is returned all the same.
+    /// cannot be set does not keep the file from being published: that is the inner error. With the
+    /// outer one the name does not show this file, and nothing may be linked to it.
     fn finish_file(
         &self,
         pending: &Pending,
         source: &OwnedFd,
         destination: OwnedFd,
         times: bool,
-    ) -> Result<(), StepError> {
+    ) -> Result<Result<(), StepError>, StepError> {
         let attributes = &self.job.attributes;
         let target = destination.as_fd();
         let applied = self
@@ -123,10 +128,10 @@ impl Worker<'_> {
         close(destination)?;
         let dir = pending.dir.destination().at(Step::Publish)?;
         publish::publish(dir.as_fd(), &pending.visible, &pending.name, written)?;
-        if let Some(target) = for_flags {
-            attributes.apply_flags(source.as_fd(), target.as_fd())?;
-        }
-        applied
+        Ok(match for_flags {
+            Some(target) => attributes.apply_flags(source.as_fd(), target.as_fd()),
+            None => applied,
+        })
     }
 
     fn xattrs_of(&self, pending: &Pending, source: &OwnedFd) -> Result<Xattrs, StepError> {
@@ -191,9 +196,10 @@ impl Worker<'_> {
 
 /// Whether a source is what it was when it was opened. The change time is left out: a further link
 /// or a new mode changes it, but no content.
-fn is_unchanged(before: &FileStat, now: &FileStat) -> bool {
-    (before.st_size, before.st_mtime, before.st_mtime_nsec)
-        == (now.st_size, now.st_mtime, now.st_mtime_nsec)
+fn is_unchanged(pending: &Pending, now: &FileStat) -> bool {
+    let before = &pending.stat;
+    (pending.streamed || before.st_size == now.st_size)
+        && (before.st_mtime, before.st_mtime_nsec) == (now.st_mtime, now.st_mtime_nsec)
 }
 
 /// Closes a written file: on network filesystems late errors of writing appear here.

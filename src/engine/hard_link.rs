@@ -15,7 +15,7 @@ use super::dir::{Dir, Inode, inode};
 use super::file::CHANGE_RETRIES;
 use super::job::{Names, Task};
 use super::links::{Claim, Name};
-use super::publish::{self, Visible};
+use super::publish::{self, Visible, is_regular};
 use super::tally::Warning;
 use super::walk::stat_entry;
 use super::worker::Worker;
@@ -38,7 +38,7 @@ impl Worker<'_> {
             source_name: source_name.to_owned(),
             name: name.to_owned(),
         };
-        Some(self.job.links.claim(inode(stat), stat.st_nlink, owned))
+        Some(self.job.links.claim(stat, owned))
     }
 
     /// The first name of an inode is in place: the names that waited are linked to it.
@@ -69,9 +69,9 @@ impl Worker<'_> {
 
     pub(crate) fn retry_names(&mut self, waiting: Vec<Name>) {
         for name in waiting {
-            // Not counted again: its directory still expects it.
+            // Not counted again: its directory still expects it. It may be a special file.
             let mut names = Names::default();
-            names.push(libc::DT_REG, &name.source_name);
+            names.push(libc::DT_UNKNOWN, &name.source_name);
             self.push(Task::Slice(Arc::clone(&name.dir), names));
         }
     }
@@ -90,11 +90,24 @@ impl Worker<'_> {
                 self.settle(dir, 1);
             }
             Err(StepError {
-                errno: Some(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS),
+                // EXDEV: another filesystem or project quota begins between the two directories.
+                errno:
+                    Some(
+                        Errno::EMLINK
+                        | Errno::EPERM
+                        | Errno::EXDEV
+                        | Errno::EOPNOTSUPP
+                        | Errno::ENOSYS,
+                    ),
                 ..
             }) => {
                 self.job.tally.warn(Warning::HardLinkNotKept);
-                self.try_file(dir, source_name, name, CHANGE_RETRIES, false);
+                let found = dir.source().and_then(|fd| stat_entry(&fd, source_name));
+                if found.is_ok_and(|stat| !is_regular(stat.st_mode)) {
+                    self.special(dir, source_name, name, false);
+                } else {
+                    self.try_file(dir, source_name, name, CHANGE_RETRIES, false);
+                }
             }
             Err(error) => {
                 self.job.fail(dir.source_path(Some(source_name)), error);
@@ -114,10 +127,10 @@ fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
         // Renaming one name of an inode over another does nothing, so look first.
         let old = stat_entry(&to, name).map(|stat| inode(&stat));
         let new = stat_entry(&to, temporary).map(|stat| inode(&stat));
-        if old == new {
+        if old.is_ok() && old == new {
             publish::abandon(to.as_fd(), &visible, name);
             return Ok(());
         }
     }
-    publish::publish(to.as_fd(), &visible, name, None)
+    publish::publish_made(to.as_fd(), &visible, name)
 }

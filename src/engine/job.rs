@@ -100,8 +100,8 @@ pub(crate) struct Job<'j> {
     pub(crate) failures: Failures,
     /// By the device numbers of source and destination.
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
-    /// Destinations of the roots, which must not be entered as sources.
-    destinations: RwLock<Vec<Inode>>,
+    /// Source and destination directories of the roots; the latter must not be entered as sources.
+    roots: RwLock<Vec<(Inode, Inode)>>,
     /// Tasks of the walk that are not done.
     walking: AtomicUsize,
     /// Set when a directory could not be read, so that nothing may be deleted.
@@ -136,7 +136,7 @@ impl<'j> Job<'j> {
             links: LinkTable::default(),
             failures: Failures::default(),
             pairs: RwLock::default(),
-            destinations: RwLock::default(),
+            roots: RwLock::default(),
             walking: AtomicUsize::new(0),
             walk_failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -230,14 +230,22 @@ impl<'j> Job<'j> {
         destinations.any(|destination| Some(destination) != first)
     }
 
-    /// Marks a directory as the destination of a root.
-    pub(crate) fn add_destination(&self, inode: Inode) {
-        self.destinations.write().unwrap_or_else(PoisonError::into_inner).push(inode);
+    /// Notes the directories of a root.
+    pub(crate) fn add_root(&self, source: Inode, destination: Inode) {
+        let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
+        roots.push((source, destination));
     }
 
     /// Whether a source directory is the destination of a root, so that copying it would not end.
     pub(crate) fn is_destination(&self, inode: Inode) -> bool {
-        self.destinations.read().unwrap_or_else(PoisonError::into_inner).contains(&inode)
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        roots.iter().any(|(_, destination)| *destination == inode)
+    }
+
+    /// Whether one directory was copied to the other as a root.
+    pub(crate) fn is_root(&self, source: Inode, destination: Inode) -> bool {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        roots.contains(&(source, destination))
     }
 }
 

@@ -86,12 +86,15 @@ impl Worker<'_> {
         if shared && size > 2 * chunk_bytes {
             self.push(Task::Help(Arc::clone(&copy)));
         }
-        self.take_part(copy);
+        if copy.join() {
+            self.take_part(copy);
+        }
     }
 
     /// Helps with a file that somebody else started, and lets a third one join.
     pub(crate) fn help(&mut self, copy: Arc<LargeCopy>) {
-        if copy.file.chunks.is_empty() {
+        // A file that failed keeps its chunks for ever: whoever pushed it on would never come home.
+        if copy.file.chunks.is_empty() || copy.file.stop.load(Relaxed) || !copy.join() {
             return;
         }
         if self.job.sizing.threads > 2 {
@@ -100,14 +103,8 @@ impl Worker<'_> {
         self.take_part(copy);
     }
 
+    /// Moves chunks as one who has joined.
     fn take_part(&mut self, copy: Arc<LargeCopy>) {
-        {
-            let mut state = copy.lock();
-            if state.pending.is_none() {
-                return;
-            }
-            state.active += 1;
-        }
         let progress = &self.job.control.progress;
         let count = |bytes| {
             progress.bytes_done.fetch_add(bytes, Relaxed);
@@ -130,10 +127,6 @@ impl Worker<'_> {
         // Nobody takes part any more, so the descriptors are ours alone, or soon: a helper may still
         // be about to find that there is nothing left to do.
         let size = pending.stat.st_size;
-        let destination = match copy.file.destination.try_clone() {
-            Ok(fd) => fd,
-            Err(_) => return self.give_up(pending, StepError::os(Step::Write, Errno::EMFILE)),
-        };
         if let Some(error) = error {
             return self.give_up(pending, error);
         }
@@ -141,6 +134,14 @@ impl Worker<'_> {
             // Cancelled: no failure of this file, but nothing to keep either.
             return self.abandon(&pending);
         }
+        let destination = match self.with_descriptors(|_| {
+            let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EMFILE);
+            let clone = copy.file.destination.try_clone();
+            clone.map_err(|error| Errno::from_raw(errno(error))).at(Step::Write)
+        }) {
+            Ok(fd) => fd,
+            Err(error) => return self.give_up(pending, error),
+        };
         // O_DIRECT writes whole blocks; the last one is cut to the size.
         let aligned =
             copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
@@ -157,6 +158,14 @@ impl Worker<'_> {
 impl LargeCopy {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins one worker's part; false when the file is finished already.
+    fn join(&self) -> bool {
+        let mut state = self.lock();
+        let open = state.pending.is_some();
+        state.active += usize::from(open);
+        open
     }
 
     /// Ends one worker's part. Returns the file to the last one, who finishes it.

@@ -45,6 +45,14 @@ pub(crate) fn temporary(name: &CStr) -> CString {
     CString::new(format!(".longshore-{hash:016x}")).expect("hexadecimal digits hold no NUL")
 }
 
+/// Whether a name could be the temporary one of another file. Such an item is not copied: unfinished
+/// files would replace it, or be replaced by it, without a word.
+pub(crate) fn is_reserved(name: &CStr) -> bool {
+    name.to_bytes().strip_prefix(b".longshore-").is_some_and(|hash| {
+        hash.len() == 16 && hash.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 /// Creates a regular file. With `aside` it gets a temporary name from the start.
 ///
 /// # Errors
@@ -127,6 +135,18 @@ pub(crate) fn is_regular(mode: u32) -> bool {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
 
+/// Moves what `make` made into place, or removes it again.
+///
+/// # Errors
+/// Step `Publish`.
+pub(crate) fn publish_made(
+    dir: BorrowedFd<'_>,
+    visible: &Visible,
+    name: &CStr,
+) -> Result<(), StepError> {
+    publish(dir, visible, name, None).inspect_err(|_| abandon(dir, visible, name))
+}
+
 /// Moves a finished file into place. The temporary name is checked to still be the file that was
 /// written: another run may have taken it.
 ///
@@ -175,5 +195,7 @@ mod tests {
     fn temporary_names_are_the_same_every_time_and_differ_by_name() {
         assert_eq!(temporary(c"a").as_c_str(), c".longshore-af63dc4c8601ec8c");
         assert_ne!(temporary(c"a"), temporary(c"b"));
+        assert!(is_reserved(&temporary(c"a")));
+        assert!(!is_reserved(c".longshore-notes") && !is_reserved(c"longshore"));
     }
 }

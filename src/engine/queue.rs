@@ -5,7 +5,7 @@
 //! its own deque is empty of everything newer, so that what waits is at most one batch of entries
 //! per level of the tree and worker.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub(crate) struct Queue<T> {
     /// Tasks pushed and not yet done.
     outstanding: AtomicUsize,
     sleepers: AtomicUsize,
+    /// A worker died with a task that will never be done.
+    abandoned: AtomicBool,
     gate: Mutex<()>,
     bell: Condvar,
 }
@@ -49,6 +51,7 @@ impl<T> Queue<T> {
             stealers: workers.iter().map(Worker::stealer).collect(),
             outstanding: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
+            abandoned: AtomicBool::new(false),
             gate: Mutex::new(()),
             bell: Condvar::new(),
         };
@@ -66,6 +69,13 @@ impl<T> Queue<T> {
     /// The handle of worker `index`.
     pub(crate) fn handle(&self, own: Worker<T>, index: usize) -> Handle<'_, T> {
         Handle { queue: self, own, index }
+    }
+
+    /// Sends everybody home although tasks are left: the others would wait for ever for one that a
+    /// dead worker holds.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, SeqCst);
+        self.ring(true);
     }
 
     fn ring(&self, everybody: bool) {
@@ -107,6 +117,9 @@ impl<T> Handle<'_, T> {
 
     /// The next task: an own one, else a stolen one.
     pub(crate) fn find(&self) -> Found<T> {
+        if self.queue.abandoned.load(SeqCst) {
+            return Found::Finished;
+        }
         if let Some(task) = self.own.pop().or_else(|| self.queue.steal(self.index)) {
             return Found::Task(task);
         }
@@ -171,5 +184,18 @@ mod tests {
             }
         });
         assert_eq!(done.load(SeqCst), (1 << 15) - 1);
+    }
+
+    /// A worker that panics never says `done`; the others must not wait for it.
+    #[test]
+    fn workers_come_home_when_the_queue_is_abandoned() {
+        let (queue, mut workers) = Queue::<u32>::new(2);
+        queue.start(&workers[0], [1]);
+        let holder = queue.handle(workers.remove(0), 0);
+        assert!(matches!(holder.find(), Found::Task(1)));
+        let other = queue.handle(workers.remove(0), 1);
+        assert!(matches!(other.find(), Found::NothingYet));
+        queue.abandon();
+        assert!(matches!(other.find(), Found::Finished));
     }
 }

@@ -13,7 +13,7 @@ use nix::unistd::symlinkat;
 
 use super::attributes::{ByName, path_of};
 use super::dir::{Dir, inode};
-use super::links::{Claim, Name};
+use super::links::Claim;
 use super::publish;
 use super::walk::stat_entry;
 use super::worker::Worker;
@@ -22,9 +22,16 @@ use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::XattrTarget;
 
 impl Worker<'_> {
-    /// One such item that was expected by its directory.
-    pub(crate) fn special(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
-        match self.copy_special(dir, source_name, name) {
+    /// One such item that was expected by its directory. `linked` is false for a name that must become
+    /// an item of its own.
+    pub(crate) fn special(
+        &mut self,
+        dir: &Arc<Dir>,
+        source_name: &CStr,
+        name: &CStr,
+        linked: bool,
+    ) {
+        match self.copy_special(dir, source_name, name, linked) {
             Ok(true) => self.settle(dir, 1),
             Ok(false) => {} // waits for, or was linked to, another name of the same inode
             Err(error) => {
@@ -39,6 +46,7 @@ impl Worker<'_> {
         dir: &Arc<Dir>,
         source_name: &CStr,
         name: &CStr,
+        linked: bool,
     ) -> Result<bool, StepError> {
         let source = dir.source().at(Step::Stat)?;
         let stat = stat_entry(&source, source_name).at(Step::Stat)?;
@@ -46,23 +54,16 @@ impl Worker<'_> {
         if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
             return Err(StepError::found(Step::Stat, FailureKind::SourceChanged));
         }
-        let linked = stat.st_nlink > 1 && self.job.options().preserve.links;
-        if linked {
-            let owned = || Name {
-                dir: Arc::clone(dir),
-                source_name: source_name.to_owned(),
-                name: name.to_owned(),
-            };
-            match self.job.links.claim(inode(&stat), stat.st_nlink, owned) {
-                Claim::First => {}
-                Claim::Waiting => return Ok(false),
-                Claim::LinkTo(first) => {
-                    self.link(dir, source_name, name, &first);
-                    return Ok(false);
-                }
+        let claim = self.claim(dir, source_name, name, &stat, linked);
+        match &claim {
+            None | Some(Claim::First) => {}
+            Some(Claim::Waiting) => return Ok(false),
+            Some(Claim::LinkTo(first)) => {
+                self.link(dir, source_name, name, first);
+                return Ok(false);
             }
         }
-        let link = linked.then(|| inode(&stat));
+        let link = claim.map(|_| inode(&stat));
         let made = if self.job.options().dry_run {
             Ok(())
         } else {
@@ -126,7 +127,7 @@ impl Worker<'_> {
             .and_then(|xattrs| {
                 attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
             });
-        publish::publish(target.as_fd(), &visible, name, None)?;
+        publish::publish_made(target.as_fd(), &visible, name)?;
         applied
     }
 }

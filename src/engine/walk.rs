@@ -16,10 +16,10 @@ use nix::unistd::{Whence, lseek};
 use super::dir::{Dir, OPEN_DIRECTORY, RootPath};
 use super::directory::has_default_acl;
 use super::job::{Enter, Names, Task};
-use super::publish::{is_directory, is_regular};
+use super::publish::{is_directory, is_regular, is_reserved};
 use super::selection::Node;
 use super::worker::Worker;
-use crate::error::{AtStep, Step, StepError};
+use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::plan::Root;
 use crate::sys;
 
@@ -87,7 +87,7 @@ impl Worker<'_> {
             return;
         }
         let mut buffer = std::mem::take(&mut self.entries);
-        match self.fill(&dir, position, &mut buffer) {
+        match self.with_descriptors(|_| fill(&dir, position, &mut buffer)) {
             Ok(Filled { bytes, next }) => {
                 // A thief may come to the end of the directory while its entries are still being
                 // counted here: until they are, the directory must not look done.
@@ -99,35 +99,15 @@ impl Worker<'_> {
                 self.hand_out(&dir, &buffer[..bytes]);
                 self.settle(&dir, 1);
             }
-            Err(errno) => self.read_failed(&dir, errno),
+            Err(error) => self.read_failed(&dir, error),
         }
         self.entries = buffer;
     }
 
-    fn read_failed(&mut self, dir: &Arc<Dir>, errno: Errno) {
+    fn read_failed(&mut self, dir: &Arc<Dir>, error: StepError) {
         self.job.walk_failed();
-        self.job.fail(dir.source_path(None), StepError::os(Step::ReadDirectory, errno));
+        self.job.fail(dir.source_path(None), error);
         self.settle(dir, 1);
-    }
-
-    /// Reads entries until the buffer is half full or the directory ends, so that a small directory
-    /// is done with at once. The descriptor may have been closed and opened again since the last
-    /// buffer, so the position is always set.
-    fn fill(&self, dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, Errno> {
-        let source = dir.source()?;
-        if position != 0 {
-            lseek(&source, position, Whence::SeekSet)?;
-        }
-        let mut bytes = 0;
-        while bytes < buffer.len() / 2 {
-            let read = sys::read_entries(source.as_fd(), &mut buffer[bytes..])?;
-            if read == 0 {
-                return Ok(Filled { bytes, next: None });
-            }
-            bytes += read;
-        }
-        // The kernel's own position is behind the last entry, dots included.
-        Ok(Filled { bytes, next: Some(lseek(&source, 0, Whence::SeekCur)?) })
     }
 
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {
@@ -161,6 +141,9 @@ impl Worker<'_> {
             self.job.tally.excluded.fetch_add(1, Relaxed);
             return;
         }
+        if is_reserved(name) {
+            return self.refuse_name(dir, name);
+        }
         dir.expect(1);
         self.push(Task::Enter(Enter {
             parent: Arc::clone(dir),
@@ -168,6 +151,11 @@ impl Worker<'_> {
             name: name.to_owned(),
             selection,
         }));
+    }
+
+    fn refuse_name(&self, dir: &Dir, name: &CStr) {
+        let error = StepError::found(Step::Create, FailureKind::ReservedName);
+        self.job.fail(dir.source_path(Some(name)), error);
     }
 
     fn read_selection(&mut self, dir: &Arc<Dir>, node: &Node) {
@@ -217,6 +205,11 @@ impl Worker<'_> {
             self.settle(dir, 1);
             return;
         }
+        if kind != libc::DT_UNKNOWN && is_reserved(name) {
+            self.refuse_name(dir, source_name);
+            self.settle(dir, 1);
+            return;
+        }
         match kind {
             libc::DT_REG => self.file(dir, source_name, name),
             libc::DT_UNKNOWN => match dir.source().and_then(|fd| stat_entry(&fd, source_name)) {
@@ -235,9 +228,31 @@ impl Worker<'_> {
                     self.settle(dir, 1);
                 }
             },
-            _ => self.special(dir, source_name, name),
+            _ => self.special(dir, source_name, name, true),
         }
     }
+}
+
+/// Reads entries until the buffer is half full or the directory ends, so that a small directory is
+/// done with at once. The descriptor may have been closed and opened again since the last buffer, so
+/// the position is always set.
+fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError> {
+    let source = dir.source().at(Step::ReadDirectory)?;
+    if position != 0 {
+        lseek(&source, position, Whence::SeekSet).at(Step::ReadDirectory)?;
+    }
+    let mut bytes = 0;
+    while bytes < buffer.len() / 2 {
+        let read =
+            sys::read_entries(source.as_fd(), &mut buffer[bytes..]).at(Step::ReadDirectory)?;
+        if read == 0 {
+            return Ok(Filled { bytes, next: None });
+        }
+        bytes += read;
+    }
+    // The kernel's own position is behind the last entry, dots included.
+    let next = lseek(&source, 0, Whence::SeekCur).at(Step::ReadDirectory)?;
+    Ok(Filled { bytes, next: Some(next) })
 }
 
 /// Stat of an entry, not following it.

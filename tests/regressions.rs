@@ -1,0 +1,206 @@
+//! Bugs that were found once, each with its symptom, its cause, and the guarantee that the test
+//! stands for from now on.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use support::scratch::Bind;
+use support::{Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root};
+
+/// Names in a directory that Longshore gives to unfinished files.
+fn leftovers(at: &Path) -> Vec<std::path::PathBuf> {
+    let entries = walkdir::WalkDir::new(at).into_iter().map(|entry| entry.unwrap().into_path());
+    let temporary = |path: &std::path::PathBuf| path.to_string_lossy().contains("/.longshore-");
+    entries.filter(temporary).collect()
+}
+
+/// Symptom: with more than two threads a copy never ended, at full CPU, once one large file failed.
+/// Cause: an invitation to help was handed on before it was clear that there was a file left to help
+/// with; a failed file keeps its chunks, so the invitation went round for ever.
+/// Guarantee: a failed large file ends the work on it, whoever else was invited.
+#[test]
+fn a_large_file_that_fails_does_not_keep_its_helpers_busy_for_ever() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        fs::write(scratch.join("big"), vec![7; 64 << 20]).unwrap();
+        // A limit of the file size: an error of this one file that no other has to share.
+        let limited = "trap '' XFSZ; ulimit -f 40000; exec \"$0\" \"$@\"";
+        let run = Longshore::copy(backend)
+            .through(&["sh", "-c", limited])
+            .args(["--threads", "8"])
+            .arg(scratch.join("big"))
+            .arg(scratch.join("copy"))
+            .limit(Duration::from_secs(20))
+            .expect(1);
+        assert!(run.blames(&scratch.join("big")), "{}", run.describe());
+        assert!(!scratch.join("copy").exists());
+        assert_eq!(leftovers(scratch.path()), [] as [&Path; 0]);
+    });
+}
+
+/// Symptom: a file of /proc was copied as an empty file and reported as copied; one of /sys failed
+/// as "changed while it was read". Cause: the size of the inode was believed, which is 0 or one page
+/// there. Guarantee: where sizes mean nothing, what reading gives is copied.
+#[test]
+fn files_whose_size_says_nothing_are_copied_as_they_read() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        for source in ["/proc/version", "/proc/self/limits", "/sys/kernel/mm/ksm/run"] {
+            if !Path::new(source).exists() {
+                support::skip(&format!("{source} is not there"));
+                continue;
+            }
+            let copy = scratch.join("copy");
+            let run = Longshore::copy(backend).arg(source).arg(&copy).expect(0);
+            let content = fs::read(&copy).unwrap();
+            assert!(!content.is_empty(), "{source}: {}", run.describe());
+            assert_eq!(run.count("/copied/bytes"), content.len() as u64);
+            if source != "/proc/self/limits" {
+                assert_eq!(content, fs::read(source).unwrap());
+            }
+        }
+    });
+}
+
+/// Symptom: with a report that could not be written the copy was made, and the exit code was 2,
+/// "refused before anything was written". Cause: the report was opened only at the end.
+/// Guarantee: exit code 2 means an untouched destination.
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_the_copy() {
+    let scratch = Scratch::on_disk();
+    fs::write(scratch.join("file"), "content").unwrap();
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_longshore"))
+        .args(["copy", "--report"])
+        .arg(scratch.join("missing/report"))
+        .args([scratch.join("file"), scratch.join("copy")])
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(2));
+    assert!(!scratch.join("copy").exists());
+}
+
+/// Symptom: "too many open files" for items of a deep tree, and of a tree with many hard links, under
+/// a low limit of open files. Cause: opening a directory again left everything on the way to it open,
+/// and a finished directory that a hard link's first name lies in stayed open for good.
+/// Guarantee: the open directories stay within the number that the limit was shared out for.
+#[test]
+fn directories_that_are_opened_again_do_not_pile_up() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        let mut deep = source.clone();
+        for level in 0..150 {
+            fs::create_dir_all(&deep).unwrap();
+            // Files on both sides of the subdirectory, whichever way round it is read.
+            for name in 0..70 {
+                fs::write(deep.join(format!("{name}")), format!("{level} {name}")).unwrap();
+            }
+            deep.push("a");
+        }
+        for name in 0..200 {
+            let [first, second] =
+                ["first", "second"].map(|top| source.join(top).join(name.to_string()));
+            fs::create_dir_all(&first).unwrap();
+            fs::create_dir_all(&second).unwrap();
+            fs::write(first.join("f"), "linked").unwrap();
+            // The third name lies outside, so that the engine waits for it until the end.
+            fs::hard_link(first.join("f"), second.join("f")).unwrap();
+            fs::create_dir_all(scratch.join("outside")).unwrap();
+            fs::hard_link(first.join("f"), scratch.join("outside").join(name.to_string())).unwrap();
+        }
+        Longshore::copy(backend)
+            .through(&["prlimit", "--nofile=40:40"])
+            .args(["--threads", "2"])
+            .args([&source, &copy])
+            .expect(0);
+        assert_same_tree(&source, &copy, Compare::default());
+    });
+}
+
+/// Symptom: "invalid cross-device link" where a further name's directory lies on another filesystem
+/// (or in another project) at the destination; and a symbolic link with two names "changed while it
+/// was read" where the destination takes no hard links. Cause: only some refusals led to a copy of
+/// its own, and that was always made as of a regular file.
+/// Guarantee: a name that cannot be linked is copied for itself, with a counted warning.
+#[test]
+fn names_that_cannot_be_linked_are_copied_for_themselves() {
+    if !need_root() {
+        return;
+    }
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        for dir in [source.join("a"), source.join("b"), copy.join("b"), scratch.join("other")] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        fs::write(source.join("a/file"), "content").unwrap();
+        symlink("target", source.join("a/link")).unwrap();
+        for name in ["file", "link"] {
+            fs::hard_link(source.join("a").join(name), source.join("b").join(name)).unwrap();
+        }
+        let bound = Bind::new(&scratch.join("other"), &copy.join("b"));
+        let run = Longshore::copy(backend).arg("-T").args([&source, &copy]).expect(0);
+        assert_eq!(run.count("/warnings/hard-link-not-kept"), 2, "{}", run.describe());
+        for dir in ["a", "b"] {
+            assert_eq!(fs::read(copy.join(dir).join("file")).unwrap(), b"content");
+            assert_eq!(fs::read_link(copy.join(dir).join("link")).unwrap(), Path::new("target"));
+        }
+        drop(bound);
+    });
+}
+
+/// Symptom: a file was missing at the destination, and the copy said that everything was copied.
+/// Cause: it was what an interrupted copy had left in the source, and had the temporary name of the
+/// large file beside it, which replaced it and then moved it away.
+/// Guarantee: an item with such a name is reported, and the file beside it is exact.
+#[test]
+fn what_an_interrupted_copy_left_in_the_source_is_reported() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("a"), vec![1; 3 << 20]).unwrap();
+        let left = source.join(".longshore-af63dc4c8601ec8c"); // the temporary name for "a"
+        fs::write(&left, "left behind").unwrap();
+        let run = Longshore::copy(backend).args(["--threads", "1"]).args([&source, &copy]).run();
+        assert!(run.expect(1).blames(&left), "{}", run.describe());
+        assert_eq!(fs::read(copy.join("a")).unwrap(), fs::read(source.join("a")).unwrap());
+        assert_eq!(leftovers(&copy), [] as [&Path; 0]);
+    });
+}
+
+/// Symptom: `--delete --exclude '*.keep'` removed a `.keep` file in a directory that the source had
+/// not. Cause: only the entries of directories that both sides have were looked up in the filter.
+/// Guarantee: what is excluded is never deleted, however deep, nor are the directories above it.
+#[test]
+fn what_is_excluded_is_not_deleted_inside_extraneous_directories_either() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("source"), scratch.join("copy"));
+        fs::create_dir(&source).unwrap();
+        for dir in ["old/sub", "old/gone"] {
+            fs::create_dir_all(copy.join(dir)).unwrap();
+        }
+        for file in ["old/sub/a.keep", "old/sub/b", "old/gone/c", "d"] {
+            fs::write(copy.join(file), "x").unwrap();
+        }
+        symlink(&copy, scratch.join("link")).unwrap();
+        let run = Longshore::copy(backend)
+            .args(["--delete", "--exclude", "*.keep", "-T"])
+            .args([source, scratch.join("link")])
+            .expect(0);
+        let mut left: Vec<_> = walkdir::WalkDir::new(&copy)
+            .min_depth(1)
+            .into_iter()
+            .map(|entry| entry.unwrap().path().strip_prefix(&copy).unwrap().to_owned())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["old", "old/sub", "old/sub/a.keep"].map(std::path::PathBuf::from));
+        assert_eq!(run.count("/deleted"), 4, "{}", run.describe());
+    });
+}
