@@ -154,6 +154,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         outcome,
         exit_code: outcome.code(),
         stopped_by: stopped_by.or(list_error),
+        go_on_with: plan.go_on_with,
         dry_run: plan.options.dry_run,
         seconds,
         sync_seconds,

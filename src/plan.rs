@@ -33,6 +33,8 @@ pub struct Plan {
     pub roots: Vec<Root>,
     /// Whether missing parents of the destinations are made first.
     pub(crate) parents: bool,
+    /// See [`crate::report::Report::go_on_with`].
+    pub(crate) go_on_with: &'static str,
     /// How.
     pub options: CopyOptions,
 }
@@ -104,7 +106,14 @@ impl Plan {
         for (root, source) in roots.iter().zip(&sources) {
             check_root(root, source, request)?;
         }
-        Ok(Self { roots, parents: request.parents, options: request.options.clone() })
+        // By cp's rule the second run of a command that made the directory goes one level deeper.
+        let made_by_name = !inside && sources.iter().any(|s| s.metadata.is_dir() && !s.contents);
+        let go_on_with = if made_by_name && request.target == Target::Guess {
+            "--update -T"
+        } else {
+            "--update"
+        };
+        Ok(Self { roots, parents: request.parents, go_on_with, options: request.options.clone() })
     }
 }
 

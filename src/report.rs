@@ -24,6 +24,9 @@ pub struct Report {
     /// Why it stopped early, in a sentence; absent when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
+    /// Options to add to the same command to go on: `--update`, and `-T` when the destination, which
+    /// is a directory by now, would otherwise take the source inside it.
+    pub go_on_with: &'static str,
     /// Whether nothing was written because only a plan was asked for.
     pub dry_run: bool,
     /// Wall-clock time in seconds, flush included.

@@ -167,3 +167,31 @@ fn sigint_ends_the_copy_at_once_and_the_next_run_goes_on() {
 fn sigterm_ends_the_copy_at_once_and_the_next_run_goes_on() {
     cancelled(Signal::SIGTERM, 143, "terminated");
 }
+
+/// By cp's rule the second run of `copy a b` would go to `b/a`: what the summary and the report tell
+/// people to add must lead to the same place.
+#[test]
+fn what_a_stopped_copy_tells_people_to_add_goes_on_in_the_same_place() {
+    let (Some(source), Some(target)) = (Scratch::new(Fs::Tmpfs), Scratch::new(Fs::Ext4)) else {
+        return;
+    };
+    long_source(&source);
+    for_each_backend(|backend| {
+        let copy_to = target.join(format!("copy-{backend}"));
+        let command = || Longshore::copy(backend).arg(source.join("src")).arg(copy_to.as_path());
+        let mut running = command().start();
+        let begun =
+            |dir: &Path| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        wait_for("the copy to begin", Duration::from_secs(30), || {
+            begun(&copy_to) || running.ended()
+        });
+        running.signal(Signal::SIGTERM);
+        let stopped = running.wait();
+        stopped.expect(143);
+        let options = stopped.report.as_ref().unwrap()["go_on_with"].as_str().unwrap().to_owned();
+        stopped.says(&options);
+        command().args(options.split_whitespace()).expect(0);
+        assert_same_tree(&source.join("src"), &copy_to, Compare::default());
+        support::scratch::remove(&copy_to);
+    });
+}

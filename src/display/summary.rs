@@ -174,10 +174,11 @@ fn how(report: &Report) -> String {
 fn mechanism(word: &str) -> &str {
     match word {
         "clone" => "cloned",
-        "copy-file-range" | "copy_file_range" => "copied by the kernel",
-        "uring" => "io_uring",
-        "threads" => "reads and writes on threads",
+        "copy-file-range" => "copied by the kernel",
+        "read-write" => "read and written",
+        "ring-read" => "read through io_uring",
         "direct" => "direct I/O",
+        "ring-direct" => "direct I/O through io_uring",
         other => other,
     }
 }
@@ -222,15 +223,17 @@ fn failure_line(failure: &Failure, columns: usize) -> String {
 }
 
 fn next(report: &Report, failed_list: Option<&Path>) -> String {
-    let update = "run the same command again with --update: complete files are skipped";
+    let options = report.go_on_with;
+    let update = format!("run the same command again with {options}: complete files are skipped");
     match (report.outcome, failed_list) {
         (Outcome::Complete | Outcome::Refused, _) => String::new(),
-        (Outcome::Partial, Some(list)) => format!(
-            "only the failed items again: the same command with --files-from {}",
-            show(list)
-        ),
+        (Outcome::Partial, Some(list)) => {
+            let exact = if options.contains("-T") { "-T " } else { "" };
+            let list = show(list);
+            format!("only the failed items again: the same command with {exact}--files-from {list}")
+        }
         (Outcome::Fatal, _) => format!("remove the cause, then {update}"),
-        (Outcome::Partial | Outcome::Interrupted | Outcome::Terminated, _) => update.to_owned(),
+        (Outcome::Partial | Outcome::Interrupted | Outcome::Terminated, _) => update,
     }
 }
 

@@ -29,7 +29,7 @@ Complete: everything was copied.
   copied      1,234 files
   data        1.14 GiB
   time        4.20 s, 290.00 MiB/s
-  how         reads and writes on threads (1,234 files)
+  how         read and written (1,234 files)
 "
     );
 }
@@ -50,7 +50,7 @@ fn everything_that_happened_is_named() {
     report.files_skipped = 12;
     report.excluded = 3;
     report.deleted = 1;
-    report.mechanisms = [("threads", 34), ("uring", 1000), ("clone", 200)].into();
+    report.mechanisms = [("read-write", 34), ("ring-read", 1000), ("clone", 200)].into();
     report.warnings = [("ownership", 5), ("acl", 20)].into();
     report.errors = [("permission", 2), ("vanished", 9)].into();
     report.failures = vec![
@@ -68,8 +68,8 @@ Incomplete: 11 items failed, everything else is exact.
               special file
   data        4.66 GiB, of which 1.43 MiB moved (the rest: holes, clones)
   time        4.20 s, 290.00 MiB/s (final flush 0.30 s)
-  how         io_uring (1,000 files), cloned (200 files), reads and writes on
-              threads (34 files)
+  how         read through io_uring (1,000 files), cloned (200 files), read
+              and written (34 files)
   left alone  12 files already there, 3 items excluded, 1 item deleted
   warnings    20 acl, 5 ownership
   failed      9 vanished, 2 permission

@@ -44,6 +44,7 @@ fn report(outcome: Outcome) -> Report {
         outcome,
         exit_code: outcome.code(),
         stopped_by: None,
+        go_on_with: "--update",
         dry_run: false,
         seconds: 0.0,
         sync_seconds: 0.0,
