@@ -17,6 +17,7 @@ use super::links::Claim;
 use super::pair::Pair;
 use super::publish::{Visible, create_file, is_regular};
 use super::worker::Worker;
+use super::xattrs::Xattrs;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::{self, XattrTarget};
@@ -38,7 +39,8 @@ pub(crate) struct Pending {
     pub(crate) stat: FileStat,
     pub(crate) visible: Visible,
     pub(crate) fresh: Fresh,
-    pub(crate) pair: Arc<Pair>,
+    /// Its extended attributes; that they cannot be read is found out at the end.
+    pub(crate) xattrs: Result<Xattrs, StepError>,
     /// The size was found by reading, and is not what the source's inode says.
     pub(crate) streamed: bool,
     /// Set when further names wait for this one.
@@ -141,7 +143,9 @@ impl Worker<'_> {
         let unknown = filesystems.source.zero_is_no_size || stat.st_dev != dir.stat.st_dev;
         let streamed = filesystems.source.made_on_reading || (size == 0 && unknown);
         let owner = dir.new_owner.get().copied();
-        let (mode, effective) = self.job.attributes.creation_mode(&stat, owner);
+        let xattrs = self.xattrs_of(&pair, &source, dir);
+        let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
+        let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
         let created = self.with_descriptors(|_| {
             create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
@@ -161,8 +165,8 @@ impl Worker<'_> {
             stat,
             visible: created.visible,
             fresh: Fresh { owner, mode: effective, may_have_acl: dir.default_acl },
-            pair: Arc::clone(&pair),
             streamed,
+            xattrs,
             link: source.link,
             attempt: source.attempt,
         };
@@ -205,6 +209,20 @@ impl Worker<'_> {
         Ok(())
     }
 
+    fn xattrs_of(&self, pair: &Pair, source: &Source, dir: &Dir) -> Result<Xattrs, StepError> {
+        if !pair.may_have_xattrs() {
+            return Ok(Xattrs::default());
+        }
+        let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.file.as_fd()))?;
+        Ok(xattrs.unwrap_or_else(|| {
+            // A file mounted over another one speaks for its own filesystem only.
+            if source.stat.st_dev == dir.stat.st_dev {
+                pair.has_no_xattrs();
+            }
+            Xattrs::default()
+        }))
+    }
+
     /// Copies a file whose size says nothing.
     fn stream(&mut self, mut pending: Pending, source: &OwnedFd, destination: OwnedFd) {
         match plain::stream(source.as_fd(), destination.as_fd()) {
@@ -229,6 +247,7 @@ impl Worker<'_> {
         };
         let filesystems =
             Filesystems { source: kind(dir.source())?, destination: kind(dir.destination())? };
+        self.job.writes_to(destination.st_dev, dir.destination().at(Step::Create)?);
         Ok(self.job.add_pair(&dir.stat, destination, filesystems))
     }
 
