@@ -266,3 +266,34 @@ fn a_lost_acl_opens_the_file_to_nobody() {
         assert_eq!(xattr::get(&kept, "system.posix_acl_access").unwrap(), Some(acl));
     });
 }
+
+/// Symptom: a file on which a server (Samba, NFS) held a lease was not copied: "try again".
+/// Cause: sources are opened without waiting, which is for FIFOs.
+/// Guarantee: the holder is given the time that the kernel gives it.
+#[test]
+fn a_leased_file_is_copied_when_the_lease_is_given_back() {
+    for_each_backend(|backend| {
+        let scratch = Scratch::on_disk();
+        let (dir, copy) = (scratch.join("dir"), scratch.join("copy"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "content").unwrap();
+        // The lease is broken with SIGIO, which ends this helper, and with it the lease.
+        let script = "import fcntl,sys,time\nf=open(sys.argv[1],'r+')\n\
+                      fcntl.fcntl(f,fcntl.F_SETLEASE,fcntl.F_WRLCK)\nprint('held',flush=True)\ntime.sleep(60)";
+        if !support::has_program("python3") {
+            return;
+        }
+        let mut holder = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(dir.join("file"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut held = [0; 4];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut held).unwrap();
+        Longshore::copy(backend).args([&dir, &copy]).expect(0);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(fs::read(copy.join("file")).unwrap(), b"content");
+    });
+}

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -28,6 +29,11 @@ pub(crate) const CHANGE_RETRIES: u8 = 2;
 /// Opening does not wait (for a FIFO that took the name) and does not touch the access time.
 const OPEN_SOURCE: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
+
+/// How long a lease on a source is waited for: the kernel takes it away after `fs.lease-break-time`,
+/// 45 seconds by default.
+const LEASE_WAIT: Duration = Duration::from_secs(60);
+const LEASE_NAP: Duration = Duration::from_millis(20);
 
 /// A file that is being copied; what finishing it needs.
 #[derive(Debug)]
@@ -288,7 +294,16 @@ impl Worker<'_> {
 /// Opens a source file and looks at it.
 fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError> {
     let above = dir.source().at(Step::Open)?;
-    let open = |flags| openat(&above, name, flags, Mode::empty());
+    let open = |flags| {
+        let deadline = Instant::now() + LEASE_WAIT;
+        loop {
+            match openat(&above, name, flags, Mode::empty()) {
+                // Somebody holds a write lease, who has now been asked to give it back.
+                Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(LEASE_NAP),
+                other => return other,
+            }
+        }
+    };
     let file = match open(OPEN_SOURCE | OFlag::O_NOATIME) {
         Err(Errno::EPERM) => open(OPEN_SOURCE), // only owners may leave the access time alone
         other => other,
