@@ -103,6 +103,9 @@ pub(crate) struct LargeFile {
     pub(crate) source: Arc<OwnedFd>,
     pub(crate) destination: Arc<OwnedFd>,
     pub(crate) chunks: ChunkSupply,
+    /// The source has holes and does not tell where; the destination is one hole, in which zeros need
+    /// not be written.
+    pub(crate) zeros_are_holes: bool,
     /// Alignment in bytes that O_DIRECT asks for, when both descriptors are in that mode.
     pub(crate) direct: Option<u64>,
     /// Raised by whoever fails: the others stop after their chunk.

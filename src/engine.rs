@@ -278,29 +278,25 @@ fn make_parents(plan: &Plan) -> Result<(), Refusal> {
     })
 }
 
-/// Brings everything written to stable storage; late errors of write-back appear here.
+/// Brings everything written to stable storage; late errors of write-back appear here, and only in
+/// syncfs(2), filesystem by filesystem: sync(2) tells nothing.
 fn flush(plan: &Plan, job: &Job<'_>) {
-    if job.spans_filesystems() {
-        nix::unistd::sync();
-        return;
-    }
-    let open = |path: &Path| {
-        openat(
-            AT_FDCWD,
-            path,
-            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
-    };
     let Some(root) = plan.roots.first() else { return };
-    match open(&root.destination_dir).or_else(|_| open(&root.destination)) {
-        Ok(fd) => {
-            if let Err(errno) = nix::unistd::syncfs(fd) {
+    // Directories and links alone are to be flushed, too.
+    if let Ok(fd) = openat(AT_FDCWD, &root.destination_dir, OFlag::O_PATH, Mode::empty())
+        && let Ok(stat) = nix::sys::stat::fstat(&fd)
+    {
+        job.writes_to(stat.st_dev, fd);
+    }
+    for device in job.take_written() {
+        match device.map(nix::unistd::syncfs) {
+            Some(Ok(())) => {}
+            Some(Err(errno)) => {
                 job.fail_at_destination(root.destination.clone(), StepError::os(Step::Sync, errno));
             }
+            // Write permission without read permission: nothing to name the filesystem by.
+            None => nix::unistd::sync(),
         }
-        // Write permission without read permission: nothing to name the filesystem by.
-        Err(_) => nix::unistd::sync(),
     }
 }
 

@@ -150,6 +150,8 @@ impl Source {
         };
         if (metadata.is_dir() || metadata.is_file())
             && let Err(errno) = open()
+            && errno != Errno::EAGAIN
+        // a lease, which the copy waits for
         {
             return Err(Refusal::system(path, "open the source", errno));
         }

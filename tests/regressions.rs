@@ -5,10 +5,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use support::faulty_fs::{Faults, FaultyFs};
 use support::scratch::Bind;
 use support::{Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root};
 
@@ -202,5 +203,97 @@ fn what_is_excluded_is_not_deleted_inside_extraneous_directories_either() {
         left.sort();
         assert_eq!(left, ["old", "old/sub", "old/sub/a.keep"].map(std::path::PathBuf::from));
         assert_eq!(run.count("/deleted"), 4, "{}", run.describe());
+    });
+}
+
+/// Symptom: as root, `--no-preserve ownership` made a program that was setuid for some user setuid
+/// for root. Cause: the bits were dropped only when changing the owner failed, not when nobody had
+/// asked for it. Guarantee: setuid and setgid are kept only with the owner they belong to.
+#[test]
+fn setuid_is_not_kept_for_another_owner() {
+    if !need_root() {
+        return;
+    }
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, copy) = (scratch.join("program"), scratch.join("copy"));
+        fs::write(&source, "program").unwrap();
+        chown(&source, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o6755)).unwrap();
+        let copied = |arguments: &[&str]| {
+            Longshore::copy(backend).args(arguments).args([&source, &copy]).expect(0);
+            fs::symlink_metadata(&copy).unwrap().mode() & 0o7777
+        };
+        assert_eq!(copied(&["--no-preserve", "ownership"]), 0o755);
+        assert_eq!(copied(&[]), 0o6755);
+    });
+}
+
+/// Symptom: a file that its ACL closed to its group was open to the group in a copy on a filesystem
+/// without ACLs. Cause: with an ACL the group bits of the mode are its mask, and that was taken over.
+/// Guarantee: without the ACL the owning group gets no more than the ACL gave it.
+#[test]
+fn a_lost_acl_opens_the_file_to_nobody() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let Some(bare) = FaultyFs::mount(&scratch, &[], Faults::default()) else { return };
+        let source = scratch.join("source");
+        fs::write(&source, "private").unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut acl = 2_u32.to_le_bytes().to_vec();
+        // user::rw-, user:nobody:rw-, group::---, mask::rw-, other::---
+        for (tag, permissions, id) in [
+            (1, 6, u32::MAX),
+            (2, 6, support::NOBODY),
+            (4, 0, u32::MAX),
+            (16, 6, u32::MAX),
+            (32, 0, u32::MAX),
+        ] {
+            acl.extend(u16::to_le_bytes(tag));
+            acl.extend(u16::to_le_bytes(permissions));
+            acl.extend(u32::to_le_bytes(id));
+        }
+        xattr::set(&source, "system.posix_acl_access", &acl).unwrap();
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&source), 0o660, "the mask shows in the group bits");
+        let copy = bare.path().join("copy");
+        let run = Longshore::copy(backend).args([&source, &copy]).expect(0);
+        assert_eq!(run.count("/warnings/acl-unsupported"), 1, "{}", run.describe());
+        assert_eq!(mode(&copy), 0o600);
+        let kept = scratch.join("kept");
+        Longshore::copy(backend).args([&source, &kept]).expect(0);
+        assert_eq!(mode(&kept), 0o660);
+        assert_eq!(xattr::get(&kept, "system.posix_acl_access").unwrap(), Some(acl));
+    });
+}
+
+/// Symptom: a file on which a server (Samba, NFS) held a lease was not copied: "try again".
+/// Cause: sources are opened without waiting, which is for FIFOs.
+/// Guarantee: the holder is given the time that the kernel gives it.
+#[test]
+fn a_leased_file_is_copied_when_the_lease_is_given_back() {
+    for_each_backend(|backend| {
+        let scratch = Scratch::on_disk();
+        let (dir, copy) = (scratch.join("dir"), scratch.join("copy"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "content").unwrap();
+        // The lease is broken with SIGIO, which ends this helper, and with it the lease.
+        let script = "import fcntl,sys,time\nf=open(sys.argv[1],'r+')\n\
+                      fcntl.fcntl(f,fcntl.F_SETLEASE,fcntl.F_WRLCK)\nprint('held',flush=True)\ntime.sleep(60)";
+        if !support::has_program("python3") {
+            return;
+        }
+        let mut holder = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(dir.join("file"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut held = [0; 4];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut held).unwrap();
+        Longshore::copy(backend).args([&dir, &copy]).expect(0);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(fs::read(copy.join("file")).unwrap(), b"content");
     });
 }

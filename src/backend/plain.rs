@@ -57,7 +57,7 @@ impl Plain {
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
             let length = chunk.end - chunk.start;
-            self.copy_piece(file.source.as_fd(), file.destination.as_fd(), chunk)?;
+            self.copy_piece(file, chunk)?;
             account(file, length, progress);
         }
         Ok(Mechanism::ReadWrite)
@@ -66,10 +66,10 @@ impl Plain {
     /// Moves one piece of a file through the page cache.
     pub(super) fn copy_piece(
         &mut self,
-        source: BorrowedFd<'_>,
-        destination: BorrowedFd<'_>,
+        file: &LargeFile,
         piece: std::ops::Range<u64>,
     ) -> Result<(), StepError> {
+        let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
         let mut offset = piece.start;
         while offset < piece.end {
             let unit = to_usize((piece.end - offset).min(BUFFERED_UNIT as u64));
@@ -78,7 +78,9 @@ impl Plain {
             if read == 0 {
                 return Err(shrunk());
             }
-            write_all(destination, &part[..read], offset)?;
+            if !(file.zeros_are_holes && part[..read].iter().all(|byte| *byte == 0)) {
+                write_all(destination, &part[..read], offset)?;
+            }
             offset += read as u64;
         }
         Ok(())
@@ -274,4 +276,44 @@ pub(super) fn write_all(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+
+    use super::*;
+    use crate::engine::chunk::ChunkSupply;
+
+    /// ZFS has told of holes where data had just been written, and the data was lost.
+    #[test]
+    fn where_holes_are_not_told_all_is_read_and_zeros_stay_holes() {
+        let [source, destination] = [(); 2].map(|()| tempfile::tempfile().expect("a file"));
+        let size = 16 << 20;
+        for file in [&source, &destination] {
+            file.set_len(size).expect("extended");
+        }
+        source.write_all_at(&[7; 5000], 9 << 20).expect("written");
+        let keep: [&File; 2] = [&source, &destination];
+        let [from, to] = keep.map(|file| Arc::new(file.try_clone().expect("a descriptor").into()));
+        let file = LargeFile {
+            source: from,
+            destination: to,
+            chunks: ChunkSupply::new(size, 4 << 20, false),
+            zeros_are_holes: true,
+            direct: None,
+            stop: AtomicBool::new(false),
+            moved: AtomicU64::new(0),
+        };
+        let mut plain = Plain::new(1 << 20).expect("a buffer");
+        plain.large_buffered(&file, &|_| {}).expect("copied");
+        let mut copied = [0; 5000];
+        destination.read_exact_at(&mut copied, 9 << 20).expect("read");
+        assert_eq!(copied, [7; 5000]);
+        let blocks = destination.metadata().expect("a stat").blocks() * 512;
+        assert!(blocks < 4 << 20, "{blocks} bytes allocated");
+    }
 }

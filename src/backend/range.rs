@@ -92,7 +92,7 @@ impl<T> Backend<T> for Range {
                 Some(_) => {}
                 None => {
                     // This chunk is ours already: move it plainly, then go on that way.
-                    self.plain.copy_piece(source, destination, chunk)?;
+                    self.plain.copy_piece(file, chunk)?;
                     mechanism = Mechanism::ReadWrite;
                 }
             }

@@ -170,7 +170,12 @@ impl<T> Backend<T> for Uring<T> {
                 Err(_) => return Backend::<T>::large(&mut self.plain, file, progress),
             },
         };
-        Overlapped { ring, file, alignment, progress }.run()
+        let result = Overlapped { ring, file, alignment, progress }.run();
+        // The ring itself failed: what is still in flight must not be taken for the next file's.
+        if self.large.as_ref().is_some_and(|ring| ring.in_flight() > 0) {
+            self.large = None;
+        }
+        result
     }
 }
 

@@ -16,6 +16,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
+use super::publish::is_directory;
 use super::tally::{Tally, Warning};
 use super::xattrs::Xattrs;
 use crate::error::{AtStep, Step, StepError};
@@ -82,19 +83,22 @@ impl<'o> Attributes<'o> {
     }
 
     /// The mode to create a file with, and the mode that it then has. With the right owner from the
-    /// start it is the final one, which saves a call; otherwise nobody else may open the file yet.
-    /// Only root may set attributes of a file that is closed to writing.
+    /// start it is the final one, which saves a call; otherwise nobody else may open the file yet. Nor
+    /// with an ACL on either side: until it is set, the group bits mean something else. And only root
+    /// may set attributes of a file that is closed to writing.
     pub(crate) fn creation_mode(
         &self,
         source: &FileStat,
         owner: Option<(u32, u32)>,
+        acl: bool,
     ) -> (Mode, u32) {
         const PLAIN: u32 = 0o777;
         const WRITABLE: u32 = 0o200;
         let wanted = self.final_mode(source);
         let right_owner = owner.is_some_and(|owner| !self.wants_chown(source, owner));
         let writable = self.root || wanted & WRITABLE != 0;
-        let mode = if right_owner && writable && wanted & !PLAIN == 0 { wanted } else { 0o600 };
+        let final_at_once = right_owner && writable && !acl && wanted & !PLAIN == 0;
+        let mode = if final_at_once { wanted } else { 0o600 };
         (Mode::from_bits_truncate(mode), mode & !self.umask)
     }
 
@@ -121,11 +125,14 @@ impl<'o> Attributes<'o> {
             if !self.change_owner(source, fresh.owner, &change)? {
                 mode &= !SET_IDS;
             }
+        } else if !self.preserve().ownership && !is_directory(source.st_mode) {
+            // Nobody asked for the owner, and so the file must not act for another one.
+            mode &= !foreign_ids(source, fresh.owner);
         }
         if fresh.may_have_acl {
             self.remove_foreign_acls(XattrTarget::Fd(target), xattrs);
         }
-        self.write_xattrs(XattrTarget::Fd(target), xattrs)?;
+        mode &= self.write_xattrs(XattrTarget::Fd(target), xattrs)?;
         // chown and ACLs both move mode bits, so the mode is set again after either.
         if chown || mode != fresh.mode || fresh.may_have_acl {
             fchmod(target, Mode::from_bits_truncate(mode)).at(Step::Mode)?;
@@ -237,7 +244,7 @@ impl<'o> Attributes<'o> {
         if kind == ByName::MayHaveAcl {
             self.remove_foreign_acls(XattrTarget::Path(&path), xattrs);
         }
-        self.write_xattrs(XattrTarget::Path(&path), xattrs)?;
+        mode &= self.write_xattrs(XattrTarget::Path(&path), xattrs)?;
         if kind != ByName::Symlink {
             let bits = Mode::from_bits_truncate(mode);
             // Whoever may write the directory could have put a link there meanwhile.
@@ -274,6 +281,12 @@ impl<'o> Attributes<'o> {
             Err(errno) => Err(StepError::os(Step::Owner, errno)),
         }
     }
+}
+
+/// The setuid and setgid bits that would work for another owner or group than the source's.
+fn foreign_ids(source: &FileStat, owner: (u32, u32)) -> u32 {
+    let bit = |foreign: bool, bit| if foreign { bit } else { 0 };
+    bit(owner.0 != source.st_uid, 0o4000) | bit(owner.1 != source.st_gid, 0o2000)
 }
 
 /// Access and modification time of a stat, in nanoseconds.

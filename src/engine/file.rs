@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -17,6 +18,7 @@ use super::links::Claim;
 use super::pair::Pair;
 use super::publish::{Visible, create_file, is_regular};
 use super::worker::Worker;
+use super::xattrs::Xattrs;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::{self, XattrTarget};
@@ -28,6 +30,11 @@ pub(crate) const CHANGE_RETRIES: u8 = 2;
 const OPEN_SOURCE: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
+/// How long a lease on a source is waited for: the kernel takes it away after `fs.lease-break-time`,
+/// 45 seconds by default.
+const LEASE_WAIT: Duration = Duration::from_secs(60);
+const LEASE_NAP: Duration = Duration::from_millis(20);
+
 /// A file that is being copied; what finishing it needs.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -38,7 +45,8 @@ pub(crate) struct Pending {
     pub(crate) stat: FileStat,
     pub(crate) visible: Visible,
     pub(crate) fresh: Fresh,
-    pub(crate) pair: Arc<Pair>,
+    /// Its extended attributes; that they cannot be read is found out at the end.
+    pub(crate) xattrs: Result<Xattrs, StepError>,
     /// The size was found by reading, and is not what the source's inode says.
     pub(crate) streamed: bool,
     /// Set when further names wait for this one.
@@ -142,7 +150,9 @@ impl Worker<'_> {
         let unknown = filesystems.source.zero_is_no_size || stat.st_dev != dir.stat.st_dev;
         let streamed = filesystems.source.made_on_reading || (size == 0 && unknown);
         let owner = dir.new_owner.get().copied();
-        let (mode, effective) = self.job.attributes.creation_mode(&stat, owner);
+        let xattrs = self.xattrs_of(&pair, &source, dir);
+        let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
+        let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
         let created = self.with_descriptors(|_| {
             create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
@@ -162,8 +172,8 @@ impl Worker<'_> {
             stat,
             visible: created.visible,
             fresh: Fresh { owner, mode: effective, may_have_acl: dir.default_acl },
-            pair: Arc::clone(&pair),
             streamed,
+            xattrs,
             link: source.link,
             attempt: source.attempt,
         };
@@ -206,6 +216,20 @@ impl Worker<'_> {
         Ok(())
     }
 
+    fn xattrs_of(&self, pair: &Pair, source: &Source, dir: &Dir) -> Result<Xattrs, StepError> {
+        if !pair.may_have_xattrs() {
+            return Ok(Xattrs::default());
+        }
+        let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.file.as_fd()))?;
+        Ok(xattrs.unwrap_or_else(|| {
+            // A file mounted over another one speaks for its own filesystem only.
+            if source.stat.st_dev == dir.stat.st_dev {
+                pair.has_no_xattrs();
+            }
+            Xattrs::default()
+        }))
+    }
+
     /// Copies a file whose size says nothing.
     fn stream(&mut self, mut pending: Pending, source: &OwnedFd, destination: OwnedFd) {
         match plain::stream(source.as_fd(), destination.as_fd()) {
@@ -230,6 +254,7 @@ impl Worker<'_> {
         };
         let filesystems =
             Filesystems { source: kind(dir.source())?, destination: kind(dir.destination())? };
+        self.job.writes_to(destination.st_dev, dir.destination().at(Step::Create)?);
         Ok(self.job.add_pair(&dir.stat, destination, filesystems))
     }
 
@@ -270,7 +295,16 @@ impl Worker<'_> {
 /// Opens a source file and looks at it.
 fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError> {
     let above = dir.source().at(Step::Open)?;
-    let open = |flags| openat(&above, name, flags, Mode::empty());
+    let open = |flags| {
+        let deadline = Instant::now() + LEASE_WAIT;
+        loop {
+            match openat(&above, name, flags, Mode::empty()) {
+                // Somebody holds a write lease, who has now been asked to give it back.
+                Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(LEASE_NAP),
+                other => return other,
+            }
+        }
+    };
     let file = match open(OPEN_SOURCE | OFlag::O_NOATIME) {
         Err(Errno::EPERM) => open(OPEN_SOURCE), // only owners may leave the access time alone
         other => other,

@@ -18,6 +18,8 @@ pub(crate) struct Filesystem {
     pub(crate) direct: bool,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
+    /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
+    pub(crate) tells_holes: bool,
     /// Files hold what reading them gives, whatever their size says.
     pub(crate) made_on_reading: bool,
     /// A file of size zero may hold something all the same.
@@ -74,6 +76,7 @@ impl Filesystem {
         let made_on_reading = MADE_ON_READING.contains(&word);
         Self {
             word,
+            tells_holes: word != "zfs",
             made_on_reading,
             zero_is_no_size: made_on_reading || matches!(word, "fuse" | "unknown"),
             in_memory: matches!(word, "tmpfs" | "ramfs"),

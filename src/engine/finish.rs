@@ -11,11 +11,9 @@ use nix::unistd::fsync;
 use super::file::{CHANGE_RETRIES, Pending};
 use super::publish::{self, Visible};
 use super::worker::Worker;
-use super::xattrs::Xattrs;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::options::SyncPolicy;
-use crate::sys::XattrTarget;
 
 impl Worker<'_> {
     /// The content of a small file has been moved, or not.
@@ -109,9 +107,11 @@ impl Worker<'_> {
     ) -> Result<Result<(), StepError>, StepError> {
         let attributes = &self.job.attributes;
         let target = destination.as_fd();
-        let applied = self
-            .xattrs_of(pending, source)
-            .and_then(|xattrs| attributes.apply(target, &pending.stat, &xattrs, pending.fresh))
+        let applied = pending
+            .xattrs
+            .as_ref()
+            .map_err(|error| *error)
+            .and_then(|xattrs| attributes.apply(target, &pending.stat, xattrs, pending.fresh))
             .and_then(
                 |()| if times { attributes.set_times(target, &pending.stat) } else { Ok(()) },
             );
@@ -132,17 +132,6 @@ impl Worker<'_> {
             Some(target) => attributes.apply_flags(source.as_fd(), target.as_fd()),
             None => applied,
         })
-    }
-
-    fn xattrs_of(&self, pending: &Pending, source: &OwnedFd) -> Result<Xattrs, StepError> {
-        if !pending.pair.may_have_xattrs() {
-            return Ok(Xattrs::default());
-        }
-        let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.as_fd()))?;
-        Ok(xattrs.unwrap_or_else(|| {
-            pending.pair.has_no_xattrs();
-            Xattrs::default()
-        }))
     }
 
     /// Abandons a file. One that changed while it was read is tried again from the start.

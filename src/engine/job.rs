@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use nix::sys::stat::FileStat;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode};
 
 use super::Control;
 use super::attributes::Attributes;
@@ -102,6 +104,9 @@ pub(crate) struct Job<'j> {
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Source and destination directories of the roots; the latter must not be entered as sources.
     roots: RwLock<Vec<(Inode, Inode)>>,
+    /// For each device that files went to, a descriptor to flush it by, opened before they did; none
+    /// where no directory can be read.
+    written: Mutex<Vec<(u64, Option<OwnedFd>)>>,
     /// Tasks of the walk that are not done.
     walking: AtomicUsize,
     /// Set when a directory could not be read, so that nothing may be deleted.
@@ -137,6 +142,7 @@ impl<'j> Job<'j> {
             failures: Failures::default(),
             pairs: RwLock::default(),
             roots: RwLock::default(),
+            written: Mutex::default(),
             walking: AtomicUsize::new(0),
             walk_failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -222,12 +228,20 @@ impl<'j> Job<'j> {
             .clone()
     }
 
-    /// Whether the copy went to more than one filesystem.
-    pub(crate) fn spans_filesystems(&self) -> bool {
-        let pairs = self.pairs.read().unwrap_or_else(PoisonError::into_inner);
-        let mut destinations = pairs.keys().map(|(_, destination)| destination);
-        let first = destinations.next();
-        destinations.any(|destination| Some(destination) != first)
+    /// Notes that files go to the device of a directory.
+    pub(crate) fn writes_to(&self, device: u64, directory: impl AsFd) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.iter().all(|(known, _)| *known != device) {
+            // The directory that a root hangs in is open for its path only.
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            written.push((device, openat(directory, c".", flags, Mode::empty()).ok()));
+        }
+    }
+
+    /// The descriptors to flush every device by.
+    pub(crate) fn take_written(&self) -> Vec<Option<OwnedFd>> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.drain(..).map(|(_, fd)| fd).collect()
     }
 
     /// Notes the directories of a root.

@@ -64,11 +64,13 @@ impl Worker<'_> {
             return self.give_up(pending, error);
         }
         let chunk_bytes = self.job.sizing.chunk_bytes as u64;
+        let tells_holes = filesystems.source.tells_holes;
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
                 destination: Arc::new(destination),
-                chunks: ChunkSupply::new(size, chunk_bytes, sparse),
+                chunks: ChunkSupply::new(size, chunk_bytes, sparse && tells_holes),
+                zeros_are_holes: sparse && !tells_holes,
                 direct,
                 stop: AtomicBool::new(false),
                 moved: AtomicU64::new(0),

@@ -21,6 +21,11 @@ pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 pub(crate) struct Xattrs(Vec<(CString, Vec<u8>)>);
 
 impl Xattrs {
+    /// Whether there is an access ACL.
+    pub(crate) fn has_acl(&self) -> bool {
+        self.has(ACCESS_ACL)
+    }
+
     fn has(&self, name: &CStr) -> bool {
         self.0.iter().any(|(own, _)| own.as_c_str() == name)
     }
@@ -120,15 +125,21 @@ impl Attributes<'_> {
         }
     }
 
+    /// Sets the extended attributes. Returns the permission bits that the mode may have: without the
+    /// ACL, the group bits of the source's mode (the ACL's mask) would be the owning group's.
     pub(crate) fn write_xattrs(
         &self,
         target: XattrTarget<'_>,
         xattrs: &Xattrs,
-    ) -> Result<(), StepError> {
+    ) -> Result<u32, StepError> {
+        let mut allowed = 0o7777;
         for (name, value) in &xattrs.0 {
             match sys::set_xattr(target, name, value) {
                 Ok(()) => {}
                 Err(Errno::EOPNOTSUPP) => {
+                    if name.as_c_str() == ACCESS_ACL {
+                        allowed = !0o070 & 0o7777 | owning_group(value) << 3;
+                    }
                     let acl = name.as_c_str() == ACCESS_ACL || name.as_c_str() == DEFAULT_ACL;
                     self.tally.warn(if acl {
                         Warning::AclUnsupported
@@ -139,8 +150,18 @@ impl Attributes<'_> {
                 Err(errno) => return Err(StepError::os(Step::Xattr, errno)),
             }
         }
-        Ok(())
+        Ok(allowed)
     }
+}
+
+/// What an access ACL gives to the owning group (`struct posix_acl_xattr_entry`: behind 4 bytes of
+/// version, for each entry tag, permissions, and an id of 4 bytes). Nothing, when it says nothing.
+fn owning_group(acl: &[u8]) -> u32 {
+    const GROUP_OBJ: u16 = 0x04;
+    let entries = acl.get(4..).unwrap_or_default().chunks_exact(8);
+    let number = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+    let mut group = entries.filter(|entry| number(entry) == GROUP_OBJ);
+    group.next().map_or(0, |entry| u32::from(number(&entry[2..4])) & 7)
 }
 
 #[cfg(test)]
