@@ -255,7 +255,8 @@ fn filesystems(plan: &Plan) -> Result<(Filesystem, Filesystem), Refusal> {
         return Err(Refusal::Request("nothing to copy: no source was given".to_owned()));
     };
     let mut destination = root.destination_dir.as_path();
-    while !destination.exists() {
+    // A current directory that is gone (ESTALE) has no parent to try: the open says what is wrong.
+    while !destination.exists() && destination != Path::new(".") {
         destination = match destination.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),

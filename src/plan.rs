@@ -307,7 +307,7 @@ fn check_root(root: &Root, source: &Source, request: &CopyRequest) -> Result<(),
                 "the parent directory of the destination does not exist; make it or pass --parents",
             ));
         }
-        while !existing.exists() {
+        while !existing.exists() && existing != Path::new(".") {
             existing = match existing.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => parent,
                 _ => Path::new("."),
