@@ -82,9 +82,10 @@ impl Worker<'_> {
                 mechanism: Mechanism::ReadWrite,
             }),
         });
-        // Two threads writing one buffered file get in each other's way, except in memory.
+        // Two threads writing one buffered file get in each other's way, except in memory, and except
+        // between holes, where finding and reading the next data is what takes time.
         let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
-        let shared = direct.is_some() || in_memory;
+        let shared = direct.is_some() || in_memory || sparse;
         if shared && size > 2 * chunk_bytes {
             self.push(Task::Help(Arc::clone(&copy)));
         }

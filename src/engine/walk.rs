@@ -23,8 +23,11 @@ use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::plan::Root;
 use crate::sys;
 
-/// Entries handed out at once: a thief gets some work, a crash loses little.
-const SLICE: usize = 64;
+/// Most entries handed out at once: enough to make a task worth its while.
+const SLICE_MAX: usize = 64;
+/// Slices that one buffer of entries is cut into for each worker, so that eight large files in one
+/// directory are eight tasks, and a large file does not hold back many others.
+const SLICES_PER_WORKER: usize = 4;
 
 /// One buffer of entries.
 struct Filled {
@@ -113,6 +116,9 @@ impl Worker<'_> {
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {
         let mut names = Names::default();
         let mut files = 0;
+        let workers = self.job.sizing.threads;
+        let entries = sys::entries(filled).filter(|entry| entry.kind != libc::DT_DIR).count();
+        let slice = (entries / (SLICES_PER_WORKER * workers)).clamp(1, SLICE_MAX);
         for entry in sys::entries(filled) {
             if entry.kind == libc::DT_DIR {
                 self.descend(dir, entry.name, None);
@@ -120,7 +126,7 @@ impl Worker<'_> {
             }
             files += u64::from(entry.kind == libc::DT_REG);
             names.push(entry.kind, entry.name);
-            if names.len() == SLICE {
+            if names.len() == slice {
                 self.push_slice(dir, std::mem::take(&mut names));
             }
         }
