@@ -434,3 +434,51 @@ fn a_fifo_is_never_opened() {
         assert_same_tree(&scratch.join("source"), &copy, Compare::default());
     });
 }
+
+/// Cold, so that O_DIRECT is used where it can be: sizes that are no multiple of a block, extents that
+/// begin and end anywhere, a hole at the end.
+#[test]
+fn large_cold_files_are_exact_whatever_their_size_and_holes() {
+    let seed = Seed::fixed(77);
+    let mut rng = seed.rng();
+    for fs in [Fs::Ext4, Fs::Xfs] {
+        let Some(scratch) = Scratch::new(fs) else { continue };
+        let source = scratch.join("source");
+        std::fs::create_dir(&source).unwrap();
+        for (name, size) in [("whole-blocks", 20 << 20), ("odd", (18 << 20) + 12_345)] {
+            std::fs::write(source.join(name), rng.bytes(size)).unwrap();
+        }
+        for name in ["holes-a", "holes-b", "holes-c"] {
+            let file = std::fs::File::create(source.join(name)).unwrap();
+            let size = (100 << 20) + rng.below(1 << 20);
+            file.set_len(size).unwrap();
+            let mut at = rng.below(3 << 20);
+            let mut data = 0;
+            while data < 18 << 20 && at + (5 << 20) < size {
+                let length = usize::try_from(1 + rng.below(4 << 20)).unwrap();
+                let bytes = rng.bytes(length);
+                file.write_all_at(&bytes, at).unwrap();
+                data += bytes.len() as u64;
+                at += bytes.len() as u64 + rng.below(6 << 20);
+            }
+        }
+        for_each_backend(|backend| {
+            for entry in std::fs::read_dir(&source).unwrap() {
+                let file = std::fs::File::open(entry.unwrap().path()).unwrap();
+                file.sync_all().unwrap();
+                let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+                nix::fcntl::posix_fadvise(&file, 0, 0, advice).unwrap();
+            }
+            let copy = scratch.join(format!("copy-{backend}"));
+            let run = Longshore::copy(backend).arg(&source).arg(&copy).expect(0);
+            assert_same_tree(&source, &copy, Compare::default());
+            let mechanisms = &run.report.as_ref().unwrap()["mechanisms"];
+            let direct = ["direct", "ring-direct"].map(|word| mechanisms[word].as_u64());
+            // Where nothing can be cloned, the two dense files at least are moved directly.
+            if fs == Fs::Ext4 && backend != Backend::Clone {
+                assert!(direct.iter().flatten().sum::<u64>() >= 2, "{}", run.describe());
+            }
+            support::scratch::remove(&copy);
+        });
+    }
+}

@@ -304,7 +304,7 @@ mod tests {
         let file = LargeFile {
             source: from,
             destination: to,
-            chunks: ChunkSupply::new(size, 4 << 20, false),
+            chunks: ChunkSupply::new(size, 4 << 20, false, 1),
             zeros_are_holes: true,
             direct: None,
             stop: AtomicBool::new(false),

@@ -14,6 +14,9 @@ pub(crate) struct ChunkSupply {
     chunk_bytes: u64,
     size_bytes: u64,
     sparse: bool,
+    /// Data is widened to multiples of this, so that O_DIRECT can move it and no two pieces share a
+    /// block.
+    block_bytes: u64,
     position: Mutex<Position>,
 }
 
@@ -26,13 +29,15 @@ struct Position {
 }
 
 impl ChunkSupply {
-    /// The whole of a file, or only its data when it is `sparse`.
-    pub(crate) fn new(size_bytes: u64, chunk_bytes: u64, sparse: bool) -> Self {
+    /// The whole of a file, or only its data when it is `sparse`, in multiples of `block_bytes` (which
+    /// divides `chunk_bytes`) up to the size.
+    pub(crate) fn new(size_bytes: u64, chunk_bytes: u64, sparse: bool, block_bytes: u64) -> Self {
         let data_end = if sparse { 0 } else { size_bytes };
         Self {
             chunk_bytes,
             size_bytes,
             sparse,
+            block_bytes,
             position: Mutex::new(Position { next: 0, data_end }),
         }
     }
@@ -54,8 +59,9 @@ impl ChunkSupply {
             }
             match next_data(source, position.next, self.size_bytes)? {
                 Some(data) => {
-                    position.next = data.start;
-                    position.data_end = data.end;
+                    let block = self.block_bytes;
+                    position.next = (data.start / block * block).max(position.next);
+                    position.data_end = data.end.next_multiple_of(block).min(self.size_bytes);
                 }
                 None => {
                     position.next = self.size_bytes;
@@ -103,7 +109,7 @@ mod tests {
         #[test]
         fn chunks_tile_a_dense_file_exactly_once(size in 0_u64..10_000, chunk in 1_u64..3_000) {
             let file = tempfile::tempfile().expect("a file");
-            let supply = ChunkSupply::new(size, chunk, false);
+            let supply = ChunkSupply::new(size, chunk, false, 1);
             let mut expected = 0;
             while let Some(piece) = supply.next(&file).expect("no holes to look up") {
                 prop_assert_eq!(piece.start, expected);
@@ -112,6 +118,36 @@ mod tests {
                 expected = piece.end;
             }
             prop_assert_eq!(expected, size);
+        }
+    }
+
+    /// Two extents may lie in one block of the device: a piece that is padded to whole blocks must
+    /// then hold both, or writing one would wipe out the other.
+    #[test]
+    fn pieces_of_whole_blocks_are_disjoint_and_hold_all_data() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().expect("a file");
+        let size = (1 << 20) + 1234;
+        file.set_len(size).expect("extended");
+        for start in [0, 5000, 70_000, 300_000, 1 << 20] {
+            file.write_all_at(&[1; 700], start).expect("written");
+        }
+        // A block larger than the filesystem's, so that data is not aligned to it.
+        let block = 1 << 16;
+        let supply = ChunkSupply::new(size, 1 << 18, true, block);
+        let mut end = 0;
+        let mut handed = Vec::new();
+        while let Some(piece) = supply.next(&file).expect("extents") {
+            assert!(piece.start >= end && piece.start.is_multiple_of(block), "{piece:?}");
+            assert!(piece.end.is_multiple_of(block) || piece.end == size, "{piece:?}");
+            end = piece.end;
+            handed.push(piece);
+        }
+        for start in [0_u64, 5000, 70_000, 300_000, 1 << 20] {
+            assert!(
+                (start..start + 700).all(|byte| handed.iter().any(|p| p.contains(&byte))),
+                "data at {start} is in no piece of {handed:?}"
+            );
         }
     }
 
@@ -125,7 +161,7 @@ mod tests {
             data.push(start..start + 100_000);
         }
         file.set_len(64 << 20).expect("extended");
-        let supply = ChunkSupply::new(64 << 20, 1 << 20, true);
+        let supply = ChunkSupply::new(64 << 20, 1 << 20, true, 1);
         let mut pieces = Vec::new();
         while let Some(piece) = supply.next(&file).expect("extents") {
             pieces.push(piece);

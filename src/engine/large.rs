@@ -12,6 +12,7 @@ use nix::unistd::ftruncate;
 use super::chunk::ChunkSupply;
 use super::file::{Pending, is_sparse};
 use super::job::{Filesystems, Task};
+use super::sizing::Mover;
 use super::worker::Worker;
 use crate::backend::{LargeFile, Mechanism};
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -51,25 +52,32 @@ impl Worker<'_> {
     ) {
         let sparse = is_sparse(&pending.stat);
         let size = pending.stat.st_size.cast_unsigned();
-        let direct =
-            if sparse { None } else { go_direct(&source, &destination, size, filesystems) };
-        let prepared = match direct {
-            Some(_) => allocate(&destination, size),
+        let tells_holes = filesystems.source.tells_holes;
+        let data = size.min(pending.stat.st_blocks.cast_unsigned() * 512);
+        // copy_file_range takes O_DIRECT for whole blocks only, and does not need it.
+        let by_range = self.job.sizing.mover == Mover::Range;
+        let direct = if by_range || (sparse && !tells_holes) {
+            None
+        } else {
+            go_direct(&source, &destination, size, data, filesystems)
+        };
+        let prepared = match (sparse, direct) {
             // The size first: a sparse file may end in a hole.
-            None if sparse => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
-            None => Ok(()),
+            (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
+            (false, Some(_)) => allocate(&destination, size),
+            (false, None) => Ok(()),
         };
         if let Err(error) = prepared {
             drop((source, destination));
             return self.give_up(pending, error);
         }
         let chunk_bytes = self.job.sizing.chunk_bytes as u64;
-        let tells_holes = filesystems.source.tells_holes;
+        let block = direct.unwrap_or(1);
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
                 destination: Arc::new(destination),
-                chunks: ChunkSupply::new(size, chunk_bytes, sparse && tells_holes),
+                chunks: ChunkSupply::new(size, chunk_bytes, sparse && tells_holes, block),
                 zeros_are_holes: sparse && !tells_holes,
                 direct,
                 stop: AtomicBool::new(false),
@@ -193,14 +201,15 @@ fn go_direct(
     source: &OwnedFd,
     destination: &OwnedFd,
     size: u64,
+    data: u64,
     filesystems: Filesystems,
 ) -> Option<u64> {
-    if size < DIRECT_MIN_BYTES || !filesystems.source.direct || !filesystems.destination.direct {
+    if data < DIRECT_MIN_BYTES || !filesystems.source.direct || !filesystems.destination.direct {
         return None;
     }
     // Kernels before 6.5 cannot say; cold is what matters for files of this size.
     let cached = sys::cached_pages(source.as_fd(), size).unwrap_or(0);
-    if cached * PAGE_BYTES > size / 2 {
+    if cached * PAGE_BYTES > data / 2 {
         return None;
     }
     let alignment = |file: &OwnedFd| match sys::direct_alignment(file.as_fd()) {
@@ -209,7 +218,8 @@ fn go_direct(
         Ok(None) | Err(_) => None,
     };
     let block = alignment(source)?.max(alignment(destination)?).max(PAGE_BYTES);
-    if block > 1 << 20 || !set_direct(source) {
+    // Chunks of whole mebibytes must be whole blocks.
+    if !(1_u64 << 20).is_multiple_of(block) || !set_direct(source) {
         return None;
     }
     if !set_direct(destination) {
