@@ -153,7 +153,7 @@ impl Workload {
                 Row::Limit("stream", 2),
                 Row::Limit("stream", 32),
             ],
-            aims: vec![aim(Column::Wall, 0.35), aim(Column::Synced, 0.40)],
+            aims: vec![aim(Column::Wall, 0.42)],
             budget_seconds: 200,
             timed: true,
         }
