@@ -79,6 +79,13 @@ fn memory_stays_bounded_for_a_directory_of_100_000() {
 }
 
 #[test]
+fn memory_stays_bounded_for_300_000_files() {
+    if full() {
+        memory_stays_bounded("3,000 directories", 3000, 100, &[Backend::Auto]);
+    }
+}
+
+#[test]
 fn memory_stays_bounded_for_a_million_files() {
     if full() {
         memory_stays_bounded("10,000 directories", 10_000, 100, &[Backend::Auto, Backend::Uring]);

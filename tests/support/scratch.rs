@@ -222,7 +222,7 @@ fn mount(fs: Fs) -> Result<Mount, String> {
         return Err("needs root".to_owned());
     }
     match fs {
-        Fs::Tmpfs => Mount::tmpfs("size=6g,nr_inodes=0,mode=755"),
+        Fs::Tmpfs => Mount::tmpfs("size=14g,nr_inodes=0,mode=755"),
         Fs::Ext4 => Mount::image_of(fs.mkfs(), 1 << 30, "acl,user_xattr"),
         _ => Mount::image_of(fs.mkfs(), 1 << 30, "relatime"),
     }
