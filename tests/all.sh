@@ -52,6 +52,11 @@ fi
 status=0
 cargo test --workspace --no-fail-fast || status=$?
 
+# The first command of README, as it stands there but for the build profile.
+storage=$(mktemp -d)
+cargo run --quiet -- run --storage "$storage" examples/wordcount.sh || status=$?
+rm -r "$storage"
+
 echo
 if [ -s "$skips" ]; then
     echo "left out on this machine:"
