@@ -1,6 +1,8 @@
 //! Moves bytes between open files: the small trait behind which the mechanisms stand, and what they
 //! share. It opens, names and finishes nothing.
 
+pub(crate) mod chunk;
+pub(crate) mod pair;
 pub(crate) mod plain;
 pub(crate) mod range;
 pub(crate) mod uring;
@@ -9,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use crate::engine::chunk::ChunkSupply;
-use crate::engine::pair::Pair;
+use crate::backend::chunk::ChunkSupply;
+use crate::backend::pair::Pair;
 use crate::error::StepError;
 
 /// Files up to this size are read whole into one buffer (`io-design`: a second read is saved when

@@ -2,7 +2,6 @@
 //! It never prints and never exits; it returns a [`Report`].
 
 mod attributes;
-pub(crate) mod chunk;
 mod count;
 mod delete;
 mod dir;
@@ -10,16 +9,14 @@ mod directory;
 pub mod failures;
 mod file;
 mod filesystem;
-pub mod filter;
 mod finish;
 mod hard_link;
+mod inode;
 mod job;
 mod large;
 mod links;
-pub(crate) mod pair;
 mod publish;
 mod queue;
-pub mod selection;
 mod sizing;
 mod special;
 mod tally;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::engine::filter::Filter;
-use crate::engine::selection::Selection;
+use crate::filter::Filter;
+use crate::selection::Selection;
 
 /// One copy: sources, destination, and how.
 #[derive(Debug, Clone)]

@@ -288,7 +288,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use super::*;
-    use crate::engine::chunk::ChunkSupply;
+    use crate::backend::chunk::ChunkSupply;
 
     /// ZFS has told of holes where data had just been written, and the data was lost.
     #[test]

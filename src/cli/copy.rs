@@ -10,15 +10,15 @@ use anyhow::Context;
 use clap::ArgMatches;
 use longshore::display::Display;
 use longshore::engine::failures::FailedList;
-use longshore::engine::filter::{Filter, Verdict};
-use longshore::engine::selection::Selection;
 use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
+use longshore::filter::{Filter, Verdict};
 use longshore::options::{
     BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
+use longshore::selection::Selection;
 
 use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
 

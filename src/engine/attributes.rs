@@ -16,7 +16,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
-use super::publish::is_directory;
+use super::inode::is_directory;
 use super::tally::{Tally, Warning};
 use super::xattrs::Xattrs;
 use crate::error::{AtStep, Step, StepError};

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::dir::OPEN_DIRECTORY;
-use super::publish::{is_directory, is_regular};
+use super::inode::{is_directory, is_regular};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::sys;

@@ -12,9 +12,9 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::dir::{OPEN_DIRECTORY, inode};
+use super::dir::OPEN_DIRECTORY;
+use super::inode::{inode, is_directory};
 use super::job::Job;
-use super::publish::is_directory;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::plan::Root;
 use crate::sys;

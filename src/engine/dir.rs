@@ -17,20 +17,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 
-use super::selection::Node;
+use super::inode::{Inode, inode};
 use super::xattrs::Xattrs;
+use crate::selection::Node;
 
 /// How a directory is opened everywhere in the engine.
 pub(crate) const OPEN_DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
-/// Identity of an inode: device and inode number.
-pub(crate) type Inode = (u64, u64);
-
-/// The identity in a stat.
-pub(crate) fn inode(stat: &FileStat) -> Inode {
-    (stat.st_dev, stat.st_ino)
-}
 
 /// The path of one source given by the user; everything below is named relative to it.
 #[derive(Debug)]

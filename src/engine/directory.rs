@@ -11,7 +11,8 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
 
 use super::attributes::Fresh;
-use super::dir::{Dir, OPEN_DIRECTORY, Opened, inode};
+use super::dir::{Dir, OPEN_DIRECTORY, Opened};
+use super::inode::inode;
 use super::job::Enter;
 use super::worker::Worker;
 use super::xattrs::DEFAULT_ACL;

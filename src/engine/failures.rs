@@ -56,7 +56,7 @@ impl Failures {
     pub(crate) fn add(&self, path: PathBuf, error: StepError, list: Option<&FailedList>) {
         *lock(&self.counts).entry(error.kind.word()).or_default() += 1;
         if let Some(list) = list
-            && let Err(error) = list.add(&super::selection::absolute(&path))
+            && let Err(error) = list.add(&crate::selection::absolute(&path))
         {
             lock(&self.list_error).get_or_insert_with(|| format!("failed list: {error}"));
         }

@@ -12,13 +12,14 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::attributes::Fresh;
-use super::dir::{Dir, Inode, inode};
+use super::dir::Dir;
+use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
-use super::pair::Pair;
-use super::publish::{Visible, create_file, is_regular};
+use super::publish::{Visible, create_file};
 use super::worker::Worker;
 use super::xattrs::Xattrs;
+use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::{self, XattrTarget};

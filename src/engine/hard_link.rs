@@ -11,11 +11,12 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::FileStat;
 use nix::unistd::linkat;
 
-use super::dir::{Dir, Inode, inode};
+use super::dir::Dir;
 use super::file::CHANGE_RETRIES;
+use super::inode::{Inode, inode, is_regular};
 use super::job::{Names, Task};
 use super::links::{Claim, Name};
-use super::publish::{self, Visible, is_regular};
+use super::publish::{self, Visible};
 use super::tally::Warning;
 use super::walk::stat_entry;
 use super::worker::Worker;

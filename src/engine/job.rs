@@ -13,18 +13,19 @@ use nix::sys::stat::{FileStat, Mode};
 
 use super::Control;
 use super::attributes::Attributes;
-use super::dir::{Dir, Inode};
+use super::dir::Dir;
 use super::failures::{FailedList, Failures};
 use super::filesystem::Filesystem;
+use super::inode::Inode;
 use super::large::LargeCopy;
 use super::links::LinkTable;
-use super::pair::Pair;
-use super::selection::Node;
 use super::sizing::Sizing;
 use super::tally::Tally;
+use crate::backend::pair::Pair;
 use crate::error::StepError;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
+use crate::selection::Node;
 
 /// One piece of work.
 #[derive(Debug)]

@@ -9,11 +9,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::unistd::ftruncate;
 
-use super::chunk::ChunkSupply;
 use super::file::{Pending, is_sparse};
 use super::job::{Filesystems, Task};
 use super::sizing::Mover;
 use super::worker::Worker;
+use crate::backend::chunk::ChunkSupply;
 use crate::backend::{LargeFile, Mechanism};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys;

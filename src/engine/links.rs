@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::stat::{FileStat, SFlag};
 
-use super::dir::{Dir, Inode, inode};
+use super::dir::Dir;
+use super::inode::{Inode, inode};
 
 /// Shards of the table, so that workers seldom meet.
 const SHARDS: usize = 16;

@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::dir::{Inode, inode};
+use super::inode::{Inode, inode, is_directory};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 
 const CREATE: OFlag = OFlag::O_WRONLY
@@ -123,16 +123,6 @@ fn refuse_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), StepError> {
         Ok(_) | Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(StepError::os(Step::Create, errno)),
     }
-}
-
-/// Whether a mode is a directory's.
-pub(crate) fn is_directory(mode: u32) -> bool {
-    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR
-}
-
-/// Whether a mode is a regular file's.
-pub(crate) fn is_regular(mode: u32) -> bool {
-    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
 
 /// Moves what `make` made into place, or removes it again.

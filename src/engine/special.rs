@@ -12,7 +12,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, mknodat};
 use nix::unistd::symlinkat;
 
 use super::attributes::{ByName, path_of};
-use super::dir::{Dir, inode};
+use super::dir::Dir;
+use super::inode::inode;
 use super::links::Claim;
 use super::publish;
 use super::walk::stat_entry;

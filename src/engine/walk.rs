@@ -15,12 +15,13 @@ use nix::unistd::{Whence, lseek};
 
 use super::dir::{Dir, OPEN_DIRECTORY, RootPath};
 use super::directory::has_default_acl;
+use super::inode::{is_directory, is_regular};
 use super::job::{Enter, Names, Task};
-use super::publish::{is_directory, is_regular, is_reserved};
-use super::selection::Node;
+use super::publish::is_reserved;
 use super::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::plan::Root;
+use crate::selection::Node;
 use crate::sys;
 
 /// Most entries handed out at once: enough to make a task worth its while.

@@ -1,0 +1,21 @@
+//! What a stat says about an inode: which one it is and of what type. It makes no calls.
+
+use nix::sys::stat::{FileStat, SFlag};
+
+/// Identity of an inode: device and inode number.
+pub(crate) type Inode = (u64, u64);
+
+/// The identity in a stat.
+pub(crate) fn inode(stat: &FileStat) -> Inode {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Whether a mode is a directory's.
+pub(crate) fn is_directory(mode: u32) -> bool {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+}
+
+/// Whether a mode is a regular file's.
+pub(crate) fn is_regular(mode: u32) -> bool {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
