@@ -35,7 +35,7 @@ use nix::sys::stat::Mode;
 use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
 use crate::options::SyncPolicy;
-use crate::plan::Plan;
+use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
 use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
@@ -251,14 +251,7 @@ fn filesystems(plan: &Plan) -> Result<(Filesystem, Filesystem), Refusal> {
     let Some(root) = plan.roots.first() else {
         return Err(Refusal::Request("nothing to copy: no source was given".to_owned()));
     };
-    let mut destination = root.destination_dir.as_path();
-    // A current directory that is gone (ESTALE) has no parent to try: the open says what is wrong.
-    while !destination.exists() && destination != Path::new(".") {
-        destination = match destination.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-    }
+    let destination = nearest_existing(&root.destination_dir);
     Ok((of(&root.source_dir)?, of(destination)?))
 }
 

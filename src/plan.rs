@@ -1,5 +1,5 @@
-//! From a request to a plan: which source becomes which destination path, by cp's rules, and every
-//! refusal that can be known before the first byte. It creates nothing.
+//! From a request to a plan: which source becomes which path, by cp's rules, and every refusal that
+//! can be known before the first byte. It creates nothing.
 //!
 //! | source | destination | the copy is |
 //! |---|---|---|
@@ -11,20 +11,22 @@
 //! | several | existing directory `d` | `d/a`, `d/b`, … |
 //! | several | anything else | refused |
 
+mod check;
+
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{AccessFlags, faccessat};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
-use crate::error::{Refusal, show};
+use crate::error::Refusal;
 use crate::options::{CopyOptions, CopyRequest, Target};
+pub(crate) use check::nearest_existing;
+use check::{check_options, check_root, check_target};
 
 /// What will be copied to where. Printing it is the dry run's first lines.
 #[derive(Debug, Clone)]
@@ -142,14 +144,12 @@ impl Source {
             }
             _ => Refusal::System { path: path.to_owned(), action: "look at the source", source: error },
         })?;
-        let open = || {
-            let flags = nix::fcntl::OFlag::O_RDONLY
-                | nix::fcntl::OFlag::O_CLOEXEC
-                | nix::fcntl::OFlag::O_NONBLOCK;
-            nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map(drop)
+        let openable = || {
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+            open(path, flags, Mode::empty()).map(drop)
         };
         if (metadata.is_dir() || metadata.is_file())
-            && let Err(errno) = open()
+            && let Err(errno) = openable()
             && errno != Errno::EAGAIN
         // a lease, which the copy waits for
         {
@@ -194,7 +194,7 @@ fn ends_with_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
 }
 
-/// Splits a path into the directory that holds it and its name there.
+/// The directory that holds a path, and the name in it.
 fn split(path: &Path) -> Result<(PathBuf, OsString), Refusal> {
     let Some(name) = path.file_name() else {
         return Err(Refusal::path(path, "has no name of its own; name the file or directory"));
@@ -225,182 +225,5 @@ fn look(target: &Path) -> Result<Option<Metadata>, Refusal> {
                 source: error,
             }),
         },
-    }
-}
-
-fn check_options(request: &CopyRequest, sources: &[Source]) -> Result<(), Refusal> {
-    let options = &request.options;
-    let refuse = |text: &str| Err(Refusal::Request(text.to_owned()));
-    if options.delete && options.selection.is_some() {
-        return refuse(
-            "--delete with --files-from: what is not listed would be deleted; use one of them",
-        );
-    }
-    if options.delete && sources.iter().any(|source| !source.metadata.is_dir()) {
-        return refuse(
-            "--delete needs directories as sources; there is nothing to compare a file with",
-        );
-    }
-    Ok(())
-}
-
-fn check_target(
-    request: &CopyRequest,
-    sources: &[Source],
-    existing: Option<&Metadata>,
-) -> Result<(), Refusal> {
-    let target = request.destination.as_path();
-    let is_directory = existing.is_some_and(Metadata::is_dir);
-    if request.target == Target::Directory && !is_directory {
-        return Err(Refusal::path(target, "-t needs an existing directory"));
-    }
-    if request.target == Target::Exact && sources.len() > 1 {
-        return Err(Refusal::Request(
-            "-T takes one source; leave it out to copy several".to_owned(),
-        ));
-    }
-    if sources.len() > 1 && !is_directory {
-        return Err(Refusal::path(
-            target,
-            "several sources need an existing directory as destination",
-        ));
-    }
-    let Some(existing) = existing else {
-        if ends_with_slash(target) && !sources[0].metadata.is_dir() && !request.parents {
-            return Err(Refusal::path(
-                target,
-                "the directory does not exist; make it or pass --parents, or leave out the slash to give \
-                 the copy this name",
-            ));
-        }
-        return Ok(());
-    };
-    if !is_directory && sources[0].metadata.is_dir() {
-        return Err(Refusal::path(
-            target,
-            "the destination is not a directory, but the source is; name another destination",
-        ));
-    }
-    if is_directory && request.target == Target::Exact && !sources[0].metadata.is_dir() {
-        return Err(Refusal::path(target, "-T: a directory is in the way of a file"));
-    }
-    if !existing.is_dir()
-        && !existing.is_file()
-        && !existing.is_symlink()
-        && sources[0].metadata.is_file()
-    {
-        return Err(Refusal::path(
-            target,
-            "the destination is a device, pipe or socket; Longshore writes files only",
-        ));
-    }
-    Ok(())
-}
-
-/// Everything about one root: its parent, permission, and that it does not contain itself.
-fn check_root(root: &Root, source: &Source, request: &CopyRequest) -> Result<(), Refusal> {
-    let mut existing = root.destination_dir.as_path();
-    if !existing.exists() {
-        if !request.parents {
-            return Err(Refusal::path(
-                existing,
-                "the parent directory of the destination does not exist; make it or pass --parents",
-            ));
-        }
-        while !existing.exists() && existing != Path::new(".") {
-            existing = match existing.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-        }
-    }
-    if !fs::metadata(existing).is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(Refusal::path(existing, "a part of the destination path is not a directory"));
-    }
-    if let Ok(twin) = fs::metadata(&root.destination)
-        && (twin.dev(), twin.ino()) == (source.metadata.dev(), source.metadata.ino())
-        && (source.metadata.is_dir() || twin.is_file())
-    {
-        return Err(Refusal::path(
-            &root.source,
-            format!("source and destination are the same: {}", show(&root.destination)),
-        ));
-    }
-    if source.metadata.is_dir() {
-        check_not_inside(source, existing, root)?;
-    }
-    check_writable(root, existing, request)
-}
-
-/// Refuses a destination below its source. Goes up by `..` from the deepest directory that exists, so
-/// that links and bind mounts do not hide it.
-fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(), Refusal> {
-    let me = (source.metadata.dev(), source.metadata.ino());
-    let start = if fs::metadata(&root.destination).is_ok_and(|metadata| metadata.is_dir()) {
-        root.destination.as_path()
-    } else {
-        existing
-    };
-    let mut dir = start.canonicalize().map_err(|source| Refusal::System {
-        path: start.to_owned(),
-        action: "resolve the destination",
-        source,
-    })?;
-    loop {
-        if fs::metadata(&dir).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == me) {
-            return Err(Refusal::path(
-                &root.destination,
-                format!(
-                    "lies inside its own source {}; the copy would contain itself",
-                    show(&root.source)
-                ),
-            ));
-        }
-        if !dir.pop() {
-            return Ok(());
-        }
-    }
-}
-
-fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result<(), Refusal> {
-    if request.options.dry_run {
-        return Ok(());
-    }
-    let advice = "choose another destination or have it made writable";
-    if statvfs(existing).is_ok_and(|vfs| vfs.flags().contains(FsFlags::ST_RDONLY)) {
-        return Err(Refusal::path(
-            existing,
-            format!("the filesystem is mounted read-only; {advice}"),
-        ));
-    }
-    // The directory that gets the new name; the root itself when it is there already.
-    let dir = if root.destination_name == OsStr::new(".") || existing != root.destination_dir {
-        existing.to_owned()
-    } else {
-        let own = root.destination_dir.join(&root.destination_name);
-        if root.is_directory && own.is_dir() { own } else { existing.to_owned() }
-    };
-    let access = faccessat(
-        nix::fcntl::AT_FDCWD,
-        &dir,
-        AccessFlags::W_OK | AccessFlags::X_OK,
-        AtFlags::AT_EACCESS,
-    );
-    match access {
-        Ok(()) => Ok(()),
-        Err(Errno::EROFS) => {
-            Err(Refusal::path(dir, format!("the filesystem is read-only; {advice}")))
-        }
-        // The owner of a copied read-only directory may open it again; the engine does.
-        Err(Errno::EACCES)
-            if fs::metadata(&dir).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw()) =>
-        {
-            Ok(())
-        }
-        Err(errno @ (Errno::EACCES | Errno::EPERM)) => Err(Refusal::path(
-            dir,
-            format!("not writable by this user ({}); {advice}", errno.desc()),
-        )),
-        Err(errno) => Err(Refusal::system(dir, "check the destination", errno)),
     }
 }

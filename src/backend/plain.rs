@@ -13,8 +13,7 @@ use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::sys::buffer::Buffer;
 
 /// Unit of buffered reading and writing: it stays in the second-level cache between the read and the
-/// write. 1 MiB costs five times the CPU where that cache is 1 MiB, 128 KiB half as much again
-/// (benches/README.md).
+/// write, which 1 MiB does not where that cache is 1 MiB (benches/README.md).
 const BUFFERED_UNIT: usize = 256 << 10;
 
 /// Unit of reading a file of unknown size; most are shorter than a page.

@@ -1,6 +1,6 @@
 //! io_uring where it can really work without blocking: cold reads of small files with many in
 //! flight, and O_DIRECT reads and writes of large ones. Everything else stays plain, because through
-//! the ring it would run in kernel worker threads at 1.5 times the cost.
+//! the ring it would run in kernel worker threads, which is dearer.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

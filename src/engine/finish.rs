@@ -26,13 +26,8 @@ impl Worker<'_> {
                 self.content_is_there(pending, &source, destination, moved.mechanism, size);
             }
             Ok(moved) => {
-                let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
-                if moved.read == Read::Grown && pending.attempt >= CHANGE_RETRIES {
-                    self.keep_what_was_read(pending, &source, destination, changed);
-                } else {
-                    drop((source, destination));
-                    self.give_up(pending, changed);
-                }
+                let grown = moved.read == Read::Grown;
+                self.source_changed(pending, &source, destination, grown);
             }
             Err(error) => {
                 drop((source, destination));
@@ -41,7 +36,8 @@ impl Worker<'_> {
         }
     }
 
-    /// All content is in place, `moved` bytes of which were read and written; unless the source changed meanwhile, the file is finished.
+    /// All content is in place, `moved` bytes of which were read and written; unless the source
+    /// changed meanwhile, the file is finished.
     pub(crate) fn content_is_there(
         &mut self,
         pending: Pending,
@@ -53,15 +49,8 @@ impl Worker<'_> {
         match fstat(source) {
             Ok(now) if is_unchanged(&pending, &now) => {}
             Ok(now) => {
-                let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
                 let grown = now.st_size > pending.stat.st_size;
-                if grown && pending.attempt >= CHANGE_RETRIES {
-                    self.keep_what_was_read(pending, source, destination, changed);
-                } else {
-                    drop(destination);
-                    self.give_up(pending, changed);
-                }
-                return;
+                return self.source_changed(pending, source, destination, grown);
             }
             Err(errno) => {
                 drop(destination);
@@ -93,6 +82,24 @@ impl Worker<'_> {
         let Pending { dir, source_name, name, link, .. } = &pending;
         self.first_name_is_complete(dir, source_name, name, *link);
         self.settle(dir, 1);
+    }
+
+    /// The source changed while it was read: it is read again from the start, or, when it only keeps
+    /// growing, taken as it was.
+    fn source_changed(
+        &mut self,
+        pending: Pending,
+        source: &OwnedFd,
+        destination: OwnedFd,
+        grown: bool,
+    ) {
+        let changed = StepError::found(Step::Read, FailureKind::SourceChanged);
+        if grown && pending.attempt >= CHANGE_RETRIES {
+            self.keep_what_was_read(pending, source, destination, changed);
+        } else {
+            drop(destination);
+            self.give_up(pending, changed);
+        }
     }
 
     /// Attributes, times, flush, close, and the move into place, in this order. An attribute that
@@ -154,7 +161,7 @@ impl Worker<'_> {
 
     /// A file that keeps growing, a log perhaps: what it held when it was opened is kept, with the
     /// time of the copy, so that a later `--update` takes it up again. It is an error all the same.
-    pub(crate) fn keep_what_was_read(
+    fn keep_what_was_read(
         &mut self,
         pending: Pending,
         source: &OwnedFd,
@@ -176,6 +183,7 @@ impl Worker<'_> {
         }
     }
 
+    /// Counts a complete file of `size` bytes.
     pub(crate) fn count_file(&self, size: u64) {
         self.job.tally.files.fetch_add(1, Relaxed);
         self.job.tally.bytes.fetch_add(size, Relaxed);

@@ -135,8 +135,7 @@ impl Worker<'_> {
             let state = copy.lock();
             (state.error, state.mechanism)
         };
-        // Nobody takes part any more, so the descriptors are ours alone, or soon: a helper may still
-        // be about to find that there is nothing left to do.
+        // Nobody takes part any more, and nobody can join: the file is ours alone.
         let size = pending.stat.st_size;
         if let Some(error) = error {
             return self.give_up(pending, error);
@@ -214,7 +213,7 @@ fn go_direct(
     }
     let alignment = |file: &OwnedFd| match sys::direct_alignment(file.as_fd()) {
         Ok(Some(alignment)) => Some(u64::from(alignment.offset.max(alignment.memory))),
-        // A kernel before 6.1 cannot say; 4 KiB suits every device that we know.
+        // No O_DIRECT for this file, or a kernel before 6.1, which cannot say.
         Ok(None) | Err(_) => None,
     };
     let block = alignment(source)?.max(alignment(destination)?).max(PAGE_BYTES);

@@ -1,0 +1,200 @@
+//! What a request is refused for before the first byte: the destination's kind, its parent, permission,
+//! a copy that would contain itself. Which path a source gets is decided in `plan`.
+
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, faccessat};
+
+use super::{Root, Source, ends_with_slash};
+use crate::error::{Refusal, show};
+use crate::options::{CopyRequest, Target};
+
+pub(super) fn check_options(request: &CopyRequest, sources: &[Source]) -> Result<(), Refusal> {
+    let options = &request.options;
+    let refuse = |text: &str| Err(Refusal::Request(text.to_owned()));
+    if options.delete && options.selection.is_some() {
+        return refuse(
+            "--delete with --files-from: what is not listed would be deleted; use one of them",
+        );
+    }
+    if options.delete && sources.iter().any(|source| !source.metadata.is_dir()) {
+        return refuse(
+            "--delete needs directories as sources; there is nothing to compare a file with",
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn check_target(
+    request: &CopyRequest,
+    sources: &[Source],
+    existing: Option<&Metadata>,
+) -> Result<(), Refusal> {
+    let target = request.destination.as_path();
+    let is_directory = existing.is_some_and(Metadata::is_dir);
+    if request.target == Target::Directory && !is_directory {
+        return Err(Refusal::path(target, "-t needs an existing directory"));
+    }
+    if request.target == Target::Exact && sources.len() > 1 {
+        return Err(Refusal::Request(
+            "-T takes one source; leave it out to copy several".to_owned(),
+        ));
+    }
+    if sources.len() > 1 && !is_directory {
+        return Err(Refusal::path(
+            target,
+            "several sources need an existing directory as destination",
+        ));
+    }
+    let Some(existing) = existing else {
+        if ends_with_slash(target) && !sources[0].metadata.is_dir() && !request.parents {
+            return Err(Refusal::path(
+                target,
+                "the directory does not exist; make it or pass --parents, or leave out the slash to give \
+                 the copy this name",
+            ));
+        }
+        return Ok(());
+    };
+    if !is_directory && sources[0].metadata.is_dir() {
+        return Err(Refusal::path(
+            target,
+            "the destination is not a directory, but the source is; name another destination",
+        ));
+    }
+    if is_directory && request.target == Target::Exact && !sources[0].metadata.is_dir() {
+        return Err(Refusal::path(target, "-T: a directory is in the way of a file"));
+    }
+    if !existing.is_dir()
+        && !existing.is_file()
+        && !existing.is_symlink()
+        && sources[0].metadata.is_file()
+    {
+        return Err(Refusal::path(
+            target,
+            "the destination is a device, pipe or socket; Longshore writes files only",
+        ));
+    }
+    Ok(())
+}
+
+/// The deepest directory on the way to `path` that exists.
+pub(crate) fn nearest_existing(mut path: &Path) -> &Path {
+    // Ends even where the current directory itself is gone.
+    while !path.exists() && path != Path::new(".") {
+        path = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+    }
+    path
+}
+
+/// Everything about one root: its parent, permission, and that it does not contain itself.
+pub(super) fn check_root(
+    root: &Root,
+    source: &Source,
+    request: &CopyRequest,
+) -> Result<(), Refusal> {
+    let mut existing = root.destination_dir.as_path();
+    if !existing.exists() {
+        if !request.parents {
+            return Err(Refusal::path(
+                existing,
+                "the parent directory of the destination does not exist; make it or pass --parents",
+            ));
+        }
+        existing = nearest_existing(existing);
+    }
+    if !fs::metadata(existing).is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(Refusal::path(existing, "a part of the destination path is not a directory"));
+    }
+    if let Ok(twin) = fs::metadata(&root.destination)
+        && (twin.dev(), twin.ino()) == (source.metadata.dev(), source.metadata.ino())
+        && (source.metadata.is_dir() || twin.is_file())
+    {
+        return Err(Refusal::path(
+            &root.source,
+            format!("source and destination are the same: {}", show(&root.destination)),
+        ));
+    }
+    if source.metadata.is_dir() {
+        check_not_inside(source, existing, root)?;
+    }
+    check_writable(root, existing, request)
+}
+
+/// Refuses a destination below its source. Goes up by `..` from the deepest directory that exists, so
+/// that links and bind mounts do not hide it.
+fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(), Refusal> {
+    let me = (source.metadata.dev(), source.metadata.ino());
+    let start = if fs::metadata(&root.destination).is_ok_and(|metadata| metadata.is_dir()) {
+        root.destination.as_path()
+    } else {
+        existing
+    };
+    let mut dir = start.canonicalize().map_err(|source| Refusal::System {
+        path: start.to_owned(),
+        action: "resolve the destination",
+        source,
+    })?;
+    loop {
+        if fs::metadata(&dir).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == me) {
+            return Err(Refusal::path(
+                &root.destination,
+                format!(
+                    "lies inside its own source {}; the copy would contain itself",
+                    show(&root.source)
+                ),
+            ));
+        }
+        if !dir.pop() {
+            return Ok(());
+        }
+    }
+}
+
+fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result<(), Refusal> {
+    if request.options.dry_run {
+        return Ok(());
+    }
+    let advice = "choose another destination or have it made writable";
+    if statvfs(existing).is_ok_and(|vfs| vfs.flags().contains(FsFlags::ST_RDONLY)) {
+        return Err(Refusal::path(
+            existing,
+            format!("the filesystem is mounted read-only; {advice}"),
+        ));
+    }
+    // The directory that gets the new name; the root itself when it is there already.
+    let dir = if root.destination_name == OsStr::new(".") || existing != root.destination_dir {
+        existing.to_owned()
+    } else {
+        let own = root.destination_dir.join(&root.destination_name);
+        if root.is_directory && own.is_dir() { own } else { existing.to_owned() }
+    };
+    let access =
+        faccessat(AT_FDCWD, &dir, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS);
+    match access {
+        Ok(()) => Ok(()),
+        Err(Errno::EROFS) => {
+            Err(Refusal::path(dir, format!("the filesystem is read-only; {advice}")))
+        }
+        // The owner of a copied read-only directory may open it again; the engine does.
+        Err(Errno::EACCES)
+            if fs::metadata(&dir).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw()) =>
+        {
+            Ok(())
+        }
+        Err(errno @ (Errno::EACCES | Errno::EPERM)) => Err(Refusal::path(
+            dir,
+            format!("not writable by this user ({}); {advice}", errno.desc()),
+        )),
+        Err(errno) => Err(Refusal::system(dir, "check the destination", errno)),
+    }
+}
