@@ -297,3 +297,23 @@ fn a_leased_file_is_copied_when_the_lease_is_given_back() {
         assert_eq!(fs::read(copy.join("file")).unwrap(), b"content");
     });
 }
+
+/// Symptom: without root the copy of a program lost its capabilities, and nothing said so.
+/// Cause: `security.capability` was left out by policy. Guarantee: what is not kept is counted.
+#[test]
+fn a_capability_that_only_root_could_keep_is_a_counted_warning() {
+    if !need_root() {
+        return;
+    }
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+        scratch.open_to_all();
+        let source = scratch.join("ping");
+        fs::write(&source, "program").unwrap();
+        xattr::set(&source, "security.capability", &support::items::CAP_NET_RAW).unwrap();
+        let copy = scratch.join("copy");
+        let run = Longshore::copy(backend).user(support::NOBODY).args([&source, &copy]).run();
+        assert_eq!(run.count("/warnings/capability-not-kept"), 1, "{}", run.describe());
+        assert_eq!(xattr::get(&copy, "security.capability").unwrap(), None);
+    });
+}
