@@ -8,6 +8,7 @@ pub mod content;
 pub mod faulty_fs;
 pub mod filter;
 pub mod items;
+pub mod latency_fs;
 pub mod random_tree;
 pub mod scratch;
 pub mod tree;
