@@ -26,14 +26,17 @@ mod xattrs;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
+pub use crate::cancel::Cancel;
 use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
+use crate::lanes::bottleneck::{Bottleneck, Sums};
+use crate::lanes::{Lane, Lanes};
 use crate::options::SyncPolicy;
 use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
@@ -45,27 +48,6 @@ use sizing::Sizing;
 use tally::Tally;
 use worker::Worker;
 
-/// Asks a running copy to stop. Shared with a signal handler, so it is one atomic number.
-#[derive(Debug, Default, Clone)]
-pub struct Cancel(Arc<AtomicI32>);
-
-impl Cancel {
-    /// Stops the copy as the given signal would (SIGINT = 2, SIGTERM = 15).
-    pub fn raise(&self, signal: i32) {
-        self.0.store(signal, Relaxed);
-    }
-
-    /// How the copy must end, when it was asked to stop.
-    #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
-        match self.0.load(Relaxed) {
-            0 => None,
-            libc::SIGINT => Some(Outcome::Interrupted),
-            _ => Some(Outcome::Terminated),
-        }
-    }
-}
-
 /// The caller's handles on a running copy.
 #[derive(Debug, Default, Clone)]
 pub struct Control {
@@ -73,6 +55,8 @@ pub struct Control {
     pub progress: Arc<Progress>,
     /// The way to stop it.
     pub cancel: Cancel,
+    /// The way to limit, pause and measure it.
+    pub lanes: Arc<Lanes>,
     /// Where every failed source path is written, NUL-terminated, as it fails.
     pub failed_list: Option<Arc<failures::FailedList>>,
     /// Whether the sources are counted ahead, for somebody who wants to know how much is left. It
@@ -94,6 +78,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let (source, destination) = filesystems(plan)?;
     let sizing = Sizing::new(&plan.options, source, destination)?;
     make_parents(plan)?;
+    let lanes = &control.lanes;
+    lanes.heed(&control.cancel);
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
     work(&job)?;
@@ -104,6 +90,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         job.fail(plan.roots[0].source.clone(), lost);
     }
     let mut stopped_by = None;
+    let seat = lanes.sit();
     if plan.options.delete && !job.stopped() {
         if job.walk_is_complete() {
             for root in plan.roots.iter().filter(|root| root.is_directory) {
@@ -114,12 +101,14 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
                 Some("nothing was deleted: part of the source could not be read".to_owned());
         }
     }
+    drop(seat);
     let sync_started = Instant::now();
     if plan.options.sync != SyncPolicy::None && !plan.options.dry_run && !job.stopped() {
         flush(plan, &job);
     }
     let sync_seconds = sync_started.elapsed().as_secs_f64();
     control.progress.walk_done.store(true, Relaxed);
+    let bottleneck = bottleneck(lanes, &sizing, started.elapsed(), sync_seconds);
 
     let setup = Setup {
         backend: sizing.backend_word(plan.options.backend),
@@ -162,10 +151,21 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         bytes_per_second,
         mechanisms: tally.mechanisms(),
         setup,
+        bottleneck,
         warnings: tally.warnings(),
         errors,
         failures,
     })
+}
+
+/// What held the copy up. While everything is flushed at the end, every worker would have waited.
+fn bottleneck(lanes: &Lanes, sizing: &Sizing, elapsed: Duration, flushing: f64) -> Bottleneck {
+    let mut sums = Sums::of(lanes);
+    #[allow(clippy::cast_precision_loss)] // a small number
+    let workers = sizing.threads as f64;
+    sums.waits[Lane::DestinationWrite as usize] += flushing * workers;
+    let seconds = elapsed.saturating_sub(lanes.paused_for()).as_secs_f64();
+    Bottleneck::judge(&sums, seconds, sizing.threads.min(sizing::cores()))
 }
 
 /// Sends the other workers home when this one panics, so that the panic ends the process instead of

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{FailureKind, Step};
 use crate::exit::Outcome;
+use crate::lanes::bottleneck::Bottleneck;
 
 /// Version of the JSON report's layout; raised when a key changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -47,6 +48,8 @@ pub struct Report {
     pub mechanisms: BTreeMap<&'static str, u64>,
     /// How the engine was set up, and which fast paths were not to be had, and why.
     pub setup: Setup,
+    /// What held the copy up.
+    pub bottleneck: Bottleneck,
     /// Attributes that could not be kept and are no error by policy: what, and how often.
     pub warnings: BTreeMap<&'static str, u64>,
     /// Failed items by kind.

@@ -10,6 +10,7 @@ use nix::sys::uio::{pread, pwrite};
 
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys;
 use crate::sys::buffer::Buffer;
 
@@ -51,6 +52,7 @@ impl Plain {
         destination: BorrowedFd<'_>,
         size: usize,
     ) -> Result<Read, StepError> {
+        lanes::take_bytes(size as u64);
         let (filled, read) = read_whole(source, &mut self.buffer, size, 0)?;
         write_all(destination, &self.buffer[..filled], 0)?;
         Ok(read)
@@ -79,7 +81,8 @@ impl Plain {
         let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
         let mut offset = piece.start;
         while offset < piece.end {
-            let unit = to_usize((piece.end - offset).min(BUFFERED_UNIT as u64));
+            let unit = to_usize((piece.end - offset).min(lanes::piece(BUFFERED_UNIT as u64)));
+            lanes::take_bytes(unit as u64);
             let part = &mut self.buffer[..unit];
             let read = read_some(source, part, offset).at(Step::Read)?;
             if read == 0 {
@@ -107,7 +110,9 @@ impl Plain {
             let mut offset = chunk.start / alignment * alignment;
             while offset < chunk.end {
                 let want = (chunk.end - offset).next_multiple_of(alignment);
-                let part = &mut buffer[..to_usize(want.min(self.direct_unit as u64))];
+                let want = want.min(lanes::piece(self.direct_unit as u64));
+                lanes::take_bytes(want);
+                let part = &mut buffer[..to_usize(want)];
                 let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
                 let end = (offset + read as u64).min(chunk.end);
                 // The last block is written whole; the size is set when the file is finished.
@@ -211,6 +216,7 @@ pub(super) fn read_some(
     offset: u64,
 ) -> Result<usize, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    let _pass = lanes::enter(Lane::SourceRead);
     loop {
         match pread(source, buffer, offset) {
             Err(Errno::EINTR) => {}
@@ -268,9 +274,13 @@ pub(crate) fn stream(
     let mut moved = 0;
     loop {
         // No position: not every such file takes one. And no waiting, for some never end.
-        match nix::unistd::read(source, &mut buffer) {
+        let pass = lanes::enter(Lane::SourceRead);
+        let read = nix::unistd::read(source, &mut buffer);
+        drop(pass);
+        match read {
             Ok(0) => return Ok(moved),
             Ok(read) => {
+                lanes::take_bytes(read as u64);
                 write_all(destination, &buffer[..read], moved)?;
                 moved += read as u64;
             }
@@ -287,6 +297,7 @@ pub(super) fn write_all(
     offset: u64,
 ) -> Result<(), StepError> {
     let mut offset = i64::try_from(offset).map_err(|_| Errno::EFBIG).at(Step::Write)?;
+    let _pass = lanes::enter(Lane::DestinationWrite);
     while !bytes.is_empty() {
         match pwrite(destination, bytes, offset) {
             Ok(0) => return Err(StepError::os(Step::Write, Errno::EIO)),

@@ -12,7 +12,8 @@ use super::plain::{
 };
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, SmallFile};
 use crate::error::{AtStep, Step, StepError};
-use crate::sys::ring::{Ring, Slot};
+use crate::lanes::{self, Lane};
+use crate::sys::ring::{Completion, Ring, Slot};
 
 /// Length of most slots for small files; a file must be shorter than its slot, since reading one
 /// byte more shows that it has grown.
@@ -91,12 +92,16 @@ impl<T> Uring<T> {
             return Some(self.plainly(file));
         }
         let Some(slot) = self.free_for(size).pop() else { return Some(self.plainly(file)) };
+        lanes::take_bytes(size as u64);
         if self.presumed_cold > 0 {
             self.presumed_cold -= 1;
             return self.put_in_flight(slot, file);
         }
         let buffer = &mut self.small.slot(slot)[..=size];
-        match crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0) {
+        let pass = lanes::enter(Lane::SourceRead);
+        let read = crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0);
+        drop(pass);
+        match read {
             Ok(filled) if filled >= size => {
                 self.free_for(size).push(slot);
                 Some(self.finish(slot, file, filled, Mechanism::ReadWrite))
@@ -153,7 +158,10 @@ impl<T> Uring<T> {
 
     /// Takes one completion.
     fn complete(&mut self, done: &mut Vec<Finished<T>>) {
-        match self.small.wait() {
+        let pass = lanes::enter(Lane::SourceRead);
+        let completion = self.small.wait();
+        drop(pass);
+        match completion {
             Ok(Some(completion)) => {
                 let Some(file) = self.waiting[completion.slot].take() else { return };
                 let size = file.size;
@@ -254,7 +262,7 @@ impl Overlapped<'_> {
             self.start(slot, stage, &mut rest).unwrap_or_else(|error| failure = Some(error));
         }
         // After a failure nothing new is started, but what is in flight must come home.
-        while let Some(completion) = self.ring.wait().at(Step::Read)? {
+        while let Some(completion) = self.wait(&stages)? {
             let stage = &mut stages[completion.slot];
             let step =
                 self.advance(completion.slot, stage, completion.result).and_then(
@@ -273,6 +281,16 @@ impl Overlapped<'_> {
         failure.map_or(Ok(Mechanism::RingDirect), Err)
     }
 
+    /// The next completion. The time belongs to whatever most of the slots wait for.
+    fn wait(&mut self, stages: &[Stage]) -> Result<Option<Completion>, StepError> {
+        let count = |kind: fn(&Stage) -> bool| stages.iter().filter(|stage| kind(stage)).count();
+        let reading = count(|stage| matches!(stage, Stage::Reading(_)));
+        let writing = count(|stage| matches!(stage, Stage::Writing { .. }));
+        let lane = if reading > writing { Lane::SourceRead } else { Lane::DestinationWrite };
+        let _pass = lanes::enter(lane);
+        self.ring.wait().at(Step::Read)
+    }
+
     /// Takes the next piece, if there is one, and starts reading it.
     fn start(
         &mut self,
@@ -285,7 +303,9 @@ impl Overlapped<'_> {
             None => next_chunk(self.file)?,
         };
         let Some(chunk) = chunk else { return Ok(()) };
-        let end = chunk.end.min(chunk.start + self.ring.slot_bytes(slot) as u64);
+        let most = lanes::piece(self.ring.slot_bytes(slot) as u64);
+        let end = chunk.end.min(chunk.start + most);
+        lanes::take_bytes(end - chunk.start);
         if end < chunk.end {
             *rest = Some(end..chunk.end);
         }

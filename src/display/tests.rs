@@ -59,6 +59,7 @@ pub(super) fn report(outcome: Outcome) -> Report {
         deleted: 0,
         bytes_per_second: 304_087_040.0,
         mechanisms: [("read-write", 1234)].into(),
+        bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
         setup: Setup::default(),
         warnings: [].into(),
         errors: [].into(),

@@ -22,6 +22,7 @@ use super::xattrs::Xattrs;
 use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
 /// How often a file that changes while it is read is read again from the start.
@@ -67,6 +68,7 @@ struct Source {
 impl Worker<'_> {
     /// One regular file that was expected by its directory.
     pub(crate) fn file(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
+        lanes::begin_item();
         self.try_file(dir, source_name, name, 0, true);
     }
 
@@ -155,6 +157,7 @@ impl Worker<'_> {
         let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
+        let pass = lanes::enter(Lane::DestinationCreate);
         let created = self.with_descriptors(|_| {
             create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
         })?;
@@ -166,6 +169,7 @@ impl Worker<'_> {
                 *dir.new_owner.get_or_init(|| (made.st_uid, made.st_gid))
             }
         };
+        drop(pass);
         let pending = Pending {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
@@ -187,7 +191,11 @@ impl Worker<'_> {
             return Ok(());
         }
         if pair.may_clone() {
-            match sys::clone_file(&created.file, &source.file) {
+            let cloned = {
+                let _pass = lanes::enter(Lane::DestinationWrite);
+                sys::clone_file(&created.file, &source.file)
+            };
+            match cloned {
                 Ok(()) => {
                     pair.cloned();
                     self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
@@ -221,6 +229,7 @@ impl Worker<'_> {
         if !pair.may_have_xattrs() {
             return Ok(Xattrs::default());
         }
+        let _pass = lanes::enter(Lane::SourceMetadata);
         let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.file.as_fd()))?;
         Ok(xattrs.unwrap_or_else(|| {
             // A file mounted over another one speaks for its own filesystem only.
@@ -262,6 +271,7 @@ impl Worker<'_> {
     /// Whether the destination already holds this file: same type, size and time. Owner and mode are
     /// put right without copying.
     fn is_up_to_date(&self, dir: &Dir, name: &CStr, source: &Source) -> Result<bool, StepError> {
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let Ok(destination) = dir.destination() else { return Ok(false) };
         let Ok(there) = fstatat(&destination, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
             return Ok(false);
@@ -295,6 +305,7 @@ impl Worker<'_> {
 
 /// Opens a source file and looks at it.
 fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let above = dir.source().at(Step::Open)?;
     let open = |flags| {
         let deadline = Instant::now() + LEASE_WAIT;

@@ -16,6 +16,7 @@ use super::worker::Worker;
 use crate::backend::chunk::ChunkSupply;
 use crate::backend::{LargeFile, Mechanism};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys;
 
 /// Below this O_DIRECT gains nothing over the page cache.
@@ -61,12 +62,14 @@ impl Worker<'_> {
         } else {
             go_direct(&source, &destination, size, data, filesystems)
         };
+        let pass = lanes::enter(Lane::DestinationWrite);
         let prepared = match (sparse, direct) {
             // The size first: a sparse file may end in a hole.
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
             (false, Some(_)) => allocate(&destination, size),
             (false, None) => Ok(()),
         };
+        drop(pass);
         if let Err(error) = prepared {
             drop((source, destination));
             return self.give_up(pending, error);

@@ -20,6 +20,7 @@ use super::job::{Enter, Names, Task};
 use super::publish::is_reserved;
 use super::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::plan::Root;
 use crate::selection::Node;
 use crate::sys;
@@ -244,6 +245,7 @@ impl Worker<'_> {
 /// done with at once. The descriptor may have been closed and opened again since the last buffer, so
 /// the position is always set.
 fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let source = dir.source().at(Step::ReadDirectory)?;
     if position != 0 {
         lseek(&source, position, Whence::SeekSet).at(Step::ReadDirectory)?;
@@ -264,5 +266,6 @@ fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError
 
 /// Stat of an entry, not following it.
 pub(crate) fn stat_entry(dir: &Arc<OwnedFd>, name: &CStr) -> Result<FileStat, Errno> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }

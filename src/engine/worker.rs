@@ -70,6 +70,7 @@ impl<'w> Worker<'w> {
 
     /// Works until every task of every worker is done.
     pub(crate) fn run(&mut self) {
+        let _seat = self.job.control.lanes.sit();
         loop {
             match self.handle.find() {
                 Found::Task(task) => {
