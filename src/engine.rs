@@ -80,6 +80,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     make_parents(plan)?;
     let lanes = &control.lanes;
     lanes.heed(&control.cancel);
+    lanes.set_limits(&plan.options);
+    lanes.set_crew(sizing.threads, sizing.threads);
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
     work(&job)?;
@@ -165,7 +167,7 @@ fn bottleneck(lanes: &Lanes, sizing: &Sizing, elapsed: Duration, flushing: f64) 
     let workers = sizing.threads as f64;
     sums.waits[Lane::DestinationWrite as usize] += flushing * workers;
     let seconds = elapsed.saturating_sub(lanes.paused_for()).as_secs_f64();
-    Bottleneck::judge(&sums, seconds, sizing.threads.min(sizing::cores()))
+    Bottleneck::judge(&sums, seconds, sizing.threads)
 }
 
 /// Sends the other workers home when this one panics, so that the panic ends the process instead of

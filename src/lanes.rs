@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
+use crate::options::CopyOptions;
 use gate::Gate;
 use limit::Bucket;
 use seat::{Sampler, Seat, Start};
@@ -138,6 +139,18 @@ impl Lanes {
             Here { lanes: Arc::clone(self), seat, samplers: Default::default(), inside: false };
         HERE.with(|place| *place.borrow_mut() = Some(here));
         Sitting
+    }
+
+    /// Sets the limits that a copy begins with, unless somebody has set others already.
+    pub(crate) fn set_limits(&self, options: &CopyOptions) {
+        #[allow(clippy::cast_precision_loss)] // exact below 2^53
+        for (bucket, limit) in
+            [(&self.bandwidth, options.bandwidth_limit), (&self.operations, options.ops_limit)]
+        {
+            if let (Some(limit), false) = (limit, bucket.is_active()) {
+                bucket.set(Some(limit as f64));
+            }
+        }
     }
 
     /// Nobody is held back any more once this is raised.

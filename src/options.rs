@@ -62,6 +62,11 @@ pub struct CopyOptions {
     pub backend: BackendChoice,
     /// Worker threads; default from the cores and the filesystems (see `engine::sizing`).
     pub threads: Option<NonZeroUsize>,
+    /// Bytes of content moved per second at most; default no limit.
+    pub bandwidth_limit: Option<u64>,
+    /// Items begun per second at most (files, directories, links, special files, deletions); default
+    /// no limit.
+    pub ops_limit: Option<u64>,
     /// Which items are copied; default all.
     pub filter: Arc<Filter>,
     /// Copy only these paths (`--files-from`); default everything under the sources.

@@ -151,6 +151,7 @@ fn json_lines_have_the_documented_keys() {
     assert_eq!(
         keys(lines.last().unwrap()),
         [
+            "bottleneck",
             "bytes_per_second",
             "copied",
             "copy",
@@ -208,7 +209,9 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
 /// `copied.files`, `failures[].path`; the keys of maps whose keys are data are left out.
 fn collect(prefix: &str, value: &Value, keys: &mut std::collections::BTreeSet<String>) {
     match value {
-        Value::Object(map) if !["mechanisms.", "warnings.", "errors."].contains(&prefix) => {
+        Value::Object(map)
+            if !["mechanisms.", "warnings.", "errors.", "bottleneck.waits."].contains(&prefix) =>
+        {
             for (key, value) in map {
                 keys.insert(format!("{prefix}{key}"));
                 collect(&format!("{prefix}{key}."), value, keys);

@@ -78,7 +78,7 @@ impl Sizing {
     ) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
         let mover = choose_mover(options.backend, source, destination, &mut notes)?;
-        let cores = cores();
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let in_memory = source.in_memory && destination.in_memory;
         let wanted = options.threads.map_or_else(
             || {
@@ -162,11 +162,6 @@ fn why_no_ring(errno: Errno) -> String {
         _ => "setting it up failed",
     };
     format!("{reason} ({errno:?})")
-}
-
-/// Processors that this process may use.
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Raises the soft limit of open files to the hard one and says how many more may be opened.
