@@ -191,6 +191,9 @@ pub(crate) struct CopyArgs {
     /// Most worker threads
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Whether the number of workers follows what makes the copy faster
+    #[arg(long, value_name = "HOW", default_value = "adaptive")]
+    pub(crate) concurrency: ConcurrencyArg,
     /// Move at most this many bytes of content per second: 500K, 100M, 1.5GiB (powers of 1024;
     /// 100MB is in thousands). Clones move none. `longshore ctl` changes it while the copy runs
     #[arg(long, value_name = "RATE", value_parser = rate::bytes)]
@@ -272,6 +275,14 @@ pub(crate) enum BackendArg {
     Threads,
     /// Reflink, then copy_file_range, then plain system calls
     Clone,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ConcurrencyArg {
+    /// Begins with the cores, climbs while that gains something, up to --threads
+    Adaptive,
+    /// Stays at --threads
+    Fixed,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -10,7 +10,7 @@ pub mod bottleneck;
 mod gate;
 pub mod limit;
 pub(crate) mod seat;
-// pub(crate) mod tuner;
+pub(crate) mod tuner;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -296,7 +296,6 @@ pub(crate) fn enter(lane: Lane) -> Pass {
         let braked = here.lanes.brakes.load(Relaxed) != 0;
         let gated = braked && here.lanes.hold(lane, &here.seat);
         let start = here.samplers[lane as usize].begin();
-        here.seat.enters(lane);
         Some(Pass { lane: Some(lane), start, gated })
     })
     .unwrap_or(Pass { lane: None, start: None, gated: false })
@@ -307,7 +306,6 @@ impl Drop for Pass {
         let Some(lane) = self.lane else { return };
         with_seat(|here| {
             here.inside = false;
-            here.seat.leaves();
             here.samplers[lane as usize].end(self.start.take(), &here.seat.cells[lane as usize]);
             if self.gated {
                 here.lanes.gates[lane as usize].leave();

@@ -16,12 +16,13 @@ use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
 use longshore::options::{
-    BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
+    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target,
+    XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
 use longshore::selection::Selection;
 
-use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
+use super::{Attribute, BackendArg, ConcurrencyArg, CopyArgs, SyncArg, XattrArg, output, signals};
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
 pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
@@ -123,6 +124,10 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             BackendArg::Clone => BackendChoice::Clone,
         },
         threads: args.threads,
+        concurrency: match args.concurrency {
+            ConcurrencyArg::Adaptive => ConcurrencyChoice::Adaptive,
+            ConcurrencyArg::Fixed => ConcurrencyChoice::Fixed,
+        },
         bandwidth_limit: args.bandwidth_limit,
         ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),
         filter: Arc::new(filter(args, matches)?),
