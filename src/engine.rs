@@ -3,6 +3,7 @@
 
 mod attributes;
 mod count;
+mod crew;
 mod delete;
 mod dir;
 mod directory;
@@ -15,6 +16,7 @@ mod inode;
 mod job;
 mod large;
 mod links;
+mod observe;
 mod publish;
 mod queue;
 mod sizing;
@@ -26,7 +28,7 @@ mod xattrs;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -42,11 +44,9 @@ use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
 use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
-use job::{Job, Task};
-use queue::Queue;
+use job::Job;
 use sizing::Sizing;
 use tally::Tally;
-use worker::Worker;
 
 /// The caller's handles on a running copy.
 #[derive(Debug, Default, Clone)]
@@ -64,10 +64,6 @@ pub struct Control {
     pub count_ahead: bool,
 }
 
-/// Stack of a worker thread. The walk does not recurse, so the default would do; stated because a
-/// retry chain of linked names calls itself.
-const STACK_BYTES: usize = 4 << 20;
-
 /// Does the plan and says what was done. Failures of items are in the report.
 ///
 /// # Errors
@@ -80,9 +76,10 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     make_parents(plan)?;
     let lanes = &control.lanes;
     lanes.heed(&control.cancel);
+    lanes.set_limits(&plan.options);
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
-    work(&job)?;
+    let concurrency = crew::work(&job)?;
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
         // Never seen since the walk counts entries before it hands them out; but attributes that are
         // missing without a word would be the worst that can happen.
@@ -108,7 +105,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     }
     let sync_seconds = sync_started.elapsed().as_secs_f64();
     control.progress.walk_done.store(true, Relaxed);
-    let bottleneck = bottleneck(lanes, &sizing, started.elapsed(), sync_seconds);
+    let bottleneck = bottleneck(lanes, concurrency.peak, started.elapsed(), sync_seconds);
 
     let setup = Setup {
         backend: sizing.backend_word(plan.options.backend),
@@ -151,6 +148,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         bytes_per_second,
         mechanisms: tally.mechanisms(),
         setup,
+        concurrency,
         bottleneck,
         warnings: tally.warnings(),
         errors,
@@ -159,85 +157,13 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
 }
 
 /// What held the copy up. While everything is flushed at the end, every worker would have waited.
-fn bottleneck(lanes: &Lanes, sizing: &Sizing, elapsed: Duration, flushing: f64) -> Bottleneck {
+fn bottleneck(lanes: &Lanes, workers: usize, elapsed: Duration, flushing: f64) -> Bottleneck {
     let mut sums = Sums::of(lanes);
     #[allow(clippy::cast_precision_loss)] // a small number
-    let workers = sizing.threads as f64;
-    sums.waits[Lane::DestinationWrite as usize] += flushing * workers;
+    let waiting = flushing * workers as f64;
+    sums.waits[Lane::DestinationWrite as usize] += waiting;
     let seconds = elapsed.saturating_sub(lanes.paused_for()).as_secs_f64();
-    Bottleneck::judge(&sums, seconds, sizing.threads.min(sizing::cores()))
-}
-
-/// Sends the other workers home when this one panics, so that the panic ends the process instead of
-/// leaving it waiting.
-struct Alarm<'q>(&'q Queue<Task>);
-
-impl Drop for Alarm<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.abandon();
-        }
-    }
-}
-
-/// Runs the workers until everything is done or dropped.
-fn work(job: &Job<'_>) -> Result<(), Refusal> {
-    let (queue, mut deques) = Queue::new(job.sizing.threads);
-    queue.start(&deques[0], (0..job.plan.roots.len()).rev().map(Task::Root));
-    job.walk_begins(job.plan.roots.len());
-    let no_memory = |errno: nix::errno::Errno| {
-        Refusal::Request(format!(
-            "no memory for the buffers of {} threads: {errno}",
-            job.sizing.threads
-        ))
-    };
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let counter = job.control.count_ahead.then(|| {
-            let over = &over;
-            scope.spawn(move || count::count_ahead(job.plan, &job.control.progress, over))
-        });
-        let handles: Vec<_> = deques
-            .drain(..)
-            .enumerate()
-            .map(|(index, own)| {
-                let queue = &queue;
-                std::thread::Builder::new()
-                    .name(format!("copy-{index}"))
-                    .stack_size(STACK_BYTES)
-                    .spawn_scoped(scope, move || {
-                        let _alarm = Alarm(queue);
-                        // A ring belongs to the thread that made it.
-                        Worker::new(job, queue, own, index).map(|mut worker| worker.run())
-                    })
-            })
-            .collect();
-        let mut first_error = None;
-        let mut alive = 0;
-        for handle in handles {
-            let result = match handle {
-                Ok(handle) => {
-                    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                }
-                Err(error) => Err(error
-                    .raw_os_error()
-                    .map_or(nix::errno::Errno::EAGAIN, nix::errno::Errno::from_raw)),
-            };
-            match result {
-                Ok(()) => alive += 1,
-                Err(errno) => first_error = first_error.or(Some(errno)),
-            }
-        }
-        over.store(true, Relaxed);
-        if let Some(counter) = counter {
-            counter.thread().unpark();
-        }
-        // One worker is enough: it has stolen everything from those that could not start.
-        match first_error {
-            Some(errno) if alive == 0 => Err(no_memory(errno)),
-            _ => Ok(()),
-        }
-    })
+    Bottleneck::judge(&sums, seconds, workers)
 }
 
 /// The filesystems of the first source and of the destination, for sizing.

@@ -10,7 +10,7 @@ pub mod bottleneck;
 mod gate;
 pub mod limit;
 pub(crate) mod seat;
-// pub(crate) mod tuner;
+pub(crate) mod tuner;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
+use crate::options::CopyOptions;
 use gate::Gate;
 use limit::Bucket;
 use seat::{Sampler, Seat, Start};
@@ -138,6 +139,18 @@ impl Lanes {
             Here { lanes: Arc::clone(self), seat, samplers: Default::default(), inside: false };
         HERE.with(|place| *place.borrow_mut() = Some(here));
         Sitting
+    }
+
+    /// Sets the limits that a copy begins with, unless somebody has set others already.
+    pub(crate) fn set_limits(&self, options: &CopyOptions) {
+        #[allow(clippy::cast_precision_loss)] // exact below 2^53
+        for (bucket, limit) in
+            [(&self.bandwidth, options.bandwidth_limit), (&self.operations, options.ops_limit)]
+        {
+            if let (Some(limit), false) = (limit, bucket.is_active()) {
+                bucket.set(Some(limit as f64));
+            }
+        }
     }
 
     /// Nobody is held back any more once this is raised.
@@ -283,7 +296,6 @@ pub(crate) fn enter(lane: Lane) -> Pass {
         let braked = here.lanes.brakes.load(Relaxed) != 0;
         let gated = braked && here.lanes.hold(lane, &here.seat);
         let start = here.samplers[lane as usize].begin();
-        here.seat.enters(lane);
         Some(Pass { lane: Some(lane), start, gated })
     })
     .unwrap_or(Pass { lane: None, start: None, gated: false })
@@ -294,7 +306,6 @@ impl Drop for Pass {
         let Some(lane) = self.lane else { return };
         with_seat(|here| {
             here.inside = false;
-            here.seat.leaves();
             here.samplers[lane as usize].end(self.start.take(), &here.seat.cells[lane as usize]);
             if self.gated {
                 here.lanes.gates[lane as usize].leave();

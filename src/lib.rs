@@ -12,6 +12,7 @@
 
 mod backend;
 pub mod cancel;
+pub mod control_socket;
 pub mod directive;
 pub mod display;
 pub mod doctor;

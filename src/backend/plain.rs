@@ -64,10 +64,15 @@ impl Plain {
         progress: &dyn Fn(u64),
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
-            let length = chunk.end - chunk.start;
             read_ahead(file.source.as_fd(), &chunk);
-            self.copy_piece(file, chunk)?;
-            account(file, length, progress);
+            let mut start = chunk.start;
+            while start < chunk.end {
+                // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
+                let length = lanes::piece(chunk.end - start);
+                self.copy_piece(file, start..start + length)?;
+                account(file, length, progress);
+                start += length;
+            }
         }
         Ok(Mechanism::ReadWrite)
     }

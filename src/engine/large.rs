@@ -96,7 +96,9 @@ impl Worker<'_> {
         // Two threads writing one buffered file get in each other's way, except in memory, and except
         // between holes, where finding and reading the next data is what takes time.
         let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
-        let shared = direct.is_some() || in_memory || sparse;
+        // And except where every request goes to a server and back.
+        let remote = filesystems.source.remote || filesystems.destination.remote;
+        let shared = direct.is_some() || in_memory || sparse || remote;
         if shared && size > 2 * chunk_bytes {
             self.push(Task::Help(Arc::clone(&copy)));
         }
@@ -111,7 +113,7 @@ impl Worker<'_> {
         if copy.file.chunks.is_empty() || copy.file.stop.load(Relaxed) || !copy.join() {
             return;
         }
-        if self.job.sizing.threads > 2 {
+        if self.job.control.lanes.worker_cap() > 2 {
             self.push(Task::Help(Arc::clone(&copy)));
         }
         self.take_part(copy);

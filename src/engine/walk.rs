@@ -118,7 +118,7 @@ impl Worker<'_> {
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {
         let mut names = Names::default();
         let mut files = 0;
-        let workers = self.job.sizing.threads;
+        let workers = self.job.control.lanes.workers().max(self.job.sizing.expected);
         let entries = sys::entries(filled).filter(|entry| entry.kind != libc::DT_DIR).count();
         let slice = (entries / (SLICES_PER_WORKER * workers)).clamp(1, SLICE_MAX);
         for entry in sys::entries(filled) {

@@ -59,8 +59,18 @@ impl Sums {
 }
 
 impl Bottleneck {
-    /// Judges `seconds` of work by workers who could use so many processors.
-    pub(crate) fn judge(sums: &Sums, seconds: f64, processors: usize) -> Self {
+    /// What has held up `seconds` of work so far, done by so many workers.
+    pub(crate) fn of(lanes: &Lanes, seconds: f64, workers: usize) -> Self {
+        Self::judge(&Sums::of(lanes), seconds, workers)
+    }
+
+    /// Judges `seconds` of work by so many workers.
+    pub(crate) fn judge(sums: &Sums, seconds: f64, workers: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::judge_on(sums, seconds, workers.min(cores))
+    }
+
+    fn judge_on(sums: &Sums, seconds: f64, processors: usize) -> Self {
         #[allow(clippy::cast_precision_loss)] // a small number
         let room = (seconds * processors as f64).max(f64::MIN_POSITIVE);
         let mut waits: BTreeMap<&'static str, f64> =
@@ -93,26 +103,26 @@ mod tests {
     #[test]
     fn the_longest_wait_is_named_unless_the_processors_were_busy() {
         let mut sums = Sums { waits: [1.0, 2.0, 7.0, 0.0], cpu: 3.0, ..Sums::default() };
-        let found = Bottleneck::judge(&sums, 10.0, 2);
+        let found = Bottleneck::judge_on(&sums, 10.0, 2);
         assert_eq!((found.name, found.share, found.cpu_share), ("destination-create", 0.7, 0.15));
         sums.cpu = 18.0;
-        assert_eq!(Bottleneck::judge(&sums, 10.0, 2).name, "cpu");
+        assert_eq!(Bottleneck::judge_on(&sums, 10.0, 2).name, "cpu");
     }
 
     #[test]
     fn queueing_for_a_processor_is_the_processors_fault_only_when_it_outweighs_the_waiting() {
         let busy_machine =
             Sums { waits: [0.1, 0.1, 0.5, 0.0], cpu: 8.0, queued: 11.0, ..Sums::default() };
-        assert_eq!(Bottleneck::judge(&busy_machine, 10.0, 2).name, "cpu");
+        assert_eq!(Bottleneck::judge_on(&busy_machine, 10.0, 2).name, "cpu");
         let many_workers =
             Sums { waits: [400.0, 0.0, 100.0, 0.0], cpu: 8.0, queued: 11.0, ..Sums::default() };
-        assert_eq!(Bottleneck::judge(&many_workers, 10.0, 2).name, "source-metadata");
+        assert_eq!(Bottleneck::judge_on(&many_workers, 10.0, 2).name, "source-metadata");
     }
 
     #[test]
     fn a_limit_that_holds_up_is_named() {
         let sums = Sums { waits: [1.0; 4], limited: [9.0, 0.0], cpu: 1.0, ..Sums::default() };
-        let found = Bottleneck::judge(&sums, 10.0, 2);
+        let found = Bottleneck::judge_on(&sums, 10.0, 2);
         assert_eq!(found.name, "bandwidth-limit");
         assert!(!found.waits.contains_key("ops-limit"));
     }

@@ -1,7 +1,7 @@
 //! The counters of one worker: written by its thread alone, read by anybody. And how passes are timed
 //! without paying for a clock at each.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -15,8 +15,6 @@ const FAST_PERIOD: u32 = 8;
 /// Of timed operations one in so many is asked for the processor's time as well, which costs a
 /// system call.
 const CPU_PERIOD: u32 = 4;
-/// `Seat::current` when the worker is in no lane.
-const NOWHERE: u8 = u8::MAX;
 
 /// What limits hold a worker back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +41,9 @@ pub(crate) struct Seat {
     pub(crate) cells: [Cells; Lane::ALL.len()],
     limited: [AtomicU64; 2],
     items: AtomicU64,
-    current: AtomicU8,
+    since: Instant,
+    /// Nanoseconds that the worker was there, once left.
+    stayed: AtomicU64,
     thread: i32,
     /// Processor time and time spent waiting for a processor, in nanoseconds, once left.
     last: [AtomicU64; 2],
@@ -65,24 +65,12 @@ impl Seat {
             cells: Default::default(),
             limited: Default::default(),
             items: AtomicU64::new(0),
-            current: AtomicU8::new(NOWHERE),
+            since: Instant::now(),
+            stayed: AtomicU64::new(0),
             thread: nix::unistd::gettid().as_raw(),
             last: Default::default(),
             left: AtomicBool::new(false),
         }
-    }
-
-    pub(crate) fn enters(&self, lane: Lane) {
-        self.current.store(lane as u8, Relaxed);
-    }
-
-    pub(crate) fn leaves(&self) {
-        self.current.store(NOWHERE, Relaxed);
-    }
-
-    /// The lane that the worker is in now.
-    pub(crate) fn current(&self) -> Option<Lane> {
-        Lane::ALL.get(usize::from(self.current.load(Relaxed))).copied()
     }
 
     pub(crate) fn held(&self, lane: Lane, time: Duration) {
@@ -107,6 +95,15 @@ impl Seat {
         self.items.load(Relaxed)
     }
 
+    /// How long the worker has been there.
+    pub(crate) fn present(&self) -> Duration {
+        if self.has_left() {
+            Duration::from_nanos(self.stayed.load(Relaxed))
+        } else {
+            self.since.elapsed()
+        }
+    }
+
     /// Whether the worker is gone.
     pub(crate) fn has_left(&self) -> bool {
         self.left.load(Relaxed)
@@ -117,6 +114,7 @@ impl Seat {
         let [on, waiting] = processor_times("thread-self").unwrap_or([nanos(cpu_time()), 0]);
         self.last[0].store(on, Relaxed);
         self.last[1].store(waiting, Relaxed);
+        self.stayed.store(nanos(self.since.elapsed()), Relaxed);
         self.left.store(true, Relaxed);
     }
 
