@@ -170,6 +170,15 @@ pub(crate) struct CopyArgs {
     /// When data must be on stable storage
     #[arg(long, value_name = "WHEN", default_value = "end")]
     pub(crate) sync: SyncArg,
+    /// Read every copied file back from the device, past the page cache, and repair what is wrong
+    #[arg(long, value_name = "CHECKSUM", num_args = 0..=1, require_equals = true)]
+    pub(crate) verify: Option<Option<ChecksumArg>>,
+    /// Write what was copied, with checksums, here; longshore verify checks against it
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Checksum of --verify and --manifest
+    #[arg(long, value_name = "CHECKSUM", default_value = "xxh3")]
+    pub(crate) checksum: ChecksumArg,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -219,6 +228,23 @@ pub(crate) enum BackendArg {
     Threads,
     /// Reflink, then copy_file_range, then plain system calls
     Clone,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ChecksumArg {
+    /// XXH3, 128 bits: finds accidents, at the speed of memory
+    Xxh3,
+    /// BLAKE3: cryptographic
+    Blake3,
+}
+
+impl From<ChecksumArg> for longshore::checksum::Algorithm {
+    fn from(typed: ChecksumArg) -> Self {
+        match typed {
+            ChecksumArg::Xxh3 => Self::Xxh3,
+            ChecksumArg::Blake3 => Self::Blake3,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

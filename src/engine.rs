@@ -2,6 +2,7 @@
 //! It never prints and never exits; it returns a [`Report`].
 
 mod attributes;
+mod check;
 mod count;
 mod delete;
 mod dir;
@@ -34,6 +35,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
+use crate::manifest::Writer;
 use crate::options::SyncPolicy;
 use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
@@ -75,6 +77,8 @@ pub struct Control {
     pub cancel: Cancel,
     /// Where every failed source path is written, NUL-terminated, as it fails.
     pub failed_list: Option<Arc<failures::FailedList>>,
+    /// The manifest that the copy writes, if any; the caller finishes it.
+    pub manifest: Option<Arc<Writer>>,
     /// Whether the sources are counted ahead, for somebody who wants to know how much is left. It
     /// costs one look at every file and starts after two seconds.
     pub count_ahead: bool,
@@ -96,7 +100,12 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     make_parents(plan)?;
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
-    work(&job)?;
+    work(&job, (0..plan.roots.len()).rev().map(Task::Root).collect())?;
+    if let Some(checks) = &job.checks
+        && !job.stopped()
+    {
+        work(&job, checks.take_rest(&job))?;
+    }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
         // Never seen since the walk counts entries before it hands them out; but attributes that are
         // missing without a word would be the worst that can happen.
@@ -134,6 +143,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     if let Some((path, error)) = &fatal {
         stopped_by = Some(why_stopped(plan, path, *error));
     }
+    let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
+    let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
     let errors = job.failures.counts();
     let (failures, list_error) = job.failures.into_kept();
     let outcome = match control.cancel.outcome() {
@@ -159,6 +170,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         files_skipped: control.progress.files_skipped.load(Relaxed),
         excluded: tally.excluded.load(Relaxed),
         deleted: tally.deleted.load(Relaxed),
+        verify,
         bytes_per_second,
         mechanisms: tally.mechanisms(),
         setup,
@@ -180,11 +192,14 @@ impl Drop for Alarm<'_> {
     }
 }
 
-/// Runs the workers until everything is done or dropped.
-fn work(job: &Job<'_>) -> Result<(), Refusal> {
+/// Runs the workers on some tasks until everything that follows from them is done or dropped.
+fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<(), Refusal> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
     let (queue, mut deques) = Queue::new(job.sizing.threads);
-    queue.start(&deques[0], (0..job.plan.roots.len()).rev().map(Task::Root));
-    job.walk_begins(job.plan.roots.len());
+    job.walk_begins(tasks.iter().filter(|task| task.is_walk()).count());
+    queue.start(&deques[0], tasks);
     let no_memory = |errno: nix::errno::Errno| {
         Refusal::Request(format!(
             "no memory for the buffers of {} threads: {errno}",

@@ -11,6 +11,7 @@
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
 mod backend;
+pub mod checksum;
 pub mod directive;
 pub mod display;
 pub mod doctor;
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod error;
 pub mod exit;
 pub mod filter;
+pub mod manifest;
 pub mod options;
 pub mod plan;
 pub mod progress;

@@ -14,10 +14,12 @@ use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
+use longshore::manifest::Writer;
 use longshore::options::{
     BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
+use longshore::report::Report;
 use longshore::selection::Selection;
 
 use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
@@ -39,6 +41,7 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let display = Display::new(args.progress.into());
     let control = Control {
         count_ahead: display.draws_bars(),
+        manifest: create_manifest(args, &plan)?,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
@@ -49,6 +52,8 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let id = display.add("", Arc::clone(&control.progress));
     let report = engine::run(&plan, &control)?;
     display.finish(id, &report);
+    let written =
+        control.manifest.as_deref().map_or(Ok(()), |writer| finish_manifest(writer, &report));
     display.summarize(&report, args.failed_list.as_deref());
     if let Some(path) = &args.report
         && let Err(error) = write_report(path, &report)
@@ -56,7 +61,26 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         output::refuse(error.as_ref());
         return Ok(report.outcome.worst(Outcome::Partial)); // "refused" would say: nothing written
     }
+    if let Err(error) = written {
+        output::refuse(error.as_ref());
+        return Ok(report.outcome.worst(Outcome::Partial));
+    }
     Ok(report.outcome)
+}
+
+fn create_manifest(args: &CopyArgs, plan: &Plan) -> anyhow::Result<Option<Arc<Writer>>> {
+    let create = |path: &PathBuf| Writer::create(path, plan).map(Arc::new);
+    Ok(args.manifest.as_ref().map(create).transpose()?)
+}
+
+/// A copy that was stopped leaves no manifest: the one of the run that goes on has everything.
+fn finish_manifest(writer: &Writer, report: &Report) -> anyhow::Result<()> {
+    let complete = match report.outcome {
+        Outcome::Complete => Some(true),
+        Outcome::Partial => Some(false),
+        _ => None,
+    };
+    writer.finish(complete).context("failed to write the manifest")
 }
 
 /// Which source gets which path: the first lines of a dry run.
@@ -119,6 +143,8 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             SyncArg::File => SyncPolicy::File,
             SyncArg::None => SyncPolicy::None,
         },
+        verify: args.verify.is_some(),
+        checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
         dry_run: args.dry_run,
     };
     Ok(CopyRequest { sources, destination, target, parents: args.parents, options })

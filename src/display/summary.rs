@@ -36,6 +36,7 @@ pub fn text(report: &Report, failed_list: Option<&Path>, colour: bool) -> String
         row(&mut out, "data", &data(report));
         row(&mut out, "time", &time(report));
         row(&mut out, "how", &how(report));
+        row(&mut out, "verified", &verified(report));
     }
     row(&mut out, "left alone", &left_alone(report));
     row(&mut out, "warnings", &words(&report.warnings));
@@ -168,6 +169,27 @@ fn how(report: &Report) -> String {
         })
         .collect();
     parts.join(", ")
+}
+
+fn verified(report: &Report) -> String {
+    let Some(verify) = &report.verify else { return String::new() };
+    let mut text = format!(
+        "{} read back ({})",
+        human::counted(verify.files, "file", "files"),
+        verify.algorithm.word()
+    );
+    if verify.read_back.memory > 0 && verify.read_back.memory == verify.files {
+        text.push_str(", from memory only");
+    }
+    if verify.bad_ranges > 0 {
+        let _ = write!(
+            text,
+            "; {} found, {} repaired",
+            human::counted(verify.bad_ranges, "bad range", "bad ranges"),
+            human::count(verify.repaired_ranges)
+        );
+    }
+    text
 }
 
 /// A mechanism's word of the report, for people. Unknown words are shown as they are.

@@ -17,6 +17,7 @@ pub(super) fn snapshot() -> Snapshot {
         bytes_found: 4_831_838_208,
         files_done: 1200,
         bytes_done: 1_224_065_679,
+        bytes_verified: 0,
         directories_done: 56,
         links_done: 7,
         files_skipped: 34,
@@ -45,6 +46,7 @@ pub(super) fn observed(label: &str) -> Observed<'_> {
 
 pub(super) fn report(outcome: Outcome) -> Report {
     Report {
+        verify: None,
         version: crate::report::REPORT_VERSION,
         outcome,
         exit_code: outcome.code(),
@@ -127,6 +129,7 @@ fn json_lines_have_the_documented_keys() {
         keys(&progress),
         [
             "bytes_done",
+            "bytes_verified",
             "bytes_found",
             "bytes_per_second",
             "copy",

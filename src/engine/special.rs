@@ -104,12 +104,14 @@ impl Worker<'_> {
             (false, false) => ByName::Special,
             (false, true) => ByName::MayHaveAcl,
         };
+        let mut text = None;
         let visible = if by_name == ByName::Symlink {
-            let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
-            let text =
-                CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
+            let found = readlinkat(&source, source_name).at(Step::ReadLink)?;
+            let found =
+                CString::new(found.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
+            let text = text.insert(found).as_c_str();
             publish::make(target.as_fd(), name, Step::Symlink, |name| {
-                symlinkat(text.as_c_str(), &target, name)
+                symlinkat(text, &target, name)
             })?
         } else {
             publish::make(target.as_fd(), name, Step::MakeNode, |name| {
@@ -129,6 +131,11 @@ impl Worker<'_> {
                 attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
             });
         publish::publish_made(target.as_fd(), &visible, name)?;
+        if let Some(checks) = &self.job.checks
+            && applied.is_ok()
+        {
+            checks.record_special(dir, name, stat, text.as_deref());
+        }
         applied
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_deque::Worker as Deque;
 use nix::errno::Errno;
 
+use super::check::Reader;
 use super::dir::Dir;
 use super::file::Pending;
 use super::job::{Job, Names, Task};
@@ -32,6 +33,8 @@ pub(crate) struct Worker<'w> {
     pub(crate) handle: Handle<'w, Task>,
     pub(crate) backend: Box<dyn Backend<Pending>>,
     pub(crate) entries: Vec<u8>,
+    /// What reads files back, once there are some.
+    pub(crate) reader: Option<Reader>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -64,6 +67,7 @@ impl<'w> Worker<'w> {
             handle: queue.handle(own, index),
             backend,
             entries: vec![0; ENTRIES_BYTES],
+            reader: None,
             finished: Vec::new(),
         })
     }
@@ -99,6 +103,7 @@ impl<'w> Worker<'w> {
             Task::Read(dir, position) => self.read(dir, position),
             Task::Slice(dir, names) => self.slice(&dir, &names),
             Task::Help(copy) => self.help(copy),
+            Task::Check(parts) => self.check(parts),
         }
     }
 
