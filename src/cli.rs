@@ -7,6 +7,7 @@ pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod run;
 pub(crate) mod signals;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Copy(Box<CopyArgs>),
     /// Run a job script with #DW lines on this machine: stage in, run, stage out
     Run(Box<RunArgs>),
+    /// Compare a copy with its source or with a manifest, reading it past the page cache
+    Verify(VerifyArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity
     Doctor(DoctorArgs),
     /// Print the completion script for a shell
@@ -35,7 +38,7 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man {
-        /// The command to describe (copy, run, doctor, ...); all of longshore without it
+        /// The command to describe (copy, verify, run, ...); all of longshore without it
         command: Option<String>,
     },
 }
@@ -112,6 +115,39 @@ pub(crate) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `longshore verify`.
+#[derive(Debug, Args)]
+#[command(override_usage = "longshore verify [OPTIONS] SRC DST\n       \
+                            longshore verify [OPTIONS] --manifest FILE [DIR]")]
+pub(crate) struct VerifyArgs {
+    /// What was copied, and its copy: item against item, as longshore copy -T made them. With
+    /// --manifest, the directory that it describes; by default the one that it was written for
+    #[arg(value_name = "PATH", num_args = 0..=2)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Compare with this manifest instead of a source
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Compare mode, owner, modification time, extended attributes and hard links as well
+    #[arg(long)]
+    pub(crate) metadata: bool,
+    /// Worker threads
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Compare what matches, whatever later rules say; may be repeated
+    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    pub(crate) include: Vec<String>,
+    /// Leave out what matches; the first matching --include or --exclude decides
+    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    pub(crate) exclude: Vec<String>,
+    /// Write a JSON report here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the source path of everything that differs here, NUL-terminated; copy --files-from
+    /// takes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) failed_list: Option<PathBuf>,
 }
 
 /// `longshore copy`.

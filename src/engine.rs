@@ -1,26 +1,26 @@
 //! The engine: takes a [`Plan`] and does it on its own threads, without async.
 //! It never prints and never exits; it returns a [`Report`].
 
-mod attributes;
+pub(crate) mod attributes;
 mod check;
 mod count;
 mod delete;
-mod dir;
+pub(crate) mod dir;
 mod directory;
 pub mod failures;
-mod file;
-mod filesystem;
+pub(crate) mod file;
+pub(crate) mod filesystem;
 mod finish;
 mod hard_link;
-mod inode;
+pub(crate) mod inode;
 mod job;
 mod large;
 mod links;
 mod publish;
-mod queue;
-mod sizing;
+pub(crate) mod queue;
+pub(crate) mod sizing;
 mod special;
-mod tally;
+pub(crate) mod tally;
 mod walk;
 mod worker;
 mod xattrs;

@@ -27,3 +27,4 @@ pub mod report;
 pub mod run;
 pub mod selection;
 pub mod sys;
+pub mod verify;

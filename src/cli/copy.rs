@@ -89,13 +89,13 @@ fn mapping(plan: &Plan) -> String {
     plan.roots.iter().map(line).collect()
 }
 
-fn create_list(path: &Path) -> anyhow::Result<FailedList> {
+pub(crate) fn create_list(path: &Path) -> anyhow::Result<FailedList> {
     FailedList::create(path)
         .with_context(|| format!("failed to create the failed list {}", path.display()))
 }
 
 /// Makes sure that the report can be written, before anything is copied; what is there stays.
-fn create_report(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn create_report(path: &Path) -> anyhow::Result<()> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -133,7 +133,7 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             BackendArg::Clone => BackendChoice::Clone,
         },
         threads: args.threads,
-        filter: Arc::new(filter(args, matches)?),
+        filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
         selection,
         update: args.update,
         delete: args.delete,
@@ -176,10 +176,14 @@ fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The rules in the order in which they were typed: the first that matches decides.
-fn filter(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Filter> {
+pub(crate) fn filter(
+    include: &[String],
+    exclude: &[String],
+    matches: &ArgMatches,
+) -> anyhow::Result<Filter> {
     let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
-    let includes = indices("include").into_iter().zip(&args.include);
-    let excludes = indices("exclude").into_iter().zip(&args.exclude);
+    let includes = indices("include").into_iter().zip(include);
+    let excludes = indices("exclude").into_iter().zip(exclude);
     let mut rules: Vec<_> = includes
         .map(|(index, pattern)| (index, Verdict::Include, pattern))
         .chain(excludes.map(|(index, pattern)| (index, Verdict::Exclude, pattern)))
