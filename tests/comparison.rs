@@ -420,6 +420,7 @@ fn a_changed_or_truncated_manifest_is_refused() {
                 at,
                 verdict.text
             );
+            Ok(())
         })
         .unwrap();
     // Somebody who writes lines of his own, digest and all, still cannot lead us outside.

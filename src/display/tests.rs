@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::report::{Copied, Failure, Setup};
+use crate::report::{Copied, Damage, Failure, Setup, VerifyReport};
 
 /// A copy in the middle of its work.
 pub(super) fn snapshot() -> Snapshot {
@@ -129,9 +129,9 @@ fn json_lines_have_the_documented_keys() {
         keys(&progress),
         [
             "bytes_done",
-            "bytes_verified",
             "bytes_found",
             "bytes_per_second",
+            "bytes_verified",
             "copy",
             "directories_done",
             "elapsed_seconds",
@@ -182,6 +182,10 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
     let page = include_str!("../../docs/progress-json.md");
     let mut ended = report(Outcome::Fatal);
     ended.stopped_by = Some("no space left".to_owned());
+    ended.verify = Some(VerifyReport {
+        damage: vec![Damage { path: "/a".into(), start: 0, end: 4096, repaired: true }],
+        ..VerifyReport::default()
+    });
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,
