@@ -1,27 +1,28 @@
 //! The engine: takes a [`Plan`] and does it on its own threads, without async.
 //! It never prints and never exits; it returns a [`Report`].
 
-mod attributes;
+pub(crate) mod attributes;
+mod check;
 mod count;
 mod crew;
 mod delete;
-mod dir;
+pub(crate) mod dir;
 mod directory;
 pub mod failures;
-mod file;
-mod filesystem;
+pub(crate) mod file;
+pub(crate) mod filesystem;
 mod finish;
 mod hard_link;
-mod inode;
+pub(crate) mod inode;
 mod job;
 mod large;
 mod links;
 mod observe;
 mod publish;
-mod queue;
-mod sizing;
+pub(crate) mod queue;
+pub(crate) mod sizing;
 mod special;
-mod tally;
+pub(crate) mod tally;
 mod walk;
 mod worker;
 mod xattrs;
@@ -39,12 +40,13 @@ use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
 use crate::lanes::bottleneck::{Bottleneck, Sums};
 use crate::lanes::{Lane, Lanes};
+use crate::manifest::Writer;
 use crate::options::SyncPolicy;
 use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
 use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
-use job::Job;
+use job::{Job, Task};
 use sizing::Sizing;
 use tally::Tally;
 
@@ -59,6 +61,8 @@ pub struct Control {
     pub lanes: Arc<Lanes>,
     /// Where every failed source path is written, NUL-terminated, as it fails.
     pub failed_list: Option<Arc<failures::FailedList>>,
+    /// The manifest that the copy writes, if any; the caller finishes it.
+    pub manifest: Option<Arc<Writer>>,
     /// Whether the sources are counted ahead, for somebody who wants to know how much is left. It
     /// costs one look at every file and starts after two seconds.
     pub count_ahead: bool,
@@ -79,7 +83,13 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     lanes.set_limits(&plan.options);
     let tally = Tally::default();
     let job = Job::new(plan, control, &sizing, &tally);
-    let concurrency = crew::work(&job)?;
+    // The first source is to be the newest task.
+    let concurrency = crew::work(&job, (0..plan.roots.len()).rev().map(Task::Root).collect())?;
+    if let Some(checks) = &job.checks
+        && !job.stopped()
+    {
+        crew::work(&job, checks.take_rest(&job))?;
+    }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
         // Never seen since the walk counts entries before it hands them out; but attributes that are
         // missing without a word would be the worst that can happen.
@@ -120,6 +130,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     if let Some((path, error)) = &fatal {
         stopped_by = Some(why_stopped(plan, path, *error));
     }
+    let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
+    let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
     let errors = job.failures.counts();
     let (failures, list_error) = job.failures.into_kept();
     let outcome = match control.cancel.outcome() {
@@ -145,6 +157,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         files_skipped: control.progress.files_skipped.load(Relaxed),
         excluded: tally.excluded.load(Relaxed),
         deleted: tally.deleted.load(Relaxed),
+        verify,
         bytes_per_second,
         mechanisms: tally.mechanisms(),
         setup,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::checksum::Algorithm;
 use crate::filter::Filter;
 use crate::selection::Selection;
 
@@ -81,6 +82,10 @@ pub struct CopyOptions {
     pub one_file_system: bool,
     /// When written data must be on stable storage; default at the end.
     pub sync: SyncPolicy,
+    /// Read every copied file back from the device, and repair what is wrong.
+    pub verify: bool,
+    /// The checksum for verification and manifests.
+    pub checksum: Algorithm,
     /// Only say what would be done.
     pub dry_run: bool,
 }

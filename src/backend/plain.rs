@@ -46,15 +46,11 @@ impl Plain {
     }
 
     /// Moves a small file now.
-    pub(super) fn copy_small(
-        &mut self,
-        source: BorrowedFd<'_>,
-        destination: BorrowedFd<'_>,
-        size: usize,
-    ) -> Result<Read, StepError> {
-        lanes::take_bytes(size as u64);
-        let (filled, read) = read_whole(source, &mut self.buffer, size, 0)?;
-        write_all(destination, &self.buffer[..filled], 0)?;
+    pub(super) fn copy_small<T>(&mut self, file: &mut SmallFile<T>) -> Result<Read, StepError> {
+        lanes::take_bytes(file.size as u64);
+        let (filled, read) = read_whole(file.source.as_fd(), &mut self.buffer, file.size, 0)?;
+        file.see(&self.buffer[..filled]);
+        write_all(file.destination.as_fd(), &self.buffer[..filled], 0)?;
         Ok(read)
     }
 
@@ -93,6 +89,7 @@ impl Plain {
             if read == 0 {
                 return Err(shrunk());
             }
+            file.see(offset, &part[..read]);
             if !(file.zeros_are_holes && part[..read].iter().all(|byte| *byte == 0)) {
                 write_all(destination, &part[..read], offset)?;
             }
@@ -120,6 +117,7 @@ impl Plain {
                 let part = &mut buffer[..to_usize(want)];
                 let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
                 let end = (offset + read as u64).min(chunk.end);
+                file.see(offset, &part[..to_usize(end - offset)]);
                 // The last block is written whole; the size is set when the file is finished.
                 let padded = to_usize((read as u64).next_multiple_of(alignment));
                 part[read..padded].fill(0);
@@ -133,10 +131,9 @@ impl Plain {
 }
 
 impl<T> Backend<T> for Plain {
-    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
-        let result = self
-            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
-            .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
+    fn small(&mut self, mut file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        let result =
+            self.copy_small(&mut file).map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         done.push(Finished { file, result });
     }
 
@@ -214,6 +211,22 @@ pub(super) fn read_whole(
     Ok((size, read))
 }
 
+/// Fills `buffer` from `offset` on, or reads up to the end of the file.
+pub(crate) fn read_up_to(
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read_some(source, &mut buffer[filled..], offset + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
 /// One read, repeated when a signal interrupts it.
 pub(super) fn read_some(
     source: BorrowedFd<'_>,
@@ -270,10 +283,11 @@ fn read_direct(
 }
 
 /// Moves what reading gives until it gives no more, for files whose size says nothing. Returns the
-/// number of bytes.
+/// number of bytes; `see` gets them first.
 pub(crate) fn stream(
     source: BorrowedFd<'_>,
     destination: BorrowedFd<'_>,
+    mut see: impl FnMut(&[u8]),
 ) -> Result<u64, StepError> {
     let mut buffer = vec![0; STREAM_UNIT];
     let mut moved = 0;
@@ -286,6 +300,7 @@ pub(crate) fn stream(
             Ok(0) => return Ok(moved),
             Ok(read) => {
                 lanes::take_bytes(read as u64);
+                see(&buffer[..read]);
                 write_all(destination, &buffer[..read], moved)?;
                 moved += read as u64;
             }
@@ -296,7 +311,7 @@ pub(crate) fn stream(
 }
 
 /// Writes all of `bytes` at `offset`.
-pub(super) fn write_all(
+pub(crate) fn write_all(
     destination: BorrowedFd<'_>,
     mut bytes: &[u8],
     offset: u64,
@@ -346,6 +361,7 @@ mod tests {
             direct: None,
             stop: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            cells: None,
         };
         let mut plain = Plain::new(1 << 20).expect("a buffer");
         plain.large_buffered(&file, &|_| {}).expect("copied");

@@ -63,7 +63,7 @@ impl Range {
 }
 
 impl<T> Backend<T> for Range {
-    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+    fn small(&mut self, mut file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
         let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
         let size = file.size as u64;
         let result = match self.copy(source, destination, 0, size) {
@@ -73,7 +73,7 @@ impl<T> Backend<T> for Range {
             }
             Ok(None) => self
                 .plain
-                .copy_small(source, destination, file.size)
+                .copy_small(&mut file)
                 .map(|read| Moved { mechanism: Mechanism::ReadWrite, read }),
             Err(error) => Err(error),
         };
@@ -95,7 +95,7 @@ impl<T> Backend<T> for Range {
             let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
             match self.copy(source, destination, chunk.start, length)? {
                 Some(moved) if moved < length => return Err(shrunk()),
-                Some(_) => {}
+                Some(_) => file.unseen(chunk),
                 None => {
                     // This chunk is ours already: move it plainly, then go on that way.
                     self.plain.copy_piece(file, chunk)?;

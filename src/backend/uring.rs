@@ -134,13 +134,14 @@ impl<T> Uring<T> {
     fn finish(
         &mut self,
         slot: Slot,
-        file: SmallFile<T>,
+        mut file: SmallFile<T>,
         filled: usize,
         mechanism: Mechanism,
     ) -> Finished<T> {
         let buffer = self.small.slot(slot);
         let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
             |(length, read)| {
+                file.see(&buffer[..length]);
                 write_all(file.destination.as_fd(), &buffer[..length], 0)?;
                 Ok(Moved { mechanism, read })
             },
@@ -148,10 +149,10 @@ impl<T> Uring<T> {
         Finished { file, result }
     }
 
-    fn plainly(&mut self, file: SmallFile<T>) -> Finished<T> {
+    fn plainly(&mut self, mut file: SmallFile<T>) -> Finished<T> {
         let result = self
             .plain
-            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
+            .copy_small(&mut file)
             .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         Finished { file, result }
     }
@@ -332,6 +333,7 @@ impl Overlapped<'_> {
                     return Err(shrunk());
                 }
                 let padded = to_usize((length as u64).next_multiple_of(self.alignment));
+                self.file.see(piece.start, &self.ring.slot(slot)[..length]);
                 self.ring.slot(slot)[length..padded].fill(0);
                 self.write(slot, stage, piece, padded, 0)
             }

@@ -15,11 +15,13 @@ use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
+use longshore::manifest::Writer;
 use longshore::options::{
     BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target,
     XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
+use longshore::report::Report;
 use longshore::selection::Selection;
 
 use super::{Attribute, BackendArg, ConcurrencyArg, CopyArgs, SyncArg, XattrArg, output, signals};
@@ -42,6 +44,7 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let control = Control {
         // Counting ahead looks at every file, which a limit of operations is there to prevent.
         count_ahead: display.draws_bars() && args.ops_limit.is_none(),
+        manifest: create_manifest(args, &plan)?,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
@@ -55,12 +58,18 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     report.setup.notes.extend(server.note());
     drop(server);
     display.finish(id, &report);
+    let written =
+        control.manifest.as_deref().map_or(Ok(()), |writer| finish_manifest(writer, &report));
     display.summarize(&report, args.failed_list.as_deref());
     if let Some(path) = &args.report
         && let Err(error) = write_report(path, &report)
     {
         output::refuse(error.as_ref());
         return Ok(report.outcome.worst(Outcome::Partial)); // "refused" would say: nothing written
+    }
+    if let Err(error) = written {
+        output::refuse(error.as_ref());
+        return Ok(report.outcome.worst(Outcome::Partial));
     }
     Ok(report.outcome)
 }
@@ -74,19 +83,34 @@ fn place(args: &CopyArgs) -> Place {
     }
 }
 
+fn create_manifest(args: &CopyArgs, plan: &Plan) -> anyhow::Result<Option<Arc<Writer>>> {
+    let create = |path: &PathBuf| Writer::create(path, plan).map(Arc::new);
+    Ok(args.manifest.as_ref().map(create).transpose()?)
+}
+
+/// A copy that was stopped leaves no manifest: the one of the run that goes on has everything.
+fn finish_manifest(writer: &Writer, report: &Report) -> anyhow::Result<()> {
+    let complete = match report.outcome {
+        Outcome::Complete => Some(true),
+        Outcome::Partial => Some(false),
+        _ => None,
+    };
+    writer.finish(complete).context("failed to write the manifest")
+}
+
 /// Which source gets which path: the first lines of a dry run.
 fn mapping(plan: &Plan) -> String {
     let line = |root: &Root| format!("{} -> {}\n", show(&root.source), show(&root.destination));
     plan.roots.iter().map(line).collect()
 }
 
-fn create_list(path: &Path) -> anyhow::Result<FailedList> {
+pub(crate) fn create_list(path: &Path) -> anyhow::Result<FailedList> {
     FailedList::create(path)
         .with_context(|| format!("failed to create the failed list {}", path.display()))
 }
 
 /// Makes sure that the report can be written, before anything is copied; what is there stays.
-fn create_report(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn create_report(path: &Path) -> anyhow::Result<()> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -130,7 +154,7 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
         },
         bandwidth_limit: args.bandwidth_limit,
         ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),
-        filter: Arc::new(filter(args, matches)?),
+        filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
         selection,
         update: args.update,
         delete: args.delete,
@@ -140,6 +164,8 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             SyncArg::File => SyncPolicy::File,
             SyncArg::None => SyncPolicy::None,
         },
+        verify: args.verify.is_some(),
+        checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
         dry_run: args.dry_run,
     };
     Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
@@ -171,10 +197,14 @@ fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The rules in the order in which they were typed: the first that matches decides.
-fn filter(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Filter> {
+pub(crate) fn filter(
+    include: &[String],
+    exclude: &[String],
+    matches: &ArgMatches,
+) -> anyhow::Result<Filter> {
     let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
-    let includes = indices("include").into_iter().zip(&args.include);
-    let excludes = indices("exclude").into_iter().zip(&args.exclude);
+    let includes = indices("include").into_iter().zip(include);
+    let excludes = indices("exclude").into_iter().zip(exclude);
     let mut rules: Vec<_> = includes
         .map(|(index, pattern)| (index, Verdict::Include, pattern))
         .chain(excludes.map(|(index, pattern)| (index, Verdict::Exclude, pattern)))

@@ -40,6 +40,7 @@ pub fn text(report: &Report, failed_list: Option<&Path>, colour: bool) -> String
         row(&mut out, "time", &time(report));
         row(&mut out, "how", &how(report));
         row(&mut out, "held up by", &held_up_by(report));
+        row(&mut out, "verified", &verified(report));
     }
     row(&mut out, "left alone", &left_alone(report));
     row(&mut out, "warnings", &words(&report.warnings));
@@ -186,6 +187,27 @@ fn held_up_by(report: &Report) -> String {
         _ => "of the waiting",
     };
     format!("{} ({:.0} % {of})", bottleneck.name.replace('-', " "), bottleneck.share * 100.0)
+}
+
+fn verified(report: &Report) -> String {
+    let Some(verify) = &report.verify else { return String::new() };
+    let mut text = format!(
+        "{} read back ({})",
+        human::counted(verify.files, "file", "files"),
+        verify.algorithm.word()
+    );
+    if verify.read_back.memory > 0 && verify.read_back.memory == verify.files {
+        text.push_str(", from memory only");
+    }
+    if verify.bad_ranges > 0 {
+        let _ = write!(
+            text,
+            "; {} found, {} repaired",
+            human::counted(verify.bad_ranges, "bad range", "bad ranges"),
+            human::count(verify.repaired_ranges)
+        );
+    }
+    text
 }
 
 /// A mechanism's word of the report, for people. Unknown words are shown as they are.

@@ -139,6 +139,9 @@ impl Worker<'_> {
         dir.reopen_parent();
         dir.close();
         if !stopped {
+            if let Some(checks) = &self.job.checks {
+                checks.record_directory(dir);
+            }
             self.job.tally.directories.fetch_add(1, Relaxed);
             self.job.control.progress.directories_done.fetch_add(1, Relaxed);
         }

@@ -12,6 +12,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::attributes::Fresh;
+use super::check::Content;
 use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
@@ -21,6 +22,7 @@ use super::worker::Worker;
 use super::xattrs::Xattrs;
 use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
+use crate::checksum::Growing;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
@@ -54,6 +56,8 @@ pub(crate) struct Pending {
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
+    /// Digests of the content, when they are wanted and were taken on the way.
+    pub(crate) content: Option<Content>,
 }
 
 /// An opened source and everything decided about it.
@@ -138,6 +142,7 @@ impl Worker<'_> {
         if self.job.options().update && self.is_up_to_date(dir, name, &source)? {
             self.job.control.progress.files_skipped.fetch_add(1, Relaxed);
             self.job.control.progress.bytes_skipped.fetch_add(size, Relaxed);
+            self.file_was_there(dir, source_name, name, &stat);
             self.first_name_is_complete(dir, source_name, name, source.link);
             self.settle(dir, 1);
             return Ok(());
@@ -182,6 +187,7 @@ impl Worker<'_> {
             xattrs,
             link: source.link,
             attempt: source.attempt,
+            content: None,
         };
         if streamed {
             self.stream(pending, &source.file, created.file);
@@ -220,6 +226,8 @@ impl Worker<'_> {
                 destination: created.file,
                 size,
                 pair,
+                checksum: self.job.checksum(),
+                digest: None,
                 owner: pending,
             });
         }
@@ -243,8 +251,15 @@ impl Worker<'_> {
 
     /// Copies a file whose size says nothing.
     fn stream(&mut self, mut pending: Pending, source: &OwnedFd, destination: OwnedFd) {
-        match plain::stream(source.as_fd(), destination.as_fd()) {
+        let mut digests = self.job.checksum().map(Growing::new);
+        let see = |bytes: &[u8]| {
+            if let Some(digests) = &mut digests {
+                digests.feed(bytes);
+            }
+        };
+        match plain::stream(source.as_fd(), destination.as_fd(), see) {
             Ok(moved) => {
+                pending.content = digests.map(|digests| Content::Cells(Arc::new(digests.finish())));
                 self.job.control.progress.bytes_done.fetch_add(moved, Relaxed);
                 pending.stat.st_size = moved.cast_signed();
                 let mechanism = if moved == 0 { Mechanism::Empty } else { Mechanism::ReadWrite };
@@ -312,10 +327,19 @@ fn open_source(
 ) -> Result<(OwnedFd, FileStat), StepError> {
     let _pass = lanes::enter(Lane::SourceMetadata);
     let above = dir.source().at(Step::Open)?;
+    open_source_in(&above, name, stopped)
+}
+
+/// Opens a source file in an open directory and looks at it.
+pub(crate) fn open_source_in(
+    above: &OwnedFd,
+    name: &CStr,
+    stopped: impl Fn() -> bool,
+) -> Result<(OwnedFd, FileStat), StepError> {
     let open = |flags| {
         let deadline = Instant::now() + LEASE_WAIT;
         loop {
-            match openat(&above, name, flags, Mode::empty()) {
+            match openat(above, name, flags, Mode::empty()) {
                 // Somebody holds a write lease, who has now been asked to give it back.
                 Err(Errno::EAGAIN) if Instant::now() < deadline && !stopped() => {
                     std::thread::sleep(LEASE_NAP);

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::fsync;
 
+use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
 use super::publish::{self, Visible};
 use super::worker::Worker;
@@ -19,7 +20,8 @@ use crate::options::SyncPolicy;
 impl Worker<'_> {
     /// The content of a small file has been moved, or not.
     pub(crate) fn small_is_moved(&mut self, finished: Finished<Pending>) {
-        let SmallFile { source, destination, owner: pending, .. } = finished.file;
+        let SmallFile { source, destination, owner: mut pending, digest, .. } = finished.file;
+        pending.content = digest.map(Content::whole);
         match finished.result {
             Ok(moved) if moved.read == Read::Exact => {
                 let size = pending.stat.st_size.cast_unsigned();
@@ -44,7 +46,7 @@ impl Worker<'_> {
     /// changed meanwhile, the file is finished.
     pub(crate) fn content_is_there(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         source: &OwnedFd,
         destination: OwnedFd,
         mechanism: Mechanism,
@@ -66,11 +68,12 @@ impl Worker<'_> {
                 return;
             }
         }
-        let size = pending.stat.st_size.cast_unsigned();
-        match self.finish_file(&pending, source, destination, true) {
+        // A file that is read back gets its times, and what forbids setting them, when it is right.
+        let now = !self.job.reads_back() || pending.stat.st_size == 0;
+        match self.finish_file(&pending, source, destination, now) {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
-                self.count_file(size);
+                self.file_is_published(&mut pending);
             }
             Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
@@ -141,7 +144,7 @@ impl Worker<'_> {
         let written = aside.then(|| publish::identity(&destination)).transpose()?;
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
-        let for_flags = (applied.is_ok() && (preserve.flags || preserve.project))
+        let for_flags = (times && applied.is_ok() && (preserve.flags || preserve.project))
             .then(|| destination.try_clone().map_err(|_| Errno::EMFILE).at(Step::Xattr))
             .transpose()?;
         close(destination)?;
@@ -196,7 +199,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Counts a complete file of `size` bytes.
+    /// Counts a complete file of `size` bytes: it is finished for good, and verified if that was asked.
     pub(crate) fn count_file(&self, size: u64) {
         self.job.tally.files.fetch_add(1, Relaxed);
         self.job.tally.bytes.fetch_add(size, Relaxed);

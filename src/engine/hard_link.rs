@@ -87,6 +87,9 @@ impl Worker<'_> {
         }
         match make_link(dir, name, first) {
             Ok(()) => {
+                if let Some(checks) = &self.job.checks {
+                    checks.record_link(dir, name, first);
+                }
                 self.job.tally.hard_links.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
                 self.settle(dir, 1);

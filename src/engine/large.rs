@@ -9,12 +9,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::unistd::ftruncate;
 
+use super::check::Content;
 use super::file::{Pending, is_sparse};
 use super::job::{Filesystems, Task};
 use super::sizing::Mover;
 use super::worker::Worker;
 use crate::backend::chunk::ChunkSupply;
 use crate::backend::{LargeFile, Mechanism};
+use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::lanes::{self, Lane};
 use crate::sys;
@@ -85,6 +87,7 @@ impl Worker<'_> {
                 direct,
                 stop: AtomicBool::new(false),
                 moved: AtomicU64::new(0),
+                cells: self.job.checksum().map(|algorithm| Arc::new(Cells::new(algorithm, size))),
             },
             state: Mutex::new(State {
                 active: 0,
@@ -135,7 +138,7 @@ impl Worker<'_> {
         }
     }
 
-    fn finish_large(&mut self, pending: Pending, copy: Arc<LargeCopy>) {
+    fn finish_large(&mut self, mut pending: Pending, copy: Arc<LargeCopy>) {
         let (error, mechanism) = {
             let state = copy.lock();
             (state.error, state.mechanism)
@@ -162,6 +165,10 @@ impl Worker<'_> {
             copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
         if !aligned && let Err(errno) = ftruncate(&destination, size) {
             return self.give_up(pending, StepError::os(Step::Write, errno));
+        }
+        if let Some(cells) = &copy.file.cells {
+            cells.all_moved();
+            pending.content = Some(Content::Cells(Arc::clone(cells)));
         }
         let moved = copy.file.moved.load(Relaxed);
         let holes = size.cast_unsigned().saturating_sub(moved);

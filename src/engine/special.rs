@@ -110,13 +110,15 @@ impl Worker<'_> {
             let _pass = lanes::enter(Lane::DestinationCreate);
             publish::make(target.as_fd(), name, step, how)
         };
+        let mut text = None;
         let visible = if by_name == ByName::Symlink {
             let pass = lanes::enter(Lane::SourceMetadata);
-            let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
+            let found = readlinkat(&source, source_name).at(Step::ReadLink)?;
             drop(pass);
-            let text =
-                CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
-            make(name, Step::Symlink, &|name| symlinkat(text.as_c_str(), &target, name))?
+            let found =
+                CString::new(found.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
+            let text = text.insert(found).as_c_str();
+            make(name, Step::Symlink, &|name| symlinkat(text, &target, name))?
         } else {
             make(name, Step::MakeNode, &|name| {
                 mknodat(&target, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
@@ -136,6 +138,11 @@ impl Worker<'_> {
             attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
         });
         publish::publish_made(target.as_fd(), &visible, name)?;
+        if let Some(checks) = &self.job.checks
+            && applied.is_ok()
+        {
+            checks.record_special(dir, name, stat, text.as_deref());
+        }
         applied
     }
 }

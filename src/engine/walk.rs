@@ -21,6 +21,7 @@ use super::publish::is_reserved;
 use super::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::lanes::{self, Lane};
+use crate::manifest;
 use crate::plan::Root;
 use crate::selection::Node;
 use crate::sys;
@@ -79,7 +80,10 @@ impl Worker<'_> {
         // O_PATH shows no attributes; a directory that we may not read is taken to have no ACL.
         let readable = open(&root.destination_dir, OPEN_DIRECTORY & !OFlag::O_NOFOLLOW);
         let default_acl = !dry_run && readable.is_ok_and(|fd| has_default_acl(&fd));
-        let path = Arc::new(RootPath { source: root.source.clone() });
+        let path = Arc::new(RootPath {
+            source: root.source.clone(),
+            in_manifest: manifest::path_of_root(self.job.plan, root),
+        });
         Dir::anchor(path, source, destination, default_acl).at(Step::Stat)
     }
 

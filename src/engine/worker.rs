@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::check::Reader;
 use super::crew::Present;
 use super::dir::Dir;
 use super::file::Pending;
@@ -34,6 +35,8 @@ pub(crate) struct Worker<'w> {
     pub(crate) entries: Vec<u8>,
     extra: bool,
     present: &'w Present,
+    /// What reads files back, once there are some.
+    pub(crate) reader: Option<Reader>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -70,6 +73,7 @@ impl<'w> Worker<'w> {
             entries: vec![0; ENTRIES_BYTES],
             extra,
             present,
+            reader: None,
             finished: Vec::new(),
         })
     }
@@ -112,6 +116,7 @@ impl<'w> Worker<'w> {
             Task::Read(dir, position) => self.read(dir, position),
             Task::Slice(dir, names) => self.slice(&dir, &names),
             Task::Help(copy) => self.help(copy),
+            Task::Check(parts) => self.check(parts),
         }
     }
 

@@ -40,6 +40,7 @@ impl Observer for Heard {
 
 fn report(outcome: Outcome) -> Report {
     Report {
+        verify: None,
         version: REPORT_VERSION,
         outcome,
         exit_code: outcome.code(),
