@@ -81,7 +81,8 @@ impl Worker<'_> {
         attempt: u8,
         linked: bool,
     ) {
-        let opened = self.with_descriptors(|_| open_source(dir, source_name));
+        let opened =
+            self.with_descriptors(|worker| open_source(dir, source_name, || worker.job.stopped()));
         let result = match opened {
             Ok((file, stat)) if is_regular(stat.st_mode) => {
                 match self.claim(dir, source_name, name, &stat, linked) {
@@ -304,7 +305,11 @@ impl Worker<'_> {
 }
 
 /// Opens a source file and looks at it.
-fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError> {
+fn open_source(
+    dir: &Dir,
+    name: &CStr,
+    stopped: impl Fn() -> bool,
+) -> Result<(OwnedFd, FileStat), StepError> {
     let _pass = lanes::enter(Lane::SourceMetadata);
     let above = dir.source().at(Step::Open)?;
     let open = |flags| {
@@ -312,7 +317,9 @@ fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError>
         loop {
             match openat(&above, name, flags, Mode::empty()) {
                 // Somebody holds a write lease, who has now been asked to give it back.
-                Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(LEASE_NAP),
+                Err(Errno::EAGAIN) if Instant::now() < deadline && !stopped() => {
+                    std::thread::sleep(LEASE_NAP);
+                }
                 other => return other,
             }
         }

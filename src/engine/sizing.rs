@@ -14,7 +14,7 @@ use crate::sys::ring;
 
 /// Reads of small files in flight per worker: measured, more gains nothing.
 const DEPTH: usize = 64;
-/// Memory for buffers of small files, of all workers together: 64 files x 128 KiB x 8 workers.
+/// Memory for buffers of small files, of all workers together: 64 files for each of 4 workers.
 const SMALL_BUFFERS_BYTES: usize = 64 << 20;
 /// Memory for buffers of large files, of all workers together.
 const LARGE_BUFFERS_BYTES: usize = 48 << 20;
@@ -215,7 +215,7 @@ fn share_descriptors(
     // With few descriptors, half as many workers with room to move do better than twice as many.
     let threads = wanted.min(usable / (2 * least)).max(1);
     let share = usable / threads;
-    let memory = SMALL_BUFFERS_BYTES / threads / crate::backend::uring::SMALL_SLOT_BYTES;
+    let memory = SMALL_BUFFERS_BYTES / threads / crate::backend::uring::BYTES_IN_FLIGHT;
     let most = if mover == Mover::Uring { DEPTH.min(memory.max(1)) } else { 1 };
     let fits = |depth: &usize| per_worker(*depth, KEEP_MIN, mover) <= share;
     // Half for the files, the rest for long chains.
