@@ -22,10 +22,10 @@ const NONE: Option<&str> = None;
 /// every directory of the path each time, which they do not there.
 const BELIEVED: Duration = Duration::from_secs(1);
 
-/// How far the kernel reads ahead where there are data servers; there it writes behind as well. Clients of
-/// parallel filesystems do (Lustre: 64 MiB for a file); without it a tool with one thread would wait for
-/// every request in turn, which it does not there.
-const READ_AHEAD_KIB: u32 = 8192;
+/// How far the kernel reads ahead where there are data servers. Clients of parallel filesystems do; without
+/// it, a tool with one thread would read and write in turn, which it does not there. More would only make
+/// the tail longer that is left to write when all has been read.
+const READ_AHEAD_KIB: u32 = 2048;
 
 /// Devices that no filesystem lies on now, with their sizes in MiB: writing an image takes long, so that
 /// one workload leaves its own to the next.
@@ -122,7 +122,10 @@ impl Volume {
         let mut profile = Profile::metadata(metadata).cached(BELIEVED);
         profile = profile.delay(Kind::Read, data).delay(Kind::Write, data);
         profile.servers = servers;
-        profile.write_behind_read_ahead = servers.map(|_| READ_AHEAD_KIB);
+        profile.read_ahead_kib = servers.map(|_| READ_AHEAD_KIB);
+        // FUSE lets writes to one file wait for each other unless the kernel writes behind; on a real
+        // one, a striped file is written to all its servers at once.
+        profile.write_behind = servers.is_some_and(|servers| servers.stripes.is_some());
         let mounted = LatencyFs::mount(&at, &self.behind(), profile);
         self.slow = Some(mounted.map_err(|error| anyhow!("mount a FUSE filesystem: {error}"))?);
         Ok(())

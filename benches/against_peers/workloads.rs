@@ -192,39 +192,47 @@ fn latency_small(quick: bool) -> Workload {
     Workload { patience: 6.0, ..workload }
 }
 
-/// Eight servers of 50 MiB/s at either end: what FUSE can move on two cores is several times that.
+/// Eight servers at either end: what FUSE can move on two cores is several times as much as they give.
+const SERVERS: usize = 8;
+
+/// What each of them gives, in MiB/s.
+const SERVER_MIB: usize = 32;
+
 fn servers(stripes: Option<(usize, u64)>) -> Place {
-    let servers = Servers { count: 8, bandwidth: 50 << 20, stripes };
+    let servers = Servers { count: SERVERS, bandwidth: (SERVER_MIB as u64) << 20, stripes };
     Place::Latency { metadata: LATENCY, data: Duration::ZERO, servers: Some(servers) }
 }
 
+/// The seconds that all servers together need for so many MiB.
+#[allow(clippy::cast_precision_loss)] // a few hundred
+fn servers_seconds(mib: usize) -> f64 {
+    mib as f64 / (SERVERS * SERVER_MIB) as f64
+}
+
 fn latency_large(quick: bool) -> Workload {
-    let mib = if quick { 64 } else { 128 };
-    let about = format!("8 files of {mib} MiB on 8 data servers of 50 MiB/s");
-    let rows = [
-        CP,
-        MAIN,
-        RSYNC,
-        XCP,
-        RCLONE,
-        Row::Peer(Peer::Fpsync { jobs: 8, files: 1 }),
-        Row::Peer(Peer::Dcp(8)),
-    ];
-    let rows = [&rows[..], &[Row::Limit("stream", 8)]].concat();
-    let workload = Workload::new("latency-large", about, Tree::Large { files: 8, mib }, &rows)
+    let (files, mib) = if quick { (16, 16) } else { (32, 24) };
+    let about =
+        format!("{files} files of {mib} MiB on {SERVERS} data servers of {SERVER_MIB} MiB/s");
+    let fpsync = Row::Peer(Peer::Fpsync { jobs: 8, files: 1 });
+    let rows = [CP, MAIN, XCP, RCLONE, fpsync, Row::Peer(Peer::Dcp(8)), Row::Limit("stream", 16)];
+    let aims = [Aim::OfLimit(1.05), Aim::OfSeconds(1.05, servers_seconds(files * mib))];
+    let workload = Workload::new("latency-large", about, Tree::Large { files, mib }, &rows)
         .on(servers(None))
         .by_gib()
-        .aims(&[Aim::OfLimit(1.05), Aim::OfSeconds(1.05, mib as f64 / 50.0)]);
-    Workload { patience: 8.0, ..workload }
+        .aims(&aims);
+    Workload { patience: 6.0, ..workload }
 }
 
 fn latency_striped(quick: bool) -> Workload {
-    let mib = if quick { 512 } else { 1024 };
-    let about = format!("one file of {mib} MiB over 8 data servers of 50 MiB/s, 1 MiB a piece");
-    let rows = [CP, MAIN, RSYNC, XCP, RCLONE, Row::Limit("ranges", 32)];
+    let mib = if quick { 256 } else { 768 };
+    let about = format!(
+        "one file of {mib} MiB over {SERVERS} data servers of {SERVER_MIB} MiB/s, 1 MiB a piece"
+    );
+    let rows = [CP, MAIN, RSYNC, XCP, RCLONE, Row::Limit("ranges", 16)];
+    let aims = [Aim::OfLimit(1.05), Aim::OfSeconds(1.05, servers_seconds(mib))];
     let workload = Workload::new("latency-striped", about, Tree::Large { files: 1, mib }, &rows)
-        .on(servers(Some((8, 1 << 20))))
+        .on(servers(Some((SERVERS, 1 << 20))))
         .by_gib()
-        .aims(&[Aim::OfLimit(1.05), Aim::OfSeconds(1.05, mib as f64 / 400.0)]);
-    Workload { patience: 8.0, ..workload }
+        .aims(&aims);
+    Workload { patience: 6.0, ..workload }
 }

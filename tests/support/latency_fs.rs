@@ -136,10 +136,12 @@ pub struct Profile {
     pub handle_bandwidth: Option<u64>,
     /// How long the kernel may believe names and attributes without asking again.
     pub cached: Duration,
-    /// Whether the kernel writes behind, and how many KiB it reads ahead. None: every write waits for its
-    /// answer, writes to one file wait for each other, and reading ahead is as FUSE has it (128 KiB). Only
-    /// the profile of the mount counts.
-    pub write_behind_read_ahead: Option<u32>,
+    /// Whether the kernel writes behind. Otherwise every write waits for its answer, and writes to one
+    /// file wait for each other. Only the profile of the mount counts.
+    pub write_behind: bool,
+    /// How many KiB the kernel reads ahead; none: as FUSE has it (128 KiB). Only the profile of the mount
+    /// counts.
+    pub read_ahead_kib: Option<u32>,
 }
 
 /// Data servers with a bandwidth each: requests to one queue up, those to several do not.
@@ -164,7 +166,8 @@ impl Profile {
             servers: None,
             handle_bandwidth: None,
             cached: Duration::ZERO,
-            write_behind_read_ahead: None,
+            write_behind: false,
+            read_ahead_kib: None,
         }
     }
 
@@ -230,7 +233,7 @@ impl LatencyFs {
     /// # Errors
     /// Without root or FUSE.
     pub fn mount(at: &Path, backing: &Path, profile: Profile) -> Result<Self, String> {
-        let ahead = profile.write_behind_read_ahead;
+        let ahead = profile.read_ahead_kib;
         let pace = Arc::new(Pace::new(profile));
         let served = Served::new(backing, pace.clone()).map_err(|error| error.to_string())?;
         let mut config = Config::default();

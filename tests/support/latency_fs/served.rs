@@ -58,7 +58,7 @@ impl Filesystem for Served {
         ] {
             let _ = config.add_capabilities(wanted);
         }
-        if self.pace.profile().write_behind_read_ahead.is_some() {
+        if self.pace.profile().write_behind {
             let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
         }
         let _ = config.set_max_background(BACKGROUND);
