@@ -123,6 +123,7 @@ pub enum Step {
     Publish,
     Delete,
     List,
+    Journal,
 }
 
 impl Step {
@@ -152,6 +153,7 @@ impl Step {
             Self::Publish => "move the finished file into place",
             Self::Delete => "delete the extraneous item",
             Self::List => "find the listed item",
+            Self::Journal => "write the journal",
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod engine;
 pub mod error;
 pub mod exit;
 pub mod filter;
+pub mod journal;
 pub mod options;
 pub mod plan;
 pub mod progress;

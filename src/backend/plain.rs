@@ -54,12 +54,11 @@ impl Plain {
     fn large_buffered(
         &mut self,
         file: &LargeFile,
-        progress: &dyn Fn(u64),
+        progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
-            let length = chunk.end - chunk.start;
-            self.copy_piece(file, chunk)?;
-            account(file, length, progress);
+            self.copy_piece(file, chunk.clone())?;
+            account(file, chunk, progress);
         }
         Ok(Mechanism::ReadWrite)
     }
@@ -91,7 +90,7 @@ impl Plain {
         &mut self,
         file: &LargeFile,
         alignment: u64,
-        progress: &dyn Fn(u64),
+        progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         let buffer = match &mut self.direct {
             Some(buffer) => buffer,
@@ -108,7 +107,7 @@ impl Plain {
                 let padded = to_usize((read as u64).next_multiple_of(alignment));
                 part[read..padded].fill(0);
                 write_all(file.destination.as_fd(), &part[..padded], offset)?;
-                account(file, end.saturating_sub(offset.max(chunk.start)), progress);
+                account(file, offset.max(chunk.start)..end, progress);
                 offset = end;
             }
         }
@@ -130,7 +129,7 @@ impl<T> Backend<T> for Plain {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(std::ops::Range<u64>)) -> Result<Mechanism, StepError> {
         match file.direct {
             Some(alignment) => self.large_direct(file, alignment, progress),
             None => self.large_buffered(file, progress),
@@ -146,10 +145,14 @@ pub(super) fn next_chunk(file: &LargeFile) -> Result<Option<std::ops::Range<u64>
     file.chunks.next(&file.source).at(Step::Read)
 }
 
-/// Counts moved bytes.
-pub(super) fn account(file: &LargeFile, bytes: u64, progress: &dyn Fn(u64)) {
-    file.moved.fetch_add(bytes, Relaxed);
-    progress(bytes);
+/// Counts a piece that is written.
+pub(super) fn account(
+    file: &LargeFile,
+    piece: std::ops::Range<u64>,
+    progress: &dyn Fn(std::ops::Range<u64>),
+) {
+    file.moved.fetch_add(piece.end - piece.start, Relaxed);
+    progress(piece);
 }
 
 /// The error of a read that ended before the size that the inode promised.

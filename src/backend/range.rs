@@ -80,7 +80,7 @@ impl<T> Backend<T> for Range {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(std::ops::Range<u64>)) -> Result<Mechanism, StepError> {
         let mut mechanism = Mechanism::CopyFileRange;
         while self.usable
             && let Some(chunk) = next_chunk(file)?
@@ -92,11 +92,11 @@ impl<T> Backend<T> for Range {
                 Some(_) => {}
                 None => {
                     // This chunk is ours already: move it plainly, then go on that way.
-                    self.plain.copy_piece(file, chunk)?;
+                    self.plain.copy_piece(file, chunk.clone())?;
                     mechanism = Mechanism::ReadWrite;
                 }
             }
-            account(file, length, progress);
+            account(file, chunk, progress);
         }
         if self.usable {
             Ok(mechanism)

@@ -159,7 +159,7 @@ impl<T> Backend<T> for Uring<T> {
         self.complete(done);
     }
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(std::ops::Range<u64>)) -> Result<Mechanism, StepError> {
         let Some(alignment) = file.direct else {
             return Backend::<T>::large(&mut self.plain, file, progress);
         };
@@ -184,7 +184,7 @@ struct Overlapped<'a> {
     ring: &'a mut Ring,
     file: &'a LargeFile,
     alignment: u64,
-    progress: &'a dyn Fn(u64),
+    progress: &'a dyn Fn(std::ops::Range<u64>),
 }
 
 /// What a slot is doing.
@@ -275,7 +275,7 @@ impl Overlapped<'_> {
             Stage::Writing { piece, padded, written } => {
                 let written = written + result.at(Step::Write)?;
                 if written >= padded {
-                    account(self.file, piece.end - piece.start, self.progress);
+                    account(self.file, piece, self.progress);
                     return Ok(());
                 }
                 // A short direct write goes on at the last full block.

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ArgMatches;
-use longshore::display::Display;
+use longshore::display::{Display, human};
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
+use longshore::journal::{self, Prepared};
 use longshore::options::{
-    BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
+    BackendChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice, JournalPlace,
+    Preserve, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
 use longshore::selection::Selection;
@@ -32,13 +34,14 @@ pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
 
 fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let request = request(args, matches)?;
-    let plan = Plan::new(&request)?;
+    let Prepared { plan, ticket, notes, earlier } = journal::prepare(&request)?;
     if plan.options.dry_run {
         output::print(mapping(&plan).as_bytes());
     }
     let display = Display::new(args.progress.into());
     let control = Control {
         count_ahead: display.draws_bars(),
+        journal: ticket,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
@@ -46,6 +49,16 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         create_report(path)?;
     }
     signals::forward(&control.cancel)?;
+    for note in &notes {
+        display.message(note);
+    }
+    if let Some((files, bytes)) = earlier {
+        display.message(&format!(
+            "going on with the copy that was stopped: {} and {} are done",
+            human::counted(files, "file", "files"),
+            human::bytes(bytes)
+        ));
+    }
     let id = display.add("", Arc::clone(&control.progress));
     let report = engine::run(&plan, &control)?;
     display.finish(id, &report);
@@ -120,8 +133,24 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             SyncArg::None => SyncPolicy::None,
         },
         dry_run: args.dry_run,
+        journal: journal_choice(args),
     };
     Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
+}
+
+fn journal_choice(args: &CopyArgs) -> JournalChoice {
+    JournalChoice {
+        place: match &args.journal {
+            None => JournalPlace::Beside,
+            Some(path) if path == Path::new("none") => JournalPlace::None,
+            Some(path) => JournalPlace::At(path.clone()),
+        },
+        existing: match (args.resume, args.fresh) {
+            (true, _) => ExistingJournal::Require,
+            (_, true) => ExistingJournal::Replace,
+            _ => ExistingJournal::Continue,
+        },
+    }
 }
 
 /// The last path is the destination, unless `-t` names it.

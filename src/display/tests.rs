@@ -20,6 +20,8 @@ pub(super) fn snapshot() -> Snapshot {
         directories_done: 56,
         links_done: 7,
         files_skipped: 34,
+        files_resumed: 0,
+        bytes_resumed: 0,
         failed: 3,
         walk_done: false,
     }
@@ -49,7 +51,8 @@ pub(super) fn report(outcome: Outcome) -> Report {
         outcome,
         exit_code: outcome.code(),
         stopped_by: None,
-        go_on_with: "--update",
+        go_on_with: "",
+        resumed: None,
         dry_run: false,
         seconds: 4.2,
         sync_seconds: 0.0,
@@ -129,6 +132,7 @@ fn json_lines_have_the_documented_keys() {
             "bytes_done",
             "bytes_found",
             "bytes_per_second",
+            "bytes_resumed",
             "copy",
             "directories_done",
             "elapsed_seconds",
@@ -137,6 +141,7 @@ fn json_lines_have_the_documented_keys() {
             "files_done",
             "files_found",
             "files_per_second",
+            "files_resumed",
             "files_skipped",
             "links_done",
             "state",
@@ -179,6 +184,7 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
     let page = include_str!("../../docs/progress-json.md");
     let mut ended = report(Outcome::Fatal);
     ended.stopped_by = Some("no space left".to_owned());
+    ended.resumed = Some(crate::report::Resumed::default());
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,

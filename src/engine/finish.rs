@@ -63,6 +63,7 @@ impl Worker<'_> {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
                 self.count_file(size);
+                self.note_finished(&pending.dir, &pending.name, &pending.stat);
             }
             Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
@@ -79,8 +80,8 @@ impl Worker<'_> {
                 return;
             }
         }
-        let Pending { dir, source_name, name, link, .. } = &pending;
-        self.first_name_is_complete(dir, source_name, name, *link);
+        let Pending { dir, source_name, name, link, stat, .. } = &pending;
+        self.first_name_is_complete(dir, source_name, name, stat, *link);
         self.settle(dir, 1);
     }
 
@@ -178,6 +179,7 @@ impl Worker<'_> {
 
     /// Removes what there is of a file that will not be finished.
     pub(crate) fn abandon(&self, pending: &Pending) {
+        self.note_dropped(pending);
         if let Ok(dir) = pending.dir.destination() {
             publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
         }

@@ -23,6 +23,7 @@ use super::sizing::Sizing;
 use super::tally::Tally;
 use crate::backend::pair::Pair;
 use crate::error::StepError;
+use crate::journal::Journal;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
 use crate::selection::Node;
@@ -99,6 +100,7 @@ pub(crate) struct Job<'j> {
     pub(crate) sizing: &'j Sizing,
     pub(crate) tally: &'j Tally,
     pub(crate) attributes: Attributes<'j>,
+    pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) links: LinkTable,
     pub(crate) failures: Failures,
     /// By the device numbers of source and destination.
@@ -114,6 +116,8 @@ pub(crate) struct Job<'j> {
     walk_failed: AtomicBool,
     stop: AtomicBool,
     fatal: Mutex<Option<(PathBuf, StepError)>>,
+    /// What the report says besides.
+    notes: Mutex<Vec<String>>,
 }
 
 /// What is learned about a pair, and what is known beforehand.
@@ -132,6 +136,7 @@ impl<'j> Job<'j> {
         control: &'j Control,
         sizing: &'j Sizing,
         tally: &'j Tally,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         Self {
             plan,
@@ -139,6 +144,7 @@ impl<'j> Job<'j> {
             sizing,
             tally,
             attributes: Attributes::new(&plan.options, tally),
+            journal,
             links: LinkTable::default(),
             failures: Failures::default(),
             pairs: RwLock::default(),
@@ -148,6 +154,7 @@ impl<'j> Job<'j> {
             walk_failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             fatal: Mutex::new(None),
+            notes: Mutex::default(),
         }
     }
 
@@ -184,6 +191,16 @@ impl<'j> Job<'j> {
             self.stop.store(true, Relaxed);
         }
         self.failures.add(path, error, list);
+    }
+
+    /// Adds a sentence to the report.
+    pub(crate) fn note(&self, note: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
+
+    /// The sentences for the report.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes that part of the source was not seen, so that nothing may be deleted for its absence.
@@ -231,6 +248,9 @@ impl<'j> Job<'j> {
 
     /// Notes that files go to the device of a directory.
     pub(crate) fn writes_to(&self, device: u64, directory: impl AsFd) {
+        if let Some(journal) = &self.journal {
+            journal.writes_to(device, &directory);
+        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.iter().all(|(known, _)| *known != device) {
             // The directory that a root hangs in is open for its path only.

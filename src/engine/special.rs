@@ -32,6 +32,9 @@ impl Worker<'_> {
         name: &CStr,
         linked: bool,
     ) {
+        if linked && self.take_as_finished(dir, source_name, name) {
+            return;
+        }
         match self.copy_special(dir, source_name, name, linked) {
             Ok(true) => self.settle(dir, 1),
             Ok(false) => {} // waits for, or was linked to, another name of the same inode
@@ -79,7 +82,8 @@ impl Worker<'_> {
                 };
                 count.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
-                self.first_name_is_complete(dir, source_name, name, link);
+                self.note_finished(dir, name, &stat);
+                self.first_name_is_complete(dir, source_name, name, &stat, link);
                 Ok(true)
             }
             Err(error) => {
@@ -104,15 +108,16 @@ impl Worker<'_> {
             (false, false) => ByName::Special,
             (false, true) => ByName::MayHaveAcl,
         };
+        let aside = self.was_finished(dir, name);
         let visible = if by_name == ByName::Symlink {
             let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
             let text =
                 CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
-            publish::make(target.as_fd(), name, Step::Symlink, |name| {
+            publish::make(target.as_fd(), name, Step::Symlink, aside, |name| {
                 symlinkat(text.as_c_str(), &target, name)
             })?
         } else {
-            publish::make(target.as_fd(), name, Step::MakeNode, |name| {
+            publish::make(target.as_fd(), name, Step::MakeNode, aside, |name| {
                 mknodat(&target, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
             })?
         };

@@ -17,6 +17,7 @@ use crate::backend::range::Range;
 use crate::backend::uring::Uring;
 use crate::backend::{Backend, Finished};
 use crate::error::{FailureKind, StepError};
+use crate::journal::Writer;
 
 /// Bytes of directory entries read at once: about a thousand names.
 const ENTRIES_BYTES: usize = 32 << 10;
@@ -32,6 +33,7 @@ pub(crate) struct Worker<'w> {
     pub(crate) handle: Handle<'w, Task>,
     pub(crate) backend: Box<dyn Backend<Pending>>,
     pub(crate) entries: Vec<u8>,
+    pub(crate) journal: Option<Writer>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -64,6 +66,7 @@ impl<'w> Worker<'w> {
             handle: queue.handle(own, index),
             backend,
             entries: vec![0; ENTRIES_BYTES],
+            journal: job.journal.as_ref().map(Writer::new),
             finished: Vec::new(),
         })
     }
