@@ -45,7 +45,8 @@ pub(super) fn open_journal(
 }
 
 impl Job<'_> {
-    /// Ends the journal's part in this copy. Returns whether the same command can go on with it.
+    /// Ends the journal's part in this copy. Returns whether the same command, as it is, goes on after
+    /// this, or has nothing left to do.
     pub(super) fn end_journal(&self, outcome: Outcome, flushed: bool) -> bool {
         let Some(journal) = &self.journal else { return false };
         let how = match outcome {
@@ -63,7 +64,7 @@ impl Job<'_> {
         {
             self.fail_at_destination(destination, error);
         }
-        false
+        outcome == Outcome::Complete
     }
 
     /// Removes the journal of a copy that was refused after all.
