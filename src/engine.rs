@@ -36,14 +36,14 @@ use nix::sys::stat::Mode;
 
 use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
+use crate::journal::Ticket;
 use crate::options::SyncPolicy;
 use crate::plan::{Plan, nearest_existing};
-use crate::journal::Ticket;
 use crate::progress::Progress;
 use crate::report::{REPORT_VERSION, Report, Setup};
-use journal_end::open_journal;
 use filesystem::Filesystem;
 use job::{Job, Task};
+use journal_end::open_journal;
 use queue::Queue;
 use sizing::Sizing;
 use tally::Tally;

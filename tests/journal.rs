@@ -155,7 +155,8 @@ fn a_copy_killed_at_random_moments_is_exact_and_repeats_only_what_was_in_flight(
             let target = scratch.join("copy");
             let wanted = if fs == Fs::Tmpfs { kills() } else { kills().div_ceil(4) };
             let (mut killed, mut since, mut read, mut journal_read) = (0, 0_u32, 0_u64, 0_u64);
-            let part = u64::try_from(took.as_micros()).unwrap() * 2 / u64::from(wanted.clamp(8, 12));
+            let part =
+                u64::try_from(took.as_micros()).unwrap() * 2 / u64::from(wanted.clamp(8, 12));
             loop {
                 journal_read += journals(scratch.path())
                     .iter()
@@ -232,7 +233,8 @@ fn many(scratch: &Scratch, count: usize) -> PathBuf {
 /// Names that are complete in a copy which was killed, by name.
 fn complete(source: &Path, target: &Path) -> Vec<PathBuf> {
     let same = |name: &PathBuf| {
-        let look = |dir: &Path| fs::metadata(dir.join(name)).ok().map(|m| (m.mtime(), m.mtime_nsec()));
+        let look =
+            |dir: &Path| fs::metadata(dir.join(name)).ok().map(|m| (m.mtime(), m.mtime_nsec()));
         look(source) == look(target)
     };
     let mut names: Vec<PathBuf> = fs::read_dir(target)
@@ -440,8 +442,7 @@ fn several_sources_and_options_that_choose_go_on_too() {
         let source = many(&scratch, 4000);
         fs::rename(&source, scratch.join("b")).unwrap();
         fs::create_dir(scratch.join("dst")).unwrap();
-        let command =
-            || Longshore::copy(Backend::Auto).current_dir(scratch.path()).args(args);
+        let command = || Longshore::copy(Backend::Auto).current_dir(scratch.path()).args(args);
         kill_when(command(), "files", || entries(&scratch.join("dst/a")) > 500);
         let other = Longshore::copy(Backend::Auto)
             .current_dir(scratch.path())
@@ -481,7 +482,7 @@ fn only_what_failed_is_copied_by_the_same_command() {
         chmod(&closed, 0);
         let command = || copy(backend, &source, &scratch.join("copy")).user(NOBODY);
         let run = command().args(["--no-preserve", "ownership"]).expect(1);
-        assert_eq!(run.failed, [closed.clone()]);
+        assert_eq!(run.failed, std::slice::from_ref(&closed));
         run.says("same command");
         chmod(&closed, 0o644);
         settle(&closed);
@@ -683,8 +684,7 @@ fn journals_are_neither_copied_nor_deleted() {
     fs::write(target.join(name), "of another copy").unwrap();
     set_times(&source, 1_000_000_000, 7);
     let contents = format!("{}/", source.display());
-    let run =
-        Longshore::copy(Backend::Auto).args(["--delete", &contents]).arg(&target).expect(0);
+    let run = Longshore::copy(Backend::Auto).args(["--delete", &contents]).arg(&target).expect(0);
     assert_eq!(fs::metadata(&target).unwrap().mtime(), 1_000_000_000, "{}", run.describe());
     assert_eq!(fs::read(target.join(name)).unwrap(), b"of another copy");
     fs::write(source.join(name), "in the source").unwrap();

@@ -86,7 +86,8 @@ impl ChunkSupply {
                 }
             }
             let start = position.next;
-            let mut end = ((start / self.chunk_bytes + 1) * self.chunk_bytes).min(position.data_end);
+            let mut end =
+                ((start / self.chunk_bytes + 1) * self.chunk_bytes).min(position.data_end);
             match self.written_from(start) {
                 Some(written) if written.start <= start => {
                     position.next = written.end.min(self.size_bytes);

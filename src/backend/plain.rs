@@ -129,7 +129,11 @@ impl<T> Backend<T> for Plain {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(std::ops::Range<u64>)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         match file.direct {
             Some(alignment) => self.large_direct(file, alignment, progress),
             None => self.large_buffered(file, progress),

@@ -80,7 +80,11 @@ impl<T> Backend<T> for Range {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(std::ops::Range<u64>)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         let mut mechanism = Mechanism::CopyFileRange;
         while self.usable
             && let Some(chunk) = next_chunk(file)?

@@ -159,7 +159,11 @@ impl<T> Backend<T> for Uring<T> {
         self.complete(done);
     }
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(std::ops::Range<u64>)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         let Some(alignment) = file.direct else {
             return Backend::<T>::large(&mut self.plain, file, progress);
         };

@@ -143,7 +143,11 @@ fn data(report: &Report) -> String {
         format!(
             "{all}, of which {} moved (the rest: holes, clones{})",
             human::bytes(copied.bytes_moved),
-            if report.resumed.is_some_and(|resumed| resumed.ranges > 0) { ", done before" } else { "" }
+            if report.resumed.is_some_and(|resumed| resumed.ranges > 0) {
+                ", done before"
+            } else {
+                ""
+            }
         )
     } else {
         all

@@ -169,7 +169,9 @@ impl Worker<'_> {
         let aligned =
             copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
         // An earlier run may have written whole blocks where this one did not.
-        if (!aligned || copy.resumed > 0) && let Err(errno) = ftruncate(&destination, size) {
+        if (!aligned || copy.resumed > 0)
+            && let Err(errno) = ftruncate(&destination, size)
+        {
             return self.give_up(pending, StepError::os(Step::Write, errno));
         }
         let moved = copy.file.moved.load(Relaxed);

@@ -117,14 +117,15 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
                     show(&found.path)
                 )),
             },
-            (Some(why_not), Ok(_) | Err(Unusable::Version | Unusable::Damaged | Unusable::Foreign))
-                if choice.existing == ExistingJournal::Continue =>
-            {
+            (
+                Some(why_not),
+                Ok(_) | Err(Unusable::Version | Unusable::Damaged | Unusable::Foreign),
+            ) if choice.existing == ExistingJournal::Continue => {
                 notes.push(format!("{why_not}; the copy starts over ({})", show(&found.path)));
             }
             _ => {}
         }
-        if exact || planned.iter().any(|place| *place == found.path) {
+        if exact || planned.contains(&found.path) {
             reuse = Some((found.held, found.path, beside));
         } else {
             // The destination is another directory now, and so is the place of the journal.
@@ -177,8 +178,8 @@ fn continued(
     let done = (earlier.files, earlier.bytes);
     let Found { held, path, .. } = found;
     let journal = Journal::begin(held, path.clone(), beside, header, earlier);
-    let journal = journal
-        .map_err(|source| Refusal::System { path, action: "write the journal", source })?;
+    let journal =
+        journal.map_err(|source| Refusal::System { path, action: "write the journal", source })?;
     let ticket = Arc::new(Ticket::ready(journal, notes.clone()));
     Ok(Prepared { plan, ticket: Some(ticket), notes, earlier: Some(done) })
 }
@@ -290,9 +291,11 @@ fn refuse_other(
         Err(Unusable::Foreign) => {
             "is no journal of Longshore and stays as it is; name another file with --journal".into()
         }
-        Err(Unusable::Version) => "is a journal of another version of longshore; finish the copy with \
+        Err(Unusable::Version) => {
+            "is a journal of another version of longshore; finish the copy with \
                                    that version, or replace it with --fresh"
-            .into(),
+                .into()
+        }
         Err(Unusable::Damaged) => {
             "is a damaged journal; replace it with --fresh, which starts the copy over".into()
         }

@@ -161,7 +161,8 @@ pub(crate) fn print(stat: &FileStat) -> u64 {
 pub(crate) fn is_settled(stat: &FileStat, now: TimeSpec) -> bool {
     let tick = if stat.st_ctime_nsec == 0 { COARSE_TICK_NANOS } else { TICK_NANOS };
     let seconds = now.tv_sec().saturating_sub(stat.st_ctime);
-    let age = seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec() - stat.st_ctime_nsec);
+    let age =
+        seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec() - stat.st_ctime_nsec);
     age >= tick
 }
 
@@ -171,7 +172,8 @@ mod tests {
 
     use super::*;
 
-    const RECORD: Record = Record { kind: Kind::Range, epoch: 7, key: 1 << 100 | 5, a: 3, b: u64::MAX };
+    const RECORD: Record =
+        Record { kind: Kind::Range, epoch: 7, key: 1 << 100 | 5, a: 3, b: u64::MAX };
 
     proptest! {
         #[test]

@@ -105,7 +105,10 @@ fn what_was_noted_is_known_to_the_next_run_mapped_or_not() {
         assert_eq!((journal.earlier.files, journal.earlier.torn), (3000, 0));
         assert_eq!(journal.earlier.bytes, 300_025);
         let begun = journal.begun(key("large")).expect("begun");
-        assert_eq!((begun.print, begun.ranges.as_slice()), (print(&stat), [0..15, 20..30].as_slice()));
+        assert_eq!(
+            (begun.print, begun.ranges.as_slice()),
+            (print(&stat), [0..15, 20..30].as_slice())
+        );
         assert_eq!(journal.left_in(DIRECTORY), [3]);
         let again = Writer::new(&journal).again(key("large"), begun, file.as_fd());
         let again = again.expect("looked at").expect("the same file");
@@ -148,7 +151,8 @@ fn ranges_of_a_temporary_file_are_never_believed_of_a_later_one() {
     writer.written(&second, 10..20).expect("noted");
     drop((writer, journal)); // killed
     let journal = bench.open();
-    assert_eq!(journal.begun(keys.0).expect("begun").ranges, [10..20]);
+    let ranges = &journal.begun(keys.0).expect("begun").ranges;
+    assert!(ranges.len() == 1 && ranges[0] == (10..20), "{ranges:?}");
     // Dropped without a further one: nothing is believed.
     let writer = Writer::new(&journal);
     writer.dropped_earlier(keys.0, journal.begun(keys.0).expect("begun")).expect("noted");
@@ -331,7 +335,8 @@ proptest! {
         prop_assert!(journal.done(key("f")).is_none_or(|found| found == print(&stat)));
         if let Some(begun) = journal.begun(keys.0) {
             // When the second temporary's own entry is gone, the first one's was dropped.
-            prop_assert!(begun.ranges.is_empty() || begun.ranges == [20..30], "{:?}", begun.ranges);
+            let right = begun.ranges.iter().all(|range| *range == (20..30));
+            prop_assert!(right, "{:?}", begun.ranges);
         }
     }
 }

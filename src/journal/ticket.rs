@@ -90,9 +90,11 @@ impl Ticket {
             let begun = held
                 .set_len(0)
                 .and_then(|()| Journal::begin(held, path.clone(), beside, header, Earlier::none()));
-            return begun
-                .map(|journal| Ok(Arc::new(journal)))
-                .map_err(|source| Refusal::System { path, action: "write the journal", source });
+            return begun.map(|journal| Ok(Arc::new(journal))).map_err(|source| Refusal::System {
+                path,
+                action: "write the journal",
+                source,
+            });
         }
         let mut why = "there is no place for it".to_owned();
         for (beside, path) in places {

@@ -199,8 +199,7 @@ fn add(journal: &Journal, block: &mut Option<Block>, record: &Record) -> Result<
 
 fn next_block(journal: &Journal) -> Result<Block, Errno> {
     let open = lock(&journal.open_blocks).pop();
-    let (number, next) =
-        open.unwrap_or_else(|| (journal.next_block.fetch_add(1, Relaxed), 0));
+    let (number, next) = open.unwrap_or_else(|| (journal.next_block.fetch_add(1, Relaxed), 0));
     let start = journal.allocate(number)?;
     let length = usize::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
     let memory = if journal.plain.load(Relaxed) {
