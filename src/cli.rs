@@ -271,6 +271,16 @@ pub(crate) struct CopyArgs {
     /// Checksum of --verify and --manifest
     #[arg(long, value_name = "CHECKSUM", default_value = "xxh3")]
     pub(crate) checksum: ChecksumArg,
+    /// Where to note what is finished, so that the same command goes on after a stop; "none" notes
+    /// nothing. Without it a hidden file beside DST, which is removed when all is copied
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Refuse to start over: there must be the journal of a copy that was stopped
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Start over although there is the journal of a copy that was stopped
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) fresh: bool,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,

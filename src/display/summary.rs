@@ -146,8 +146,13 @@ fn data(report: &Report) -> String {
     let all = human::bytes(copied.bytes);
     if copied.bytes_moved < copied.bytes {
         format!(
-            "{all}, of which {} moved (the rest: holes, clones)",
-            human::bytes(copied.bytes_moved)
+            "{all}, of which {} moved (the rest: holes, clones{})",
+            human::bytes(copied.bytes_moved),
+            if report.resumed.is_some_and(|resumed| resumed.ranges > 0) {
+                ", done before"
+            } else {
+                ""
+            }
         )
     } else {
         all
@@ -225,6 +230,10 @@ fn mechanism(word: &str) -> &str {
 
 fn left_alone(report: &Report) -> String {
     let mut parts = Vec::new();
+    if let Some(resumed) = report.resumed.filter(|resumed| resumed.files > 0) {
+        let files = human::counted(resumed.files, "file", "files");
+        parts.push(format!("{files} done before ({})", human::bytes(resumed.bytes)));
+    }
     if report.files_skipped > 0 {
         parts.push(format!(
             "{} already there",
@@ -264,7 +273,11 @@ fn failure_line(failure: &Failure, columns: usize) -> String {
 
 fn next(report: &Report, failed_list: Option<&Path>) -> String {
     let options = report.go_on_with;
-    let update = format!("run the same command again with {options}: complete files are skipped");
+    let update = if options.is_empty() {
+        "run the same command again: what is done is not copied again".to_owned()
+    } else {
+        format!("run the same command again with {options}: complete files are skipped")
+    };
     match (report.outcome, failed_list) {
         (Outcome::Complete | Outcome::Refused, _) => String::new(),
         (Outcome::Partial, Some(list)) => {

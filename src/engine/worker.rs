@@ -18,6 +18,7 @@ use crate::backend::range::Range;
 use crate::backend::uring::Uring;
 use crate::backend::{Backend, Finished};
 use crate::error::{FailureKind, StepError};
+use crate::journal::Writer;
 
 /// Bytes of directory entries read at once: about a thousand names.
 const ENTRIES_BYTES: usize = 32 << 10;
@@ -37,6 +38,7 @@ pub(crate) struct Worker<'w> {
     present: &'w Present,
     /// What reads files back, once there are some.
     pub(crate) reader: Option<Reader>,
+    pub(crate) journal: Option<Writer>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -74,6 +76,7 @@ impl<'w> Worker<'w> {
             extra,
             present,
             reader: None,
+            journal: job.journal.as_ref().map(Writer::new),
             finished: Vec::new(),
         })
     }
