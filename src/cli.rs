@@ -2,9 +2,11 @@
 //! them into requests is in the submodules, doing them in the library.
 
 pub(crate) mod copy;
+pub(crate) mod ctl;
 pub(crate) mod doctor;
 pub(crate) mod manual;
 pub(crate) mod output;
+pub(crate) mod rate;
 pub(crate) mod run;
 pub(crate) mod signals;
 pub(crate) mod verify;
@@ -29,6 +31,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Compare a copy with its source or with a manifest, reading it past the page cache
     Verify(VerifyArgs),
+    /// Ask a running copy how it is doing, pause it, change its limits
+    Ctl(CtlArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity
     Doctor(DoctorArgs),
     /// Print the completion script for a shell
@@ -150,6 +154,44 @@ pub(crate) struct VerifyArgs {
     pub(crate) failed_list: Option<PathBuf>,
 }
 
+/// `longshore ctl`.
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// The control socket of the copy
+    #[arg(long, value_name = "PATH", conflicts_with = "pid", global = true)]
+    pub(crate) socket: Option<PathBuf>,
+    /// The process of the copy; without it and --socket, the only copy of this user that runs
+    #[arg(long, value_name = "PID", global = true)]
+    pub(crate) pid: Option<u32>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: CtlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CtlCommand {
+    /// Say how the copy is doing
+    Status,
+    /// Begin nothing more until `continue`; what is being done is finished
+    Pause,
+    /// End a pause
+    Continue,
+    /// Change limits; those that are not named stay
+    Limit {
+        /// Bytes of content per second (100M, 1.5GiB), or none
+        #[arg(long, value_name = "RATE", value_parser = rate::bytes_or_none)]
+        bandwidth_limit: Option<u64>,
+        /// Items begun per second, or none
+        #[arg(long, value_name = "N", value_parser = rate::count_or_none)]
+        ops_limit: Option<u64>,
+        /// Most worker threads; not above what the copy was started with
+        #[arg(long, value_name = "N")]
+        threads: Option<std::num::NonZeroUsize>,
+    },
+}
+
 /// `longshore copy`.
 #[derive(Debug, Args)]
 #[command(override_usage = "longshore copy [OPTIONS] SRC... DST\n       \
@@ -182,9 +224,23 @@ pub(crate) struct CopyArgs {
     /// Which mechanism moves the bytes
     #[arg(long, value_name = "NAME", default_value = "auto", env = "LONGSHORE_BACKEND")]
     pub(crate) backend: BackendArg,
-    /// Worker threads
+    /// Most worker threads
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Whether the number of workers follows what makes the copy faster
+    #[arg(long, value_name = "HOW", default_value = "adaptive")]
+    pub(crate) concurrency: ConcurrencyArg,
+    /// Move at most this many bytes of content per second: 500K, 100M, 1.5GiB (powers of 1024;
+    /// 100MB is in thousands). Clones move none. `longshore ctl` changes it while the copy runs
+    #[arg(long, value_name = "RATE", value_parser = rate::bytes)]
+    pub(crate) bandwidth_limit: Option<u64>,
+    /// Begin at most this many items (files, directories, links, deletions) per second
+    #[arg(long, value_name = "N")]
+    pub(crate) ops_limit: Option<std::num::NonZeroU64>,
+    /// The control socket for `longshore ctl`: a path, or none; by default
+    /// $XDG_RUNTIME_DIR/longshore/PID.sock, else /tmp/longshore-UID/PID.sock
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     /// Copy what matches, whatever later rules say; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
@@ -281,6 +337,14 @@ impl From<ChecksumArg> for longshore::checksum::Algorithm {
             ChecksumArg::Blake3 => Self::Blake3,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ConcurrencyArg {
+    /// Begins with the cores, climbs while that gains something, up to --threads
+    Adaptive,
+    /// Stays at --threads
+    Fixed,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -11,7 +11,9 @@
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
 mod backend;
+pub mod cancel;
 pub mod checksum;
+pub mod control_socket;
 pub mod directive;
 pub mod display;
 pub mod doctor;
@@ -19,6 +21,7 @@ pub mod engine;
 pub mod error;
 pub mod exit;
 pub mod filter;
+pub mod lanes;
 pub mod manifest;
 pub mod options;
 pub mod plan;

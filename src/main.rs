@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match (cli.command, matches.subcommand()) {
         (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
         (Command::Verify(args), Some((_, matches))) => cli::verify::run(&args, matches),
+        (Command::Ctl(args), _) => cli::ctl::run(&args),
         (Command::Run(args), _) => cli::run::run(&args),
         (Command::Doctor(args), _) => cli::doctor::run(&args),
         (Command::Completions { shell }, _) => cli::manual::completions(shell),

@@ -61,8 +61,15 @@ pub struct CopyOptions {
     pub xattrs: XattrPolicy,
     /// Which mechanism moves the bytes; default chosen by probing.
     pub backend: BackendChoice,
-    /// Worker threads; default from the cores and the filesystems (see `engine::sizing`).
+    /// Most worker threads; default what descriptors allow (see `engine::sizing`).
     pub threads: Option<NonZeroUsize>,
+    /// Whether the number of workers adapts; default it does.
+    pub concurrency: ConcurrencyChoice,
+    /// Bytes of content moved per second at most; default no limit.
+    pub bandwidth_limit: Option<u64>,
+    /// Items begun per second at most (files, directories, links, special files, deletions); default
+    /// no limit.
+    pub ops_limit: Option<u64>,
     /// Which items are copied; default all.
     pub filter: Arc<Filter>,
     /// Copy only these paths (`--files-from`); default everything under the sources.
@@ -152,6 +159,17 @@ pub enum BackendChoice {
     Threads,
     /// Clone, else `copy_file_range`, else plain reads and writes.
     Clone,
+}
+
+/// Whether the number of workers adapts to the filesystems.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConcurrencyChoice {
+    /// It begins with the cores and climbs as long as that makes the copy faster.
+    #[default]
+    Adaptive,
+    /// It stays at `threads`, or at what the cores and filesystems suggest.
+    Fixed,
 }
 
 /// When written data must be on stable storage.

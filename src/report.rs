@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use crate::checksum::Algorithm;
 use crate::error::{FailureKind, Step};
 use crate::exit::Outcome;
+use crate::lanes::bottleneck::Bottleneck;
 
 /// Version of the JSON report's layout; raised when a key changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -51,6 +52,10 @@ pub struct Report {
     pub mechanisms: BTreeMap<&'static str, u64>,
     /// How the engine was set up, and which fast paths were not to be had, and why.
     pub setup: Setup,
+    /// How many workers there were, and how that was found.
+    pub concurrency: Concurrency,
+    /// What held the copy up.
+    pub bottleneck: Bottleneck,
     /// Attributes that could not be kept and are no error by policy: what, and how often.
     pub warnings: BTreeMap<&'static str, u64>,
     /// Failed items by kind.
@@ -136,7 +141,7 @@ pub struct Damage {
 pub struct Setup {
     /// `uring`, `threads` or `clone`: what moved the bytes unless a file says otherwise.
     pub backend: &'static str,
-    /// Worker threads.
+    /// The most worker threads that there may be.
     pub threads: usize,
     /// Reads in flight per worker for small files.
     pub depth: usize,
@@ -146,6 +151,36 @@ pub struct Setup {
     pub destination_filesystem: String,
     /// Fast paths that were not to be had, each with its reason.
     pub notes: Vec<String>,
+}
+
+/// How many workers there were, and how that was found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Concurrency {
+    /// Workers wanted at the end.
+    pub workers: usize,
+    /// The most that there were at a time.
+    pub peak: usize,
+    /// Bounds of how many may be inside a lane at once, for lanes that had one at the end.
+    pub lanes: BTreeMap<&'static str, usize>,
+    /// Changes that were tried.
+    pub steps: u32,
+    /// What was set and what it came to, over time; at most 500 points at equal distances.
+    pub trace: Vec<TracePoint>,
+}
+
+/// One point of the trace.
+#[derive(Debug, Clone, Serialize)]
+pub struct TracePoint {
+    /// Since the workers began.
+    pub seconds: f64,
+    /// Workers wanted from then on.
+    pub workers: usize,
+    /// Bounds of lanes, as in [`Concurrency`].
+    pub lanes: BTreeMap<&'static str, usize>,
+    /// Content put in place since the point before.
+    pub bytes_per_second: f64,
+    /// Items begun since the point before.
+    pub items_per_second: f64,
 }
 
 /// One item that failed.

@@ -5,16 +5,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::uio::{pread, pwrite};
 
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
+use crate::sys;
 use crate::sys::buffer::Buffer;
 
 /// Unit of buffered reading and writing: it stays in the second-level cache between the read and the
 /// write, which 1 MiB does not where that cache is 1 MiB (benches/README.md).
 const BUFFERED_UNIT: usize = 256 << 10;
+
+/// What one call of posix_fadvise(2) has fetched at most (`force_page_cache_ra` in Linux takes no more
+/// than the device's largest request).
+const READ_AHEAD_UNIT: usize = 1 << 20;
 
 /// Unit of reading a file of unknown size; most are shorter than a page.
 const STREAM_UNIT: usize = 64 << 10;
@@ -41,6 +47,7 @@ impl Plain {
 
     /// Moves a small file now.
     pub(super) fn copy_small<T>(&mut self, file: &mut SmallFile<T>) -> Result<Read, StepError> {
+        lanes::take_bytes(file.size as u64);
         let (filled, read) = read_whole(file.source.as_fd(), &mut self.buffer, file.size, 0)?;
         file.see(&self.buffer[..filled]);
         write_all(file.destination.as_fd(), &self.buffer[..filled], 0)?;
@@ -53,9 +60,15 @@ impl Plain {
         progress: &dyn Fn(u64),
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
-            let length = chunk.end - chunk.start;
-            self.copy_piece(file, chunk)?;
-            account(file, length, progress);
+            read_ahead(file.source.as_fd(), &chunk);
+            let mut start = chunk.start;
+            while start < chunk.end {
+                // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
+                let length = lanes::piece(chunk.end - start);
+                self.copy_piece(file, start..start + length)?;
+                account(file, length, progress);
+                start += length;
+            }
         }
         Ok(Mechanism::ReadWrite)
     }
@@ -69,7 +82,8 @@ impl Plain {
         let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
         let mut offset = piece.start;
         while offset < piece.end {
-            let unit = to_usize((piece.end - offset).min(BUFFERED_UNIT as u64));
+            let unit = to_usize((piece.end - offset).min(lanes::piece(BUFFERED_UNIT as u64)));
+            lanes::take_bytes(unit as u64);
             let part = &mut self.buffer[..unit];
             let read = read_some(source, part, offset).at(Step::Read)?;
             if read == 0 {
@@ -98,7 +112,9 @@ impl Plain {
             let mut offset = chunk.start / alignment * alignment;
             while offset < chunk.end {
                 let want = (chunk.end - offset).next_multiple_of(alignment);
-                let part = &mut buffer[..to_usize(want.min(self.direct_unit as u64))];
+                let want = want.min(lanes::piece(self.direct_unit as u64));
+                lanes::take_bytes(want);
+                let part = &mut buffer[..to_usize(want)];
                 let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
                 let end = (offset + read as u64).min(chunk.end);
                 file.see(offset, &part[..to_usize(end - offset)]);
@@ -141,6 +157,22 @@ pub(super) fn next_chunk(file: &LargeFile) -> Result<Option<std::ops::Range<u64>
         return Ok(None);
     }
     file.chunks.next(&file.source).at(Step::Read)
+}
+
+/// Has the kernel fetch all of a chunk that is not in memory, so that the device has more to do than
+/// the next few pages. The kernel takes about one mebibyte at a time.
+fn read_ahead(source: BorrowedFd<'_>, chunk: &std::ops::Range<u64>) {
+    let is_cold =
+        |offset| matches!(sys::read_without_waiting(source, &mut [0], offset), Err(Errno::EAGAIN));
+    if !is_cold(chunk.start.cast_signed()) {
+        return;
+    }
+    for start in chunk.clone().step_by(READ_AHEAD_UNIT) {
+        let length = (chunk.end - start).min(READ_AHEAD_UNIT as u64);
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        // Advice that is not taken costs speed only.
+        let _ = posix_fadvise(source, start.cast_signed(), length.cast_signed(), advice);
+    }
 }
 
 /// Counts moved bytes.
@@ -202,6 +234,7 @@ pub(super) fn read_some(
     offset: u64,
 ) -> Result<usize, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    let _pass = lanes::enter(Lane::SourceRead);
     loop {
         match pread(source, buffer, offset) {
             Err(Errno::EINTR) => {}
@@ -260,9 +293,13 @@ pub(crate) fn stream(
     let mut moved = 0;
     loop {
         // No position: not every such file takes one. And no waiting, for some never end.
-        match nix::unistd::read(source, &mut buffer) {
+        let pass = lanes::enter(Lane::SourceRead);
+        let read = nix::unistd::read(source, &mut buffer);
+        drop(pass);
+        match read {
             Ok(0) => return Ok(moved),
             Ok(read) => {
+                lanes::take_bytes(read as u64);
                 see(&buffer[..read]);
                 write_all(destination, &buffer[..read], moved)?;
                 moved += read as u64;
@@ -280,6 +317,7 @@ pub(crate) fn write_all(
     offset: u64,
 ) -> Result<(), StepError> {
     let mut offset = i64::try_from(offset).map_err(|_| Errno::EFBIG).at(Step::Write)?;
+    let _pass = lanes::enter(Lane::DestinationWrite);
     while !bytes.is_empty() {
         match pwrite(destination, bytes, offset) {
             Ok(0) => return Err(StepError::os(Step::Write, Errno::EIO)),

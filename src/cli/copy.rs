@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ArgMatches;
+use longshore::control_socket::{Place, Server};
 use longshore::display::Display;
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
@@ -16,13 +17,14 @@ use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
 use longshore::manifest::Writer;
 use longshore::options::{
-    BackendChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target, XattrPolicy,
+    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target,
+    XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
 use longshore::report::Report;
 use longshore::selection::Selection;
 
-use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
+use super::{Attribute, BackendArg, ConcurrencyArg, CopyArgs, SyncArg, XattrArg, output, signals};
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
 pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
@@ -40,7 +42,8 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     }
     let display = Display::new(args.progress.into());
     let control = Control {
-        count_ahead: display.draws_bars(),
+        // Counting ahead looks at every file, which a limit of operations is there to prevent.
+        count_ahead: display.draws_bars() && args.ops_limit.is_none(),
         manifest: create_manifest(args, &plan)?,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
@@ -50,7 +53,10 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     }
     signals::forward(&control.cancel)?;
     let id = display.add("", Arc::clone(&control.progress));
-    let report = engine::run(&plan, &control)?;
+    let server = Server::start(place(args), &control.lanes, &control.progress);
+    let mut report = engine::run(&plan, &control)?;
+    report.setup.notes.extend(server.note());
+    drop(server);
     display.finish(id, &report);
     let written =
         control.manifest.as_deref().map_or(Ok(()), |writer| finish_manifest(writer, &report));
@@ -81,6 +87,15 @@ fn finish_manifest(writer: &Writer, report: &Report) -> anyhow::Result<()> {
         _ => None,
     };
     writer.finish(complete).context("failed to write the manifest")
+}
+
+/// Where the control socket shall be.
+fn place(args: &CopyArgs) -> Place {
+    match &args.control {
+        None => Place::Default,
+        Some(path) if path == Path::new("none") => Place::None,
+        Some(path) => Place::At(path.clone()),
+    }
 }
 
 /// Which source gets which path: the first lines of a dry run.
@@ -133,6 +148,12 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             BackendArg::Clone => BackendChoice::Clone,
         },
         threads: args.threads,
+        concurrency: match args.concurrency {
+            ConcurrencyArg::Adaptive => ConcurrencyChoice::Adaptive,
+            ConcurrencyArg::Fixed => ConcurrencyChoice::Fixed,
+        },
+        bandwidth_limit: args.bandwidth_limit,
+        ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),
         filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
         selection,
         update: args.update,

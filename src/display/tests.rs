@@ -61,6 +61,8 @@ pub(super) fn report(outcome: Outcome) -> Report {
         deleted: 0,
         bytes_per_second: 304_087_040.0,
         mechanisms: [("read-write", 1234)].into(),
+        concurrency: crate::report::Concurrency::default(),
+        bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
         setup: Setup::default(),
         warnings: [].into(),
         errors: [].into(),
@@ -153,7 +155,9 @@ fn json_lines_have_the_documented_keys() {
     assert_eq!(
         keys(lines.last().unwrap()),
         [
+            "bottleneck",
             "bytes_per_second",
+            "concurrency",
             "copied",
             "copy",
             "deleted",
@@ -186,6 +190,13 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
         damage: vec![Damage { path: "/a".into(), start: 0, end: 4096, repaired: true }],
         ..VerifyReport::default()
     });
+    ended.concurrency.trace.push(crate::report::TracePoint {
+        seconds: 0.1,
+        workers: 4,
+        lanes: std::collections::BTreeMap::new(),
+        bytes_per_second: 1.0,
+        items_per_second: 1.0,
+    });
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,
@@ -214,7 +225,17 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
 /// `copied.files`, `failures[].path`; the keys of maps whose keys are data are left out.
 fn collect(prefix: &str, value: &Value, keys: &mut std::collections::BTreeSet<String>) {
     match value {
-        Value::Object(map) if !["mechanisms.", "warnings.", "errors."].contains(&prefix) => {
+        Value::Object(map)
+            if ![
+                "mechanisms.",
+                "warnings.",
+                "errors.",
+                "bottleneck.waits.",
+                "concurrency.lanes.",
+                "concurrency.trace[].lanes.",
+            ]
+            .contains(&prefix) =>
+        {
             for (key, value) in map {
                 keys.insert(format!("{prefix}{key}"));
                 collect(&format!("{prefix}{key}."), value, keys);

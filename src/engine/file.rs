@@ -24,6 +24,7 @@ use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::checksum::Growing;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
 /// How often a file that changes while it is read is read again from the start.
@@ -71,6 +72,7 @@ struct Source {
 impl Worker<'_> {
     /// One regular file that was expected by its directory.
     pub(crate) fn file(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
+        lanes::begin_item();
         self.try_file(dir, source_name, name, 0, true);
     }
 
@@ -83,7 +85,8 @@ impl Worker<'_> {
         attempt: u8,
         linked: bool,
     ) {
-        let opened = self.with_descriptors(|_| open_source(dir, source_name));
+        let opened =
+            self.with_descriptors(|worker| open_source(dir, source_name, || worker.job.stopped()));
         let result = match opened {
             Ok((file, stat)) if is_regular(stat.st_mode) => {
                 match self.claim(dir, source_name, name, &stat, linked) {
@@ -160,6 +163,7 @@ impl Worker<'_> {
         let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
+        let pass = lanes::enter(Lane::DestinationCreate);
         let created = self.with_descriptors(|_| {
             create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
         })?;
@@ -171,6 +175,7 @@ impl Worker<'_> {
                 *dir.new_owner.get_or_init(|| (made.st_uid, made.st_gid))
             }
         };
+        drop(pass);
         let pending = Pending {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
@@ -193,7 +198,11 @@ impl Worker<'_> {
             return Ok(());
         }
         if pair.may_clone() {
-            match sys::clone_file(&created.file, &source.file) {
+            let cloned = {
+                let _pass = lanes::enter(Lane::DestinationWrite);
+                sys::clone_file(&created.file, &source.file)
+            };
+            match cloned {
                 Ok(()) => {
                     pair.cloned();
                     self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
@@ -229,6 +238,7 @@ impl Worker<'_> {
         if !pair.may_have_xattrs() {
             return Ok(Xattrs::default());
         }
+        let _pass = lanes::enter(Lane::SourceMetadata);
         let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.file.as_fd()))?;
         Ok(xattrs.unwrap_or_else(|| {
             // A file mounted over another one speaks for its own filesystem only.
@@ -277,6 +287,7 @@ impl Worker<'_> {
     /// Whether the destination already holds this file: same type, size and time. Owner and mode are
     /// put right without copying.
     fn is_up_to_date(&self, dir: &Dir, name: &CStr, source: &Source) -> Result<bool, StepError> {
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let Ok(destination) = dir.destination() else { return Ok(false) };
         let Ok(there) = fstatat(&destination, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
             return Ok(false);
@@ -309,22 +320,30 @@ impl Worker<'_> {
 }
 
 /// Opens a source file and looks at it.
-fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError> {
+fn open_source(
+    dir: &Dir,
+    name: &CStr,
+    stopped: impl Fn() -> bool,
+) -> Result<(OwnedFd, FileStat), StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let above = dir.source().at(Step::Open)?;
-    open_source_in(&above, name)
+    open_source_in(&above, name, stopped)
 }
 
-/// Opens a source file in an open directory and looks at it.
+/// Opens a source file in an open directory and looks at it. `stopped` ends the waiting for a lease.
 pub(crate) fn open_source_in(
     above: &OwnedFd,
     name: &CStr,
+    stopped: impl Fn() -> bool,
 ) -> Result<(OwnedFd, FileStat), StepError> {
     let open = |flags| {
         let deadline = Instant::now() + LEASE_WAIT;
         loop {
             match openat(above, name, flags, Mode::empty()) {
                 // Somebody holds a write lease, who has now been asked to give it back.
-                Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(LEASE_NAP),
+                Err(Errno::EAGAIN) if Instant::now() < deadline && !stopped() => {
+                    std::thread::sleep(LEASE_NAP);
+                }
                 other => return other,
             }
         }

@@ -14,6 +14,7 @@ use super::publish::{self, Visible};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::options::SyncPolicy;
 
 impl Worker<'_> {
@@ -26,6 +27,9 @@ impl Worker<'_> {
                 let size = pending.stat.st_size.cast_unsigned();
                 self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
                 self.content_is_there(pending, &source, destination, moved.mechanism, size);
+                // Network filesystems wait for the server even to close what was read.
+                let _pass = lanes::enter(Lane::SourceMetadata);
+                drop(source);
             }
             Ok(moved) => {
                 let grown = moved.read == Read::Grown;
@@ -48,7 +52,11 @@ impl Worker<'_> {
         mechanism: Mechanism,
         moved: u64,
     ) {
-        match fstat(source) {
+        let looked = {
+            let _pass = lanes::enter(Lane::SourceMetadata);
+            fstat(source)
+        };
+        match looked {
             Ok(now) if is_unchanged(&pending, &now) => {}
             Ok(now) => {
                 let grown = now.st_size > pending.stat.st_size;
@@ -115,6 +123,7 @@ impl Worker<'_> {
         destination: OwnedFd,
         times: bool,
     ) -> Result<Result<(), StepError>, StepError> {
+        let pass = lanes::enter(Lane::DestinationCreate);
         let attributes = &self.job.attributes;
         let target = destination.as_fd();
         let applied = pending
@@ -126,8 +135,11 @@ impl Worker<'_> {
                 |()| if times { attributes.set_times(target, &pending.stat) } else { Ok(()) },
             );
         if self.job.options().sync == SyncPolicy::File {
+            drop(pass);
+            let _pass = lanes::enter(Lane::DestinationWrite);
             fsync(&destination).at(Step::Sync)?;
         }
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let aside = matches!(pending.visible, Visible::As(_));
         let written = aside.then(|| publish::identity(&destination)).transpose()?;
         // Flags come after the move: an immutable file cannot be renamed any more.
@@ -181,6 +193,7 @@ impl Worker<'_> {
 
     /// Removes what there is of a file that will not be finished.
     pub(crate) fn abandon(&self, pending: &Pending) {
+        let _pass = lanes::enter(Lane::DestinationCreate);
         if let Ok(dir) = pending.dir.destination() {
             publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
         }

@@ -212,6 +212,7 @@ impl<'j> Job<'j> {
             let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
             fatal.get_or_insert((path.clone(), error));
             self.stop.store(true, Relaxed);
+            self.control.lanes.stop();
         }
         self.failures.add(path, error, list);
     }

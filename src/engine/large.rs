@@ -18,6 +18,7 @@ use crate::backend::chunk::ChunkSupply;
 use crate::backend::{LargeFile, Mechanism};
 use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys;
 
 /// Below this O_DIRECT gains nothing over the page cache.
@@ -63,12 +64,14 @@ impl Worker<'_> {
         } else {
             go_direct(&source, &destination, size, data, filesystems)
         };
+        let pass = lanes::enter(Lane::DestinationWrite);
         let prepared = match (sparse, direct) {
             // The size first: a sparse file may end in a hole.
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
             (false, Some(_)) => allocate(&destination, size),
             (false, None) => Ok(()),
         };
+        drop(pass);
         if let Err(error) = prepared {
             drop((source, destination));
             return self.give_up(pending, error);
@@ -96,7 +99,9 @@ impl Worker<'_> {
         // Two threads writing one buffered file get in each other's way, except in memory, and except
         // between holes, where finding and reading the next data is what takes time.
         let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
-        let shared = direct.is_some() || in_memory || sparse;
+        // And except where every request goes to a server and back.
+        let remote = filesystems.source.remote || filesystems.destination.remote;
+        let shared = direct.is_some() || in_memory || sparse || remote;
         if shared && size > 2 * chunk_bytes {
             self.push(Task::Help(Arc::clone(&copy)));
         }
@@ -111,7 +116,7 @@ impl Worker<'_> {
         if copy.file.chunks.is_empty() || copy.file.stop.load(Relaxed) || !copy.join() {
             return;
         }
-        if self.job.sizing.threads > 2 {
+        if self.job.control.lanes.worker_cap() > 2 {
             self.push(Task::Help(Arc::clone(&copy)));
         }
         self.take_part(copy);

@@ -108,7 +108,12 @@ impl Attributes<'_> {
             return self.root && !INTERNAL_TRUSTED.contains(&rest);
         }
         match name {
-            b"security.capability" => self.root,
+            b"security.capability" => {
+                if !self.root {
+                    self.tally.warn(Warning::CapabilityNotKept);
+                }
+                self.root
+            }
             b"security.ima" | b"security.evm" => false,
             b"security.selinux" => {
                 if policy == XattrPolicy::Auto {

@@ -104,18 +104,17 @@ pub(super) fn compare(
     flush(&level.copy);
     let count = threads(request, &[&level.source, &level.copy]);
     let shared = Shared { request, control, findings, metadata: Metadata::new() };
-    let (queue, mut deques) = Queue::new(count);
-    queue.start(&deques[0], [first]);
+    let queue = Queue::new(count);
+    let mut places: Vec<_> = (0..count).filter_map(|_| queue.join()).collect();
+    places[0].push(first);
     let no_memory = |errno| Refusal::system(source, "have memory for comparing", errno);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = deques
+        let workers: Vec<_> = places
             .drain(..)
-            .enumerate()
-            .map(|(index, own)| {
+            .map(|handle| {
                 let (queue, shared) = (&queue, &shared);
                 scope.spawn(move || {
                     let cells = Cells::new().inspect_err(|_| queue.abandon())?;
-                    let handle = queue.handle(own, index);
                     Worker { shared, handle, cells, entries: vec![0; ENTRIES_BYTES] }.run();
                     Ok(())
                 })
@@ -320,7 +319,8 @@ impl Worker<'_> {
         if source.st_size == 0 {
             return Ok(());
         }
-        let (file, opened) = open_source_in(&level.source, source_name)?;
+        let stopped = || self.shared.control.cancel.outcome().is_some();
+        let (file, opened) = open_source_in(&level.source, source_name, stopped)?;
         let back = OpenBack::open(level.copy.as_fd(), name)?;
         let cancel = &self.shared.control.cancel;
         let differing = self.cells.compare((&file, &opened), &back, cancel)?;
