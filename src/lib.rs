@@ -11,6 +11,9 @@
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
 mod backend;
+pub mod cancel;
+pub mod checksum;
+pub mod control_socket;
 pub mod directive;
 pub mod display;
 pub mod doctor;
@@ -18,6 +21,8 @@ pub mod engine;
 pub mod error;
 pub mod exit;
 pub mod filter;
+pub mod lanes;
+pub mod manifest;
 pub mod options;
 pub mod plan;
 pub mod progress;
@@ -25,3 +30,4 @@ pub mod report;
 pub mod run;
 pub mod selection;
 pub mod sys;
+pub mod verify;

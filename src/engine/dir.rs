@@ -29,6 +29,8 @@ pub(crate) const OPEN_DIRECTORY: OFlag =
 #[derive(Debug)]
 pub(crate) struct RootPath {
     pub(crate) source: PathBuf,
+    /// The copy's path in a manifest.
+    pub(crate) in_manifest: PathBuf,
 }
 
 /// A directory of the source and its twin at the destination.

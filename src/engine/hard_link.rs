@@ -21,6 +21,7 @@ use super::tally::Warning;
 use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{AtStep, Step, StepError};
+use crate::lanes::{self, Lane};
 
 impl Worker<'_> {
     pub(crate) fn claim(
@@ -86,6 +87,9 @@ impl Worker<'_> {
         }
         match make_link(dir, name, first) {
             Ok(()) => {
+                if let Some(checks) = &self.job.checks {
+                    checks.record_link(dir, name, first);
+                }
                 self.job.tally.hard_links.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
                 self.settle(dir, 1);
@@ -120,6 +124,7 @@ impl Worker<'_> {
 
 /// Links `name` in `dir` to the first name, replacing what is there.
 fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
+    let _pass = lanes::enter(Lane::DestinationCreate);
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
     let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());

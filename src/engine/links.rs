@@ -145,7 +145,10 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let fd = OwnedFd::from(std::fs::File::open(home.path()).expect("opens"));
         let mut stat = nix::sys::stat::fstat(&fd).expect("a stat");
-        let root = Arc::new(RootPath { source: home.path().to_owned() });
+        let root = Arc::new(RootPath {
+            source: home.path().to_owned(),
+            in_manifest: std::path::PathBuf::new(),
+        });
         let dir = Arc::new(Dir::anchor(root, fd, None, false).expect("an anchor"));
         let name = || Name { dir: Arc::clone(&dir), source_name: c"a".into(), name: c"a".into() };
         let table = LinkTable::default();

@@ -20,6 +20,8 @@ use super::job::{Enter, Names, Task};
 use super::publish::is_reserved;
 use super::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
+use crate::manifest;
 use crate::plan::Root;
 use crate::selection::Node;
 use crate::sys;
@@ -78,7 +80,10 @@ impl Worker<'_> {
         // O_PATH shows no attributes; a directory that we may not read is taken to have no ACL.
         let readable = open(&root.destination_dir, OPEN_DIRECTORY & !OFlag::O_NOFOLLOW);
         let default_acl = !dry_run && readable.is_ok_and(|fd| has_default_acl(&fd));
-        let path = Arc::new(RootPath { source: root.source.clone() });
+        let path = Arc::new(RootPath {
+            source: root.source.clone(),
+            in_manifest: manifest::path_of_root(self.job.plan, root),
+        });
         Dir::anchor(path, source, destination, default_acl).at(Step::Stat)
     }
 
@@ -117,7 +122,7 @@ impl Worker<'_> {
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {
         let mut names = Names::default();
         let mut files = 0;
-        let workers = self.job.sizing.threads;
+        let workers = self.job.control.lanes.workers().max(self.job.sizing.expected);
         let entries = sys::entries(filled).filter(|entry| entry.kind != libc::DT_DIR).count();
         let slice = (entries / (SLICES_PER_WORKER * workers)).clamp(1, SLICE_MAX);
         for entry in sys::entries(filled) {
@@ -244,6 +249,7 @@ impl Worker<'_> {
 /// done with at once. The descriptor may have been closed and opened again since the last buffer, so
 /// the position is always set.
 fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let source = dir.source().at(Step::ReadDirectory)?;
     if position != 0 {
         lseek(&source, position, Whence::SeekSet).at(Step::ReadDirectory)?;
@@ -264,5 +270,6 @@ fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError
 
 /// Stat of an entry, not following it.
 pub(crate) fn stat_entry(dir: &Arc<OwnedFd>, name: &CStr) -> Result<FileStat, Errno> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }

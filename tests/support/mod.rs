@@ -7,6 +7,7 @@ pub mod compare;
 pub mod content;
 pub mod faulty_fs;
 pub mod filter;
+pub mod flipping_disk;
 pub mod items;
 pub mod latency_fs;
 pub mod random_tree;
