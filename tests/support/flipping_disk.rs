@@ -40,7 +40,11 @@ pub struct FlippingDisk {
     at: PathBuf,
     flips: Arc<Mutex<Vec<Flip>>>,
     flipped: Arc<Mutex<usize>>,
+    then: Arc<Mutex<Option<Then>>>,
 }
+
+/// What happens when the first block is damaged.
+type Then = Box<dyn FnOnce() + Send>;
 
 impl FlippingDisk {
     /// Makes a disk in the scratch directory with a filesystem made by `mkfs`; nothing and a recorded
@@ -57,9 +61,14 @@ impl FlippingDisk {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(backing);
         let file = file.expect("failed to make the image");
         file.set_len(bytes).expect("failed to make the image");
-        let (flips, flipped) = (Arc::default(), Arc::default());
-        let served =
-            Served { file, bytes, flips: Arc::clone(&flips), flipped: Arc::clone(&flipped) };
+        let (flips, flipped, then) = (Arc::default(), Arc::default(), Arc::default());
+        let served = Served {
+            file,
+            bytes,
+            flips: Arc::clone(&flips),
+            flipped: Arc::clone(&flipped),
+            then: Arc::clone(&then),
+        };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("longshore-flipping".to_owned())];
         config.n_threads = Some(2);
@@ -70,7 +79,7 @@ impl FlippingDisk {
                 return None;
             }
         };
-        let disk = Self { session: Some(session), below, at, flips, flipped };
+        let disk = Self { session: Some(session), below, at, flips, flipped, then };
         let made = run(Command::new(mkfs[0])
             .args(&mkfs[1..])
             .arg(disk.image())
@@ -104,6 +113,11 @@ impl FlippingDisk {
         *self.flipped.lock().unwrap_or_else(PoisonError::into_inner) = 0;
     }
 
+    /// Does this when the first block is damaged, before its writer hears of it.
+    pub fn then(&self, then: impl FnOnce() + Send + 'static) {
+        *self.then.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(then));
+    }
+
     /// How many blocks have been damaged since.
     pub fn flipped(&self) -> usize {
         *self.flipped.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,6 +143,7 @@ struct Served {
     bytes: u64,
     flips: Arc<Mutex<Vec<Flip>>>,
     flipped: Arc<Mutex<usize>>,
+    then: Arc<Mutex<Option<Then>>>,
 }
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -169,6 +184,10 @@ impl Served {
                 flip.times -= 1;
                 block[FLIPPED_BYTE] ^= 0x10;
                 *self.flipped.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                let then = self.then.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(then) = then {
+                    then();
+                }
             }
         }
         data
