@@ -281,7 +281,10 @@ fn copies_are_found_by_user_and_process_and_leave_nothing_behind() {
     let first = copy("one");
     let listed = |count: usize| {
         wait_for("the control sockets", Duration::from_secs(5), || {
-            fs::read_dir(&sockets).is_ok_and(|entries| entries.count() == count)
+            let is_socket = |path: &Path| path.extension().is_some_and(|end| end == "sock");
+            fs::read_dir(&sockets).is_ok_and(|entries| {
+                entries.filter(|entry| is_socket(&entry.as_ref().unwrap().path())).count() == count
+            })
         });
     };
     listed(1);
