@@ -167,6 +167,7 @@ fn totals(job: &Job<'_>) -> Totals {
             lane.1 += cells.inside.load(Relaxed);
             totals.waited += cells.waited.load(Relaxed);
         }
+        totals.waited = totals.waited.saturating_sub(seat.waited_for_rings());
     }
     totals
 }
