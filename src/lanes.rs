@@ -332,6 +332,7 @@ impl Drop for Pass {
 /// Waits until the bandwidth limit lets this many bytes be moved.
 pub(crate) fn take_bytes(bytes: u64) {
     with_seat(|here| {
+        here.seat.takes_bytes(bytes);
         if here.lanes.bandwidth.is_active() {
             let waited = here.lanes.take(&here.lanes.bandwidth, bytes);
             here.seat.limited(seat::Limited::Bandwidth, waited);

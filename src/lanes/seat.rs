@@ -41,6 +41,7 @@ pub(crate) struct Seat {
     pub(crate) cells: [Cells; Lane::ALL.len()],
     limited: [AtomicU64; 2],
     items: AtomicU64,
+    bytes: AtomicU64,
     /// Nanoseconds waited for rings, which have many operations in flight at once.
     queued: AtomicU64,
     since: Instant,
@@ -67,6 +68,7 @@ impl Seat {
             cells: Default::default(),
             limited: Default::default(),
             items: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             since: Instant::now(),
             stayed: AtomicU64::new(0),
@@ -96,6 +98,15 @@ impl Seat {
     /// Nanoseconds waited for rings.
     pub(crate) fn waited_for_rings(&self) -> u64 {
         self.queued.load(Relaxed)
+    }
+
+    pub(crate) fn takes_bytes(&self, bytes: u64) {
+        add(&self.bytes, bytes);
+    }
+
+    /// Bytes of content that were about to be moved.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     pub(crate) fn begins_item(&self) {
