@@ -141,13 +141,14 @@ impl Lanes {
         Sitting
     }
 
-    /// Sets the limits that a copy begins with, unless somebody has set others already.
+    /// Sets the limits that a copy begins with, unless somebody has set others already, or taken them
+    /// away: the control socket is open before the copy begins.
     pub(crate) fn set_limits(&self, options: &CopyOptions) {
         #[allow(clippy::cast_precision_loss)] // exact below 2^53
         for (bucket, limit) in
             [(&self.bandwidth, options.bandwidth_limit), (&self.operations, options.ops_limit)]
         {
-            if let (Some(limit), false) = (limit, bucket.is_active()) {
+            if let (Some(limit), false) = (limit, bucket.is_chosen()) {
                 bucket.set(Some(limit as f64));
             }
         }
@@ -371,4 +372,25 @@ fn with_seat<T>(what: impl FnOnce(&mut Here) -> Option<T>) -> Option<T> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The control socket is open before the copy begins: on a busy machine an early "none" was undone
+    /// by the limit of the command line.
+    #[test]
+    fn a_limit_that_was_taken_away_before_the_copy_begins_stays_away() {
+        let lanes = Lanes::default();
+        lanes.bandwidth.set(None);
+        let options = CopyOptions {
+            bandwidth_limit: Some(1000),
+            ops_limit: Some(10),
+            ..CopyOptions::default()
+        };
+        lanes.set_limits(&options);
+        assert_eq!(lanes.bandwidth.rate(), None);
+        assert_eq!(lanes.operations.rate(), Some(10.0));
+    }
 }

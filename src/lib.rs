@@ -12,6 +12,7 @@
 
 mod backend;
 pub mod cancel;
+pub mod checksum;
 pub mod control_socket;
 pub mod directive;
 pub mod display;
@@ -20,7 +21,9 @@ pub mod engine;
 pub mod error;
 pub mod exit;
 pub mod filter;
+pub mod journal;
 pub mod lanes;
+pub mod manifest;
 pub mod options;
 pub mod plan;
 pub mod progress;
@@ -28,3 +31,4 @@ pub mod report;
 pub mod run;
 pub mod selection;
 pub mod sys;
+pub mod verify;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
+use crate::checksum::Algorithm;
 use crate::error::{FailureKind, Step};
 use crate::exit::Outcome;
 use crate::lanes::bottleneck::Bottleneck;
@@ -25,8 +26,8 @@ pub struct Report {
     /// Why it stopped early, in a sentence; absent when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
-    /// Options to add to the same command to go on: `--update`, and `-T` when the destination, which
-    /// is a directory by now, would otherwise take the source inside it.
+    /// Options to add to the same command to go on: none with a journal; without one `--update`, and
+    /// `-T` when the destination, which is a directory by now, would otherwise take the source inside it.
     pub go_on_with: &'static str,
     /// Whether nothing was written because only a plan was asked for.
     pub dry_run: bool,
@@ -36,12 +37,18 @@ pub struct Report {
     pub sync_seconds: f64,
     /// What was copied.
     pub copied: Copied,
+    /// What an earlier run of the same copy had done, when this one went on with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
     /// Files left alone because the destination already had them.
     pub files_skipped: u64,
     /// Items left out by `--include`/`--exclude` and `--one-file-system`.
     pub excluded: u64,
     /// Items deleted at the destination.
     pub deleted: u64,
+    /// What was read back from the destination; absent without `--verify`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyReport>,
     /// Bytes of content per second of wall-clock time.
     pub bytes_per_second: f64,
     /// Which mechanism did how much: mechanism word to count of files.
@@ -77,6 +84,72 @@ pub struct Copied {
     pub bytes: u64,
     /// Of which read and written (neither holes nor cloned).
     pub bytes_moved: u64,
+}
+
+/// What `--verify` read back, found and mended.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct VerifyReport {
+    /// The checksum.
+    pub algorithm: Algorithm,
+    /// Files that were read back.
+    pub files: u64,
+    /// Bytes of them, holes included.
+    pub bytes: u64,
+    /// Time that workers spent on it, all of them together, in seconds.
+    pub worker_seconds: f64,
+    /// Files whose source was read once more, because the copy did not see their bytes (clones,
+    /// `copy_file_range`).
+    pub files_reread: u64,
+    /// How the files were read back.
+    pub read_back: ReadBack,
+    /// Ranges that were wrong on the device.
+    pub bad_ranges: u64,
+    /// Of which are right now.
+    pub repaired_ranges: u64,
+    /// Bytes of those.
+    pub repaired_bytes: u64,
+    /// Ranges that are still wrong; their files are among the failures.
+    pub unrepaired_ranges: u64,
+    /// The first 1000 ranges that were wrong.
+    pub damage: Vec<Damage>,
+}
+
+/// Numbers of files by the way in which they were read back.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ReadBack {
+    /// With O_DIRECT.
+    pub direct: u64,
+    /// Through the page cache, after their pages were dropped from it.
+    pub dropped: u64,
+    /// From memory: the destination is memory, or its pages would not go.
+    pub memory: u64,
+}
+
+/// A range of a file that was wrong on the device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Damage {
+    /// The source path.
+    #[serde(serialize_with = "path_or_base64")]
+    pub path: PathBuf,
+    /// First byte.
+    pub start: u64,
+    /// One behind the last byte.
+    pub end: u64,
+    /// Whether it is right now.
+    pub repaired: bool,
+}
+
+/// What an earlier run of the same copy had done, and this one did not do again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Resumed {
+    /// Regular files that were complete.
+    pub files: u64,
+    /// Symbolic links, hard links and special files that were there.
+    pub links: u64,
+    /// Bytes that were in place, in complete files and in parts of large ones.
+    pub bytes: u64,
+    /// Of which in parts of large files that this run finished.
+    pub ranges: u64,
 }
 
 /// How the engine was set up for this pair of filesystems.

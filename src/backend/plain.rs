@@ -46,22 +46,18 @@ impl Plain {
     }
 
     /// Moves a small file now.
-    pub(super) fn copy_small(
-        &mut self,
-        source: BorrowedFd<'_>,
-        destination: BorrowedFd<'_>,
-        size: usize,
-    ) -> Result<Read, StepError> {
-        lanes::take_bytes(size as u64);
-        let (filled, read) = read_whole(source, &mut self.buffer, size, 0)?;
-        write_all(destination, &self.buffer[..filled], 0)?;
+    pub(super) fn copy_small<T>(&mut self, file: &mut SmallFile<T>) -> Result<Read, StepError> {
+        lanes::take_bytes(file.size as u64);
+        let (filled, read) = read_whole(file.source.as_fd(), &mut self.buffer, file.size, 0)?;
+        file.see(&self.buffer[..filled]);
+        write_all(file.destination.as_fd(), &self.buffer[..filled], 0)?;
         Ok(read)
     }
 
     fn large_buffered(
         &mut self,
         file: &LargeFile,
-        progress: &dyn Fn(u64),
+        progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
             read_ahead(file.source.as_fd(), &chunk);
@@ -70,7 +66,7 @@ impl Plain {
                 // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
                 let length = lanes::piece(chunk.end - start);
                 self.copy_piece(file, start..start + length)?;
-                account(file, length, progress);
+                account(file, start..start + length, progress);
                 start += length;
             }
         }
@@ -93,6 +89,7 @@ impl Plain {
             if read == 0 {
                 return Err(shrunk());
             }
+            file.see(offset, &part[..read]);
             if !(file.zeros_are_holes && part[..read].iter().all(|byte| *byte == 0)) {
                 write_all(destination, &part[..read], offset)?;
             }
@@ -105,7 +102,7 @@ impl Plain {
         &mut self,
         file: &LargeFile,
         alignment: u64,
-        progress: &dyn Fn(u64),
+        progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         let buffer = match &mut self.direct {
             Some(buffer) => buffer,
@@ -120,11 +117,12 @@ impl Plain {
                 let part = &mut buffer[..to_usize(want)];
                 let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
                 let end = (offset + read as u64).min(chunk.end);
+                file.see(offset, &part[..to_usize(end - offset)]);
                 // The last block is written whole; the size is set when the file is finished.
                 let padded = to_usize((read as u64).next_multiple_of(alignment));
                 part[read..padded].fill(0);
                 write_all(file.destination.as_fd(), &part[..padded], offset)?;
-                account(file, end.saturating_sub(offset.max(chunk.start)), progress);
+                account(file, offset.max(chunk.start)..end, progress);
                 offset = end;
             }
         }
@@ -133,10 +131,9 @@ impl Plain {
 }
 
 impl<T> Backend<T> for Plain {
-    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
-        let result = self
-            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
-            .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
+    fn small(&mut self, mut file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        let result =
+            self.copy_small(&mut file).map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         done.push(Finished { file, result });
     }
 
@@ -146,7 +143,11 @@ impl<T> Backend<T> for Plain {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         match file.direct {
             Some(alignment) => self.large_direct(file, alignment, progress),
             None => self.large_buffered(file, progress),
@@ -178,10 +179,14 @@ fn read_ahead(source: BorrowedFd<'_>, chunk: &std::ops::Range<u64>) {
     }
 }
 
-/// Counts moved bytes.
-pub(super) fn account(file: &LargeFile, bytes: u64, progress: &dyn Fn(u64)) {
-    file.moved.fetch_add(bytes, Relaxed);
-    progress(bytes);
+/// Counts a piece that is written.
+pub(super) fn account(
+    file: &LargeFile,
+    piece: std::ops::Range<u64>,
+    progress: &dyn Fn(std::ops::Range<u64>),
+) {
+    file.moved.fetch_add(piece.end - piece.start, Relaxed);
+    progress(piece);
 }
 
 /// The error of a read that ended before the size that the inode promised.
@@ -212,6 +217,22 @@ pub(super) fn read_whole(
     }
     let read = if filled > size { Read::Grown } else { Read::Exact };
     Ok((size, read))
+}
+
+/// Fills `buffer` from `offset` on, or reads up to the end of the file.
+pub(crate) fn read_up_to(
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read_some(source, &mut buffer[filled..], offset + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
 }
 
 /// One read, repeated when a signal interrupts it.
@@ -270,10 +291,11 @@ fn read_direct(
 }
 
 /// Moves what reading gives until it gives no more, for files whose size says nothing. Returns the
-/// number of bytes.
+/// number of bytes; `see` gets them first.
 pub(crate) fn stream(
     source: BorrowedFd<'_>,
     destination: BorrowedFd<'_>,
+    mut see: impl FnMut(&[u8]),
 ) -> Result<u64, StepError> {
     let mut buffer = vec![0; STREAM_UNIT];
     let mut moved = 0;
@@ -286,6 +308,7 @@ pub(crate) fn stream(
             Ok(0) => return Ok(moved),
             Ok(read) => {
                 lanes::take_bytes(read as u64);
+                see(&buffer[..read]);
                 write_all(destination, &buffer[..read], moved)?;
                 moved += read as u64;
             }
@@ -296,7 +319,7 @@ pub(crate) fn stream(
 }
 
 /// Writes all of `bytes` at `offset`.
-pub(super) fn write_all(
+pub(crate) fn write_all(
     destination: BorrowedFd<'_>,
     mut bytes: &[u8],
     offset: u64,
@@ -346,6 +369,7 @@ mod tests {
             direct: None,
             stop: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            cells: None,
         };
         let mut plain = Plain::new(1 << 20).expect("a buffer");
         plain.large_buffered(&file, &|_| {}).expect("copied");

@@ -134,13 +134,14 @@ impl<T> Uring<T> {
     fn finish(
         &mut self,
         slot: Slot,
-        file: SmallFile<T>,
+        mut file: SmallFile<T>,
         filled: usize,
         mechanism: Mechanism,
     ) -> Finished<T> {
         let buffer = self.small.slot(slot);
         let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
             |(length, read)| {
+                file.see(&buffer[..length]);
                 write_all(file.destination.as_fd(), &buffer[..length], 0)?;
                 Ok(Moved { mechanism, read })
             },
@@ -148,10 +149,10 @@ impl<T> Uring<T> {
         Finished { file, result }
     }
 
-    fn plainly(&mut self, file: SmallFile<T>) -> Finished<T> {
+    fn plainly(&mut self, mut file: SmallFile<T>) -> Finished<T> {
         let result = self
             .plain
-            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
+            .copy_small(&mut file)
             .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         Finished { file, result }
     }
@@ -208,7 +209,11 @@ impl<T> Backend<T> for Uring<T> {
         self.complete(done);
     }
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         // Small files need not wait for a large one. An error comes again when they are waited for.
         let _ = self.small.flush();
         let Some(alignment) = file.direct else {
@@ -235,7 +240,7 @@ struct Overlapped<'a> {
     ring: &'a mut Ring,
     file: &'a LargeFile,
     alignment: u64,
-    progress: &'a dyn Fn(u64),
+    progress: &'a dyn Fn(std::ops::Range<u64>),
 }
 
 /// What a slot is doing.
@@ -332,13 +337,14 @@ impl Overlapped<'_> {
                     return Err(shrunk());
                 }
                 let padded = to_usize((length as u64).next_multiple_of(self.alignment));
+                self.file.see(piece.start, &self.ring.slot(slot)[..length]);
                 self.ring.slot(slot)[length..padded].fill(0);
                 self.write(slot, stage, piece, padded, 0)
             }
             Stage::Writing { piece, padded, written } => {
                 let written = written + result.at(Step::Write)?;
                 if written >= padded {
-                    account(self.file, piece.end - piece.start, self.progress);
+                    account(self.file, piece, self.progress);
                     return Ok(());
                 }
                 // A short direct write goes on at the last full block.

@@ -9,17 +9,20 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::ArgMatches;
 use longshore::control_socket::{Place, Server};
-use longshore::display::Display;
+use longshore::display::{Display, human};
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
+use longshore::journal::{self, Prepared};
+use longshore::manifest::Writer;
 use longshore::options::{
-    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target,
-    XattrPolicy,
+    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice,
+    JournalPlace, Preserve, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
+use longshore::report::Report;
 use longshore::selection::Selection;
 
 use super::{Attribute, BackendArg, ConcurrencyArg, CopyArgs, SyncArg, XattrArg, output, signals};
@@ -34,7 +37,7 @@ pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
 
 fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let request = request(args, matches)?;
-    let plan = Plan::new(&request)?;
+    let Prepared { plan, ticket, notes, earlier } = journal::prepare(&request)?;
     if plan.options.dry_run {
         output::print(mapping(&plan).as_bytes());
     }
@@ -42,6 +45,8 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let control = Control {
         // Counting ahead looks at every file, which a limit of operations is there to prevent.
         count_ahead: display.draws_bars() && args.ops_limit.is_none(),
+        manifest: create_manifest(args, &plan)?,
+        journal: ticket,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
@@ -49,18 +54,34 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         create_report(path)?;
     }
     signals::forward(&control.cancel)?;
+    for note in &notes {
+        display.message(note);
+    }
+    if let Some((files, bytes)) = earlier {
+        display.message(&format!(
+            "going on with the copy that was stopped: {} and {} are done",
+            human::counted(files, "file", "files"),
+            human::bytes(bytes)
+        ));
+    }
     let id = display.add("", Arc::clone(&control.progress));
     let server = Server::start(place(args), &control.lanes, &control.progress);
     let mut report = engine::run(&plan, &control)?;
     report.setup.notes.extend(server.note());
     drop(server);
     display.finish(id, &report);
+    let written =
+        control.manifest.as_deref().map_or(Ok(()), |writer| finish_manifest(writer, &report));
     display.summarize(&report, args.failed_list.as_deref());
     if let Some(path) = &args.report
         && let Err(error) = write_report(path, &report)
     {
         output::refuse(error.as_ref());
         return Ok(report.outcome.worst(Outcome::Partial)); // "refused" would say: nothing written
+    }
+    if let Err(error) = written {
+        output::refuse(error.as_ref());
+        return Ok(report.outcome.worst(Outcome::Partial));
     }
     Ok(report.outcome)
 }
@@ -74,19 +95,34 @@ fn place(args: &CopyArgs) -> Place {
     }
 }
 
+fn create_manifest(args: &CopyArgs, plan: &Plan) -> anyhow::Result<Option<Arc<Writer>>> {
+    let create = |path: &PathBuf| Writer::create(path, plan).map(Arc::new);
+    Ok(args.manifest.as_ref().map(create).transpose()?)
+}
+
+/// A copy that was stopped leaves no manifest: the one of the run that goes on has everything.
+fn finish_manifest(writer: &Writer, report: &Report) -> anyhow::Result<()> {
+    let complete = match report.outcome {
+        Outcome::Complete => Some(true),
+        Outcome::Partial => Some(false),
+        _ => None,
+    };
+    writer.finish(complete).context("failed to write the manifest")
+}
+
 /// Which source gets which path: the first lines of a dry run.
 fn mapping(plan: &Plan) -> String {
     let line = |root: &Root| format!("{} -> {}\n", show(&root.source), show(&root.destination));
     plan.roots.iter().map(line).collect()
 }
 
-fn create_list(path: &Path) -> anyhow::Result<FailedList> {
+pub(crate) fn create_list(path: &Path) -> anyhow::Result<FailedList> {
     FailedList::create(path)
         .with_context(|| format!("failed to create the failed list {}", path.display()))
 }
 
 /// Makes sure that the report can be written, before anything is copied; what is there stays.
-fn create_report(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn create_report(path: &Path) -> anyhow::Result<()> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -130,7 +166,7 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
         },
         bandwidth_limit: args.bandwidth_limit,
         ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),
-        filter: Arc::new(filter(args, matches)?),
+        filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
         selection,
         update: args.update,
         delete: args.delete,
@@ -140,9 +176,27 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             SyncArg::File => SyncPolicy::File,
             SyncArg::None => SyncPolicy::None,
         },
+        verify: args.verify.is_some(),
+        checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
         dry_run: args.dry_run,
+        journal: journal_choice(args),
     };
     Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
+}
+
+fn journal_choice(args: &CopyArgs) -> JournalChoice {
+    JournalChoice {
+        place: match &args.journal {
+            None => JournalPlace::Beside,
+            Some(path) if path == Path::new("none") => JournalPlace::None,
+            Some(path) => JournalPlace::At(path.clone()),
+        },
+        existing: match (args.resume, args.fresh) {
+            (true, _) => ExistingJournal::Require,
+            (_, true) => ExistingJournal::Replace,
+            _ => ExistingJournal::Continue,
+        },
+    }
 }
 
 /// The last path is the destination, unless `-t` names it.
@@ -171,10 +225,14 @@ fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The rules in the order in which they were typed: the first that matches decides.
-fn filter(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Filter> {
+pub(crate) fn filter(
+    include: &[String],
+    exclude: &[String],
+    matches: &ArgMatches,
+) -> anyhow::Result<Filter> {
     let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
-    let includes = indices("include").into_iter().zip(&args.include);
-    let excludes = indices("exclude").into_iter().zip(&args.exclude);
+    let includes = indices("include").into_iter().zip(include);
+    let excludes = indices("exclude").into_iter().zip(exclude);
     let mut rules: Vec<_> = includes
         .map(|(index, pattern)| (index, Verdict::Include, pattern))
         .chain(excludes.map(|(index, pattern)| (index, Verdict::Exclude, pattern)))

@@ -40,6 +40,7 @@ pub fn text(report: &Report, failed_list: Option<&Path>, colour: bool) -> String
         row(&mut out, "time", &time(report));
         row(&mut out, "how", &how(report));
         row(&mut out, "held up by", &held_up_by(report));
+        row(&mut out, "verified", &verified(report));
     }
     row(&mut out, "left alone", &left_alone(report));
     row(&mut out, "warnings", &words(&report.warnings));
@@ -145,8 +146,13 @@ fn data(report: &Report) -> String {
     let all = human::bytes(copied.bytes);
     if copied.bytes_moved < copied.bytes {
         format!(
-            "{all}, of which {} moved (the rest: holes, clones)",
-            human::bytes(copied.bytes_moved)
+            "{all}, of which {} moved (the rest: holes, clones{})",
+            human::bytes(copied.bytes_moved),
+            if report.resumed.is_some_and(|resumed| resumed.ranges > 0) {
+                ", done before"
+            } else {
+                ""
+            }
         )
     } else {
         all
@@ -188,6 +194,27 @@ fn held_up_by(report: &Report) -> String {
     format!("{} ({:.0} % {of})", bottleneck.name.replace('-', " "), bottleneck.share * 100.0)
 }
 
+fn verified(report: &Report) -> String {
+    let Some(verify) = &report.verify else { return String::new() };
+    let mut text = format!(
+        "{} read back ({})",
+        human::counted(verify.files, "file", "files"),
+        verify.algorithm.word()
+    );
+    if verify.read_back.memory > 0 && verify.read_back.memory == verify.files {
+        text.push_str(", from memory only");
+    }
+    if verify.bad_ranges > 0 {
+        let _ = write!(
+            text,
+            "; {} found, {} repaired",
+            human::counted(verify.bad_ranges, "bad range", "bad ranges"),
+            human::count(verify.repaired_ranges)
+        );
+    }
+    text
+}
+
 /// A mechanism's word of the report, for people. Unknown words are shown as they are.
 fn mechanism(word: &str) -> &str {
     match word {
@@ -203,6 +230,10 @@ fn mechanism(word: &str) -> &str {
 
 fn left_alone(report: &Report) -> String {
     let mut parts = Vec::new();
+    if let Some(resumed) = report.resumed.filter(|resumed| resumed.files > 0) {
+        let files = human::counted(resumed.files, "file", "files");
+        parts.push(format!("{files} done before ({})", human::bytes(resumed.bytes)));
+    }
     if report.files_skipped > 0 {
         parts.push(format!(
             "{} already there",
@@ -242,7 +273,11 @@ fn failure_line(failure: &Failure, columns: usize) -> String {
 
 fn next(report: &Report, failed_list: Option<&Path>) -> String {
     let options = report.go_on_with;
-    let update = format!("run the same command again with {options}: complete files are skipped");
+    let update = if options.is_empty() {
+        "run the same command again: what is done is not copied again".to_owned()
+    } else {
+        format!("run the same command again with {options}: complete files are skipped")
+    };
     match (report.outcome, failed_list) {
         (Outcome::Complete | Outcome::Refused, _) => String::new(),
         (Outcome::Partial, Some(list)) => {

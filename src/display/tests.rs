@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::report::{Copied, Failure, Setup};
+use crate::report::{Copied, Damage, Failure, Setup, VerifyReport};
 
 /// A copy in the middle of its work.
 pub(super) fn snapshot() -> Snapshot {
@@ -17,9 +17,12 @@ pub(super) fn snapshot() -> Snapshot {
         bytes_found: 4_831_838_208,
         files_done: 1200,
         bytes_done: 1_224_065_679,
+        bytes_verified: 0,
         directories_done: 56,
         links_done: 7,
         files_skipped: 34,
+        files_resumed: 0,
+        bytes_resumed: 0,
         failed: 3,
         walk_done: false,
     }
@@ -45,11 +48,13 @@ pub(super) fn observed(label: &str) -> Observed<'_> {
 
 pub(super) fn report(outcome: Outcome) -> Report {
     Report {
+        verify: None,
         version: crate::report::REPORT_VERSION,
         outcome,
         exit_code: outcome.code(),
         stopped_by: None,
-        go_on_with: "--update",
+        go_on_with: "",
+        resumed: None,
         dry_run: false,
         seconds: 4.2,
         sync_seconds: 0.0,
@@ -131,6 +136,8 @@ fn json_lines_have_the_documented_keys() {
             "bytes_done",
             "bytes_found",
             "bytes_per_second",
+            "bytes_resumed",
+            "bytes_verified",
             "copy",
             "directories_done",
             "elapsed_seconds",
@@ -139,6 +146,7 @@ fn json_lines_have_the_documented_keys() {
             "files_done",
             "files_found",
             "files_per_second",
+            "files_resumed",
             "files_skipped",
             "links_done",
             "state",
@@ -190,6 +198,11 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
         bytes_per_second: 1.0,
         items_per_second: 1.0,
     });
+    ended.verify = Some(VerifyReport {
+        damage: vec![Damage { path: "/a".into(), start: 0, end: 4096, repaired: true }],
+        ..VerifyReport::default()
+    });
+    ended.resumed = Some(crate::report::Resumed::default());
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,

@@ -12,16 +12,20 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::attributes::Fresh;
+use super::check::Content;
 use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
 use super::publish::{Visible, create_file};
+use super::resume::Partial;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
 use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
+use crate::checksum::Growing;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::journal::Temporary;
 use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
@@ -51,9 +55,13 @@ pub(crate) struct Pending {
     pub(crate) xattrs: Result<Xattrs, StepError>,
     /// The size was found by reading, and is not what the source's inode says.
     pub(crate) streamed: bool,
+    /// What the journal knows of its temporary file.
+    pub(crate) temporary: Option<Temporary>,
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
+    /// Digests of the content, when they are wanted and were taken on the way.
+    pub(crate) content: Option<Content>,
 }
 
 /// An opened source and everything decided about it.
@@ -69,7 +77,9 @@ impl Worker<'_> {
     /// One regular file that was expected by its directory.
     pub(crate) fn file(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
         lanes::begin_item();
-        self.try_file(dir, source_name, name, 0, true);
+        if !self.take_as_finished(dir, source_name, name) {
+            self.try_file(dir, source_name, name, 0, true);
+        }
     }
 
     /// `linked` is false for a name that must become a file of its own.
@@ -138,13 +148,14 @@ impl Worker<'_> {
         if self.job.options().update && self.is_up_to_date(dir, name, &source)? {
             self.job.control.progress.files_skipped.fetch_add(1, Relaxed);
             self.job.control.progress.bytes_skipped.fetch_add(size, Relaxed);
-            self.first_name_is_complete(dir, source_name, name, source.link);
+            self.file_was_there(dir, source_name, name, &stat);
+            self.first_name_is_complete(dir, source_name, name, &stat, source.link);
             self.settle(dir, 1);
             return Ok(());
         }
         if self.job.options().dry_run {
             self.count_file(size);
-            self.first_name_is_complete(dir, source_name, name, source.link);
+            self.first_name_is_complete(dir, source_name, name, &stat, source.link);
             self.settle(dir, 1);
             return Ok(());
         }
@@ -159,9 +170,18 @@ impl Worker<'_> {
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
         let pass = lanes::enter(Lane::DestinationCreate);
-        let created = self.with_descriptors(|_| {
-            create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
-        })?;
+        let aside = streamed || size > SMALL_MAX_BYTES;
+        let partial = self.partial(dir, name, &stat, aside && !streamed);
+        let aside = aside || self.was_finished(dir, name);
+        let (created, temporary, owner, effective) = match partial {
+            Some(Partial { created, temporary, fresh }) => {
+                (created, Some(temporary), Some(fresh.owner), fresh.mode)
+            }
+            None => {
+                let create = |_: &mut Self| create_file(destination.as_fd(), name, mode, aside);
+                (self.with_descriptors(create)?, None, owner, effective)
+            }
+        };
         let owner = match owner {
             Some(owner) => owner,
             None => {
@@ -177,11 +197,17 @@ impl Worker<'_> {
             name: name.to_owned(),
             stat,
             visible: created.visible,
-            fresh: Fresh { owner, mode: effective, may_have_acl: dir.default_acl },
+            fresh: Fresh {
+                owner,
+                mode: effective,
+                may_have_acl: dir.default_acl || temporary.is_some(),
+            },
+            temporary,
             streamed,
             xattrs,
             link: source.link,
             attempt: source.attempt,
+            content: None,
         };
         if streamed {
             self.stream(pending, &source.file, created.file);
@@ -220,6 +246,8 @@ impl Worker<'_> {
                 destination: created.file,
                 size,
                 pair,
+                checksum: self.job.checksum(),
+                digest: None,
                 owner: pending,
             });
         }
@@ -243,8 +271,15 @@ impl Worker<'_> {
 
     /// Copies a file whose size says nothing.
     fn stream(&mut self, mut pending: Pending, source: &OwnedFd, destination: OwnedFd) {
-        match plain::stream(source.as_fd(), destination.as_fd()) {
+        let mut digests = self.job.checksum().map(Growing::new);
+        let see = |bytes: &[u8]| {
+            if let Some(digests) = &mut digests {
+                digests.feed(bytes);
+            }
+        };
+        match plain::stream(source.as_fd(), destination.as_fd(), see) {
             Ok(moved) => {
+                pending.content = digests.map(|digests| Content::Cells(Arc::new(digests.finish())));
                 self.job.control.progress.bytes_done.fetch_add(moved, Relaxed);
                 pending.stat.st_size = moved.cast_signed();
                 let mechanism = if moved == 0 { Mechanism::Empty } else { Mechanism::ReadWrite };
@@ -312,10 +347,19 @@ fn open_source(
 ) -> Result<(OwnedFd, FileStat), StepError> {
     let _pass = lanes::enter(Lane::SourceMetadata);
     let above = dir.source().at(Step::Open)?;
+    open_source_in(&above, name, stopped)
+}
+
+/// Opens a source file in an open directory and looks at it.
+pub(crate) fn open_source_in(
+    above: &OwnedFd,
+    name: &CStr,
+    stopped: impl Fn() -> bool,
+) -> Result<(OwnedFd, FileStat), StepError> {
     let open = |flags| {
         let deadline = Instant::now() + LEASE_WAIT;
         loop {
-            match openat(&above, name, flags, Mode::empty()) {
+            match openat(above, name, flags, Mode::empty()) {
                 // Somebody holds a write lease, who has now been asked to give it back.
                 Err(Errno::EAGAIN) if Instant::now() < deadline && !stopped() => {
                     std::thread::sleep(LEASE_NAP);

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::fsync;
 
+use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
 use super::publish::{self, Visible};
 use super::worker::Worker;
@@ -19,7 +20,8 @@ use crate::options::SyncPolicy;
 impl Worker<'_> {
     /// The content of a small file has been moved, or not.
     pub(crate) fn small_is_moved(&mut self, finished: Finished<Pending>) {
-        let SmallFile { source, destination, owner: pending, .. } = finished.file;
+        let SmallFile { source, destination, owner: mut pending, digest, .. } = finished.file;
+        pending.content = digest.map(Content::whole);
         match finished.result {
             Ok(moved) if moved.read == Read::Exact => {
                 let size = pending.stat.st_size.cast_unsigned();
@@ -44,7 +46,7 @@ impl Worker<'_> {
     /// changed meanwhile, the file is finished.
     pub(crate) fn content_is_there(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         source: &OwnedFd,
         destination: OwnedFd,
         mechanism: Mechanism,
@@ -66,11 +68,12 @@ impl Worker<'_> {
                 return;
             }
         }
-        let size = pending.stat.st_size.cast_unsigned();
-        match self.finish_file(&pending, source, destination, true) {
+        // A file that is read back gets its times, and what forbids setting them, when it is right.
+        let now = !self.job.reads_back() || pending.stat.st_size == 0;
+        match self.finish_file(&pending, source, destination, now) {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
-                self.count_file(size);
+                self.file_is_published(&mut pending);
             }
             Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
@@ -87,8 +90,8 @@ impl Worker<'_> {
                 return;
             }
         }
-        let Pending { dir, source_name, name, link, .. } = &pending;
-        self.first_name_is_complete(dir, source_name, name, *link);
+        let Pending { dir, source_name, name, link, stat, .. } = &pending;
+        self.first_name_is_complete(dir, source_name, name, stat, *link);
         self.settle(dir, 1);
     }
 
@@ -141,7 +144,7 @@ impl Worker<'_> {
         let written = aside.then(|| publish::identity(&destination)).transpose()?;
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
-        let for_flags = (applied.is_ok() && (preserve.flags || preserve.project))
+        let for_flags = (times && applied.is_ok() && (preserve.flags || preserve.project))
             .then(|| destination.try_clone().map_err(|_| Errno::EMFILE).at(Step::Xattr))
             .transpose()?;
         close(destination)?;
@@ -191,6 +194,7 @@ impl Worker<'_> {
     /// Removes what there is of a file that will not be finished.
     pub(crate) fn abandon(&self, pending: &Pending) {
         let _pass = lanes::enter(Lane::DestinationCreate);
+        self.note_dropped(pending);
         if let Ok(dir) = pending.dir.destination() {
             publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
         }

@@ -13,6 +13,7 @@ use nix::sys::stat::{FileStat, Mode};
 
 use super::Control;
 use super::attributes::Attributes;
+use super::check::{Checks, Part};
 use super::dir::Dir;
 use super::failures::{FailedList, Failures};
 use super::filesystem::Filesystem;
@@ -22,7 +23,9 @@ use super::links::LinkTable;
 use super::sizing::Sizing;
 use super::tally::Tally;
 use crate::backend::pair::Pair;
+use crate::checksum::Algorithm;
 use crate::error::StepError;
+use crate::journal::Journal;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
 use crate::selection::Node;
@@ -40,6 +43,8 @@ pub(crate) enum Task {
     Slice(Arc<Dir>, Names),
     /// Chunks of a large file that others are copying too.
     Help(Arc<LargeCopy>),
+    /// Published files to be read back, or read for their digests.
+    Check(Vec<Part>),
 }
 
 impl Task {
@@ -99,8 +104,11 @@ pub(crate) struct Job<'j> {
     pub(crate) sizing: &'j Sizing,
     pub(crate) tally: &'j Tally,
     pub(crate) attributes: Attributes<'j>,
+    pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) links: LinkTable,
     pub(crate) failures: Failures,
+    /// What `--verify` and `--manifest` ask for.
+    pub(crate) checks: Option<Checks>,
     /// By the device numbers of source and destination.
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Source and destination directories of the roots; the latter must not be entered as sources.
@@ -114,6 +122,8 @@ pub(crate) struct Job<'j> {
     walk_failed: AtomicBool,
     stop: AtomicBool,
     fatal: Mutex<Option<(PathBuf, StepError)>>,
+    /// What the report says besides.
+    notes: Mutex<Vec<String>>,
 }
 
 /// What is learned about a pair, and what is known beforehand.
@@ -132,6 +142,7 @@ impl<'j> Job<'j> {
         control: &'j Control,
         sizing: &'j Sizing,
         tally: &'j Tally,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         Self {
             plan,
@@ -139,8 +150,15 @@ impl<'j> Job<'j> {
             sizing,
             tally,
             attributes: Attributes::new(&plan.options, tally),
+            journal,
             links: LinkTable::default(),
             failures: Failures::default(),
+            checks: Checks::new(
+                plan.options.checksum,
+                plan.options.verify && !plan.options.dry_run,
+                control.manifest.clone(),
+                sizing.threads,
+            ),
             pairs: RwLock::default(),
             roots: RwLock::default(),
             written: Mutex::default(),
@@ -148,11 +166,30 @@ impl<'j> Job<'j> {
             walk_failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             fatal: Mutex::new(None),
+            notes: Mutex::default(),
         }
     }
 
     pub(crate) fn options(&self) -> &'j CopyOptions {
         &self.plan.options
+    }
+
+    /// The checksum to be taken of what is moved, if any.
+    pub(crate) fn checksum(&self) -> Option<Algorithm> {
+        self.checks.as_ref().map(Checks::algorithm)
+    }
+
+    /// Whether published files are read back.
+    pub(crate) fn reads_back(&self) -> bool {
+        self.checks.as_ref().is_some_and(Checks::reads_back)
+    }
+
+    /// Whether the filesystems of a directory's source and destination tell their holes.
+    pub(crate) fn tells_holes(&self, dir: &Dir) -> (bool, bool) {
+        let pair = dir.destination_stat.as_ref().and_then(|stat| self.pair(&dir.stat, stat));
+        pair.map_or((false, false), |(_, filesystems)| {
+            (filesystems.source.tells_holes, filesystems.destination.tells_holes)
+        })
     }
 
     /// Whether workers must drop what they have not begun.
@@ -185,6 +222,16 @@ impl<'j> Job<'j> {
             self.control.lanes.stop();
         }
         self.failures.add(path, error, list);
+    }
+
+    /// Adds a sentence to the report.
+    pub(crate) fn note(&self, note: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
+
+    /// The sentences for the report.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes that part of the source was not seen, so that nothing may be deleted for its absence.
@@ -232,12 +279,21 @@ impl<'j> Job<'j> {
 
     /// Notes that files go to the device of a directory.
     pub(crate) fn writes_to(&self, device: u64, directory: impl AsFd) {
+        if let Some(journal) = &self.journal {
+            journal.writes_to(device, &directory);
+        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.iter().all(|(known, _)| *known != device) {
             // The directory that a root hangs in is open for its path only.
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             written.push((device, openat(directory, c".", flags, Mode::empty()).ok()));
         }
+    }
+
+    /// Copies of the descriptors to flush every device by, while the copy goes on.
+    pub(crate) fn written_devices(&self) -> Vec<Option<OwnedFd>> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.iter().map(|(_, fd)| fd.as_ref().and_then(|fd| fd.try_clone().ok())).collect()
     }
 
     /// The descriptors to flush every device by.

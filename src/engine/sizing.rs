@@ -189,7 +189,7 @@ fn why_no_ring(errno: Errno) -> String {
 }
 
 /// Raises the soft limit of open files to the hard one and says how many more may be opened.
-fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     let open = std::fs::read_dir("/proc/self/fd").map_or(8, Iterator::count);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::check::Reader;
 use super::crew::Present;
 use super::dir::Dir;
 use super::file::Pending;
@@ -17,6 +18,7 @@ use crate::backend::range::Range;
 use crate::backend::uring::Uring;
 use crate::backend::{Backend, Finished};
 use crate::error::{FailureKind, StepError};
+use crate::journal::Writer;
 
 /// Bytes of directory entries read at once: about a thousand names.
 const ENTRIES_BYTES: usize = 32 << 10;
@@ -34,6 +36,9 @@ pub(crate) struct Worker<'w> {
     pub(crate) entries: Vec<u8>,
     extra: bool,
     present: &'w Present,
+    /// What reads files back, once there are some.
+    pub(crate) reader: Option<Reader>,
+    pub(crate) journal: Option<Writer>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -70,6 +75,8 @@ impl<'w> Worker<'w> {
             entries: vec![0; ENTRIES_BYTES],
             extra,
             present,
+            reader: None,
+            journal: job.journal.as_ref().map(Writer::new),
             finished: Vec::new(),
         })
     }
@@ -112,6 +119,7 @@ impl<'w> Worker<'w> {
             Task::Read(dir, position) => self.read(dir, position),
             Task::Slice(dir, names) => self.slice(&dir, &names),
             Task::Help(copy) => self.help(copy),
+            Task::Check(parts) => self.check(parts),
         }
     }
 

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod content;
 pub mod faulty_fs;
 pub mod filter;
+pub mod flipping_disk;
 pub mod items;
 pub mod latency_fs;
 pub mod random_tree;
@@ -73,6 +74,12 @@ pub fn need_root() -> bool {
         skip("needs root");
     }
     is_root()
+}
+
+/// Whether a path is a journal's, which a copy that is not complete leaves beside its destination.
+pub fn is_journal(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    name.starts_with(".longshore-") && name.ends_with(".journal")
 }
 
 /// Waits for a condition, and fails with its name when it does not come true in time.
