@@ -2,7 +2,7 @@
 //! the waiting and can hold it back: by limits, by a pause, by a bound of how many are inside. What is
 //! done in a lane is the caller's business.
 //!
-//! A pass costs a few nanoseconds where operations are fast: only every eighth is timed, counters
+//! A pass costs a few nanoseconds where operations are fast: only one in sixteen is timed, counters
 //! belong to one worker each, and limits, pause and bounds are one shared word that is nearly always
 //! zero.
 
@@ -285,6 +285,8 @@ pub(crate) struct Pass {
     start: Option<Start>,
     /// Room was taken in a bounded lane.
     gated: bool,
+    /// Others are in flight beside it.
+    in_ring: bool,
 }
 
 /// Begins an operation in a lane, once pause and bounds allow it. Inside another pass this does
@@ -297,9 +299,17 @@ pub(crate) fn enter(lane: Lane) -> Pass {
         let braked = here.lanes.brakes.load(Relaxed) != 0;
         let gated = braked && here.lanes.hold(lane, &here.seat);
         let start = here.samplers[lane as usize].begin();
-        Some(Pass { lane: Some(lane), start, gated })
+        Some(Pass { lane: Some(lane), start, gated, in_ring: false })
     })
-    .unwrap_or(Pass { lane: None, start: None, gated: false })
+    .unwrap_or(Pass { lane: None, start: None, gated: false, in_ring: false })
+}
+
+/// As [`enter`], for waiting until one of the operations in a ring is done. That many are in flight
+/// already, so that it is no reason to have more workers.
+pub(crate) fn enter_ring(lane: Lane) -> Pass {
+    let mut pass = enter(lane);
+    pass.in_ring = true;
+    pass
 }
 
 impl Drop for Pass {
@@ -307,7 +317,11 @@ impl Drop for Pass {
         let Some(lane) = self.lane else { return };
         with_seat(|here| {
             here.inside = false;
-            here.samplers[lane as usize].end(self.start.take(), &here.seat.cells[lane as usize]);
+            let sampler = &mut here.samplers[lane as usize];
+            let waited = sampler.end(self.start.take(), &here.seat.cells[lane as usize]);
+            if self.in_ring {
+                here.seat.waits_for_ring(waited);
+            }
             if self.gated {
                 here.lanes.gates[lane as usize].leave();
             }
@@ -319,6 +333,7 @@ impl Drop for Pass {
 /// Waits until the bandwidth limit lets this many bytes be moved.
 pub(crate) fn take_bytes(bytes: u64) {
     with_seat(|here| {
+        here.seat.takes_bytes(bytes);
         if here.lanes.bandwidth.is_active() {
             let waited = here.lanes.take(&here.lanes.bandwidth, bytes);
             here.seat.limited(seat::Limited::Bandwidth, waited);
