@@ -8,6 +8,7 @@ pub(crate) mod plain;
 pub(crate) mod range;
 pub(crate) mod uring;
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -162,9 +163,14 @@ pub(crate) trait Backend<T> {
     /// Waits until at least one small file in flight is finished.
     fn wait(&mut self, done: &mut Vec<Finished<T>>);
 
-    /// Moves chunks of a large file until the supply is empty, and says by what means.
+    /// Moves chunks of a large file until the supply is empty, and says by what means. `progress` is
+    /// told of each piece once it is written.
     ///
     /// # Errors
     /// The step that failed; `SourceChanged` when a chunk ended early.
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError>;
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(Range<u64>),
+    ) -> Result<Mechanism, StepError>;
 }

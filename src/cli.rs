@@ -29,10 +29,10 @@ pub(crate) enum Command {
     Copy(Box<CopyArgs>),
     /// Run a job script with #DW lines on this machine: stage in, run, stage out
     Run(Box<RunArgs>),
-    /// Compare a copy with its source or with a manifest, reading it past the page cache
-    Verify(VerifyArgs),
     /// Ask a running copy how it is doing, pause it, change its limits
     Ctl(CtlArgs),
+    /// Compare a copy with its source or with a manifest, reading it past the page cache
+    Verify(VerifyArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity
     Doctor(DoctorArgs),
     /// Print the completion script for a shell
@@ -121,39 +121,6 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
 }
 
-/// `longshore verify`.
-#[derive(Debug, Args)]
-#[command(override_usage = "longshore verify [OPTIONS] SRC DST\n       \
-                            longshore verify [OPTIONS] --manifest FILE [DIR]")]
-pub(crate) struct VerifyArgs {
-    /// What was copied, and its copy: item against item, as longshore copy -T made them. With
-    /// --manifest, the directory that it describes; by default the one that it was written for
-    #[arg(value_name = "PATH", num_args = 0..=2)]
-    pub(crate) paths: Vec<PathBuf>,
-    /// Compare with this manifest instead of a source
-    #[arg(long, value_name = "FILE")]
-    pub(crate) manifest: Option<PathBuf>,
-    /// Compare mode, owner, modification time, extended attributes and hard links as well
-    #[arg(long)]
-    pub(crate) metadata: bool,
-    /// Worker threads
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<std::num::NonZeroUsize>,
-    /// Compare what matches, whatever later rules say; may be repeated
-    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
-    pub(crate) include: Vec<String>,
-    /// Leave out what matches; the first matching --include or --exclude decides
-    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
-    pub(crate) exclude: Vec<String>,
-    /// Write a JSON report here
-    #[arg(long, value_name = "FILE")]
-    pub(crate) report: Option<PathBuf>,
-    /// Write the source path of everything that differs here, NUL-terminated; copy --files-from
-    /// takes it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) failed_list: Option<PathBuf>,
-}
-
 /// `longshore ctl`.
 #[derive(Debug, Args)]
 pub(crate) struct CtlArgs {
@@ -190,6 +157,39 @@ pub(crate) enum CtlCommand {
         #[arg(long, value_name = "N")]
         threads: Option<std::num::NonZeroUsize>,
     },
+}
+
+/// `longshore verify`.
+#[derive(Debug, Args)]
+#[command(override_usage = "longshore verify [OPTIONS] SRC DST\n       \
+                            longshore verify [OPTIONS] --manifest FILE [DIR]")]
+pub(crate) struct VerifyArgs {
+    /// What was copied, and its copy: item against item, as longshore copy -T made them. With
+    /// --manifest, the directory that it describes; by default the one that it was written for
+    #[arg(value_name = "PATH", num_args = 0..=2)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Compare with this manifest instead of a source
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Compare mode, owner, modification time, extended attributes and hard links as well
+    #[arg(long)]
+    pub(crate) metadata: bool,
+    /// Worker threads
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Compare what matches, whatever later rules say; may be repeated
+    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    pub(crate) include: Vec<String>,
+    /// Leave out what matches; the first matching --include or --exclude decides
+    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    pub(crate) exclude: Vec<String>,
+    /// Write a JSON report here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the source path of everything that differs here, NUL-terminated; copy --files-from
+    /// takes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) failed_list: Option<PathBuf>,
 }
 
 /// `longshore copy`.
@@ -271,6 +271,16 @@ pub(crate) struct CopyArgs {
     /// Checksum of --verify and --manifest
     #[arg(long, value_name = "CHECKSUM", default_value = "xxh3")]
     pub(crate) checksum: ChecksumArg,
+    /// Where to note what is finished, so that the same command goes on after a stop; "none" notes
+    /// nothing. Without it a hidden file beside DST, which is removed when all is copied
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Refuse to start over: there must be the journal of a copy that was stopped
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Start over although there is the journal of a copy that was stopped
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) fresh: bool,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -323,6 +333,14 @@ pub(crate) enum BackendArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ConcurrencyArg {
+    /// Begins with the cores, climbs while that gains something, up to --threads
+    Adaptive,
+    /// Stays at --threads
+    Fixed,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ChecksumArg {
     /// XXH3, 128 bits: finds accidents, at the speed of memory
     Xxh3,
@@ -337,14 +355,6 @@ impl From<ChecksumArg> for longshore::checksum::Algorithm {
             ChecksumArg::Blake3 => Self::Blake3,
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum ConcurrencyArg {
-    /// Begins with the cores, climbs while that gains something, up to --threads
-    Adaptive,
-    /// Stays at --threads
-    Fixed,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -15,11 +15,13 @@ mod finish;
 mod hard_link;
 pub(crate) mod inode;
 mod job;
+mod journal_end;
 mod large;
 mod links;
 mod observe;
 mod publish;
 pub(crate) mod queue;
+mod resume;
 pub(crate) mod sizing;
 mod special;
 pub(crate) mod tally;
@@ -38,6 +40,7 @@ use nix::sys::stat::Mode;
 pub use crate::cancel::Cancel;
 use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
+use crate::journal::Ticket;
 use crate::lanes::bottleneck::{Bottleneck, Sums};
 use crate::lanes::{Lane, Lanes};
 use crate::manifest::Writer;
@@ -47,6 +50,7 @@ use crate::progress::Progress;
 use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
 use job::{Job, Task};
+use journal_end::open_journal;
 use sizing::Sizing;
 use tally::Tally;
 
@@ -63,6 +67,8 @@ pub struct Control {
     pub failed_list: Option<Arc<failures::FailedList>>,
     /// The manifest that the copy writes, if any; the caller finishes it.
     pub manifest: Option<Arc<Writer>>,
+    /// The way to the copy's journal; without one, a run that is stopped cannot be gone on with.
+    pub journal: Option<Arc<Ticket>>,
     /// Whether the sources are counted ahead, for somebody who wants to know how much is left. It
     /// costs one look at every file and starts after two seconds.
     pub count_ahead: bool,
@@ -82,15 +88,15 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     lanes.heed(&control.cancel);
     lanes.set_limits(&plan.options);
     let tally = Tally::default();
-    let job = Job::new(plan, control, &sizing, &tally);
-    let concurrency = crew::work(&job, (0..plan.roots.len()).rev().map(Task::Root).collect())?;
+    let (journal, mut notes) = open_journal(plan, control)?;
+    let job = Job::new(plan, control, &sizing, &tally, journal);
+    // The first source is to be the newest task.
+    let roots = (0..plan.roots.len()).rev().map(Task::Root).collect();
+    let concurrency = crew::work(&job, roots).inspect_err(|_| job.forget_journal())?;
     if let Some(checks) = &job.checks
         && !job.stopped()
     {
-        let rest = checks.take_rest(&job);
-        if !rest.is_empty() {
-            crew::work(&job, rest)?;
-        }
+        crew::work(&job, checks.take_rest(&job))?;
     }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
         // Never seen since the walk counts entries before it hands them out; but attributes that are
@@ -112,8 +118,9 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     }
     drop(seat);
     let sync_started = Instant::now();
+    let mut flushed = true;
     if plan.options.sync != SyncPolicy::None && !plan.options.dry_run && !job.stopped() {
-        flush(plan, &job);
+        flushed = flush(plan, &job);
     }
     let sync_seconds = sync_started.elapsed().as_secs_f64();
     control.progress.walk_done.store(true, Relaxed);
@@ -125,7 +132,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         depth: sizing.depth,
         source_filesystem: source.word().to_owned(),
         destination_filesystem: destination.word().to_owned(),
-        notes: sizing.notes.clone(),
+        notes: Vec::new(),
     };
     // Deleting and flushing can fail for good, too.
     let fatal = job.fatal();
@@ -134,14 +141,22 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     }
     let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
     let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
-    let errors = job.failures.counts();
-    let (failures, list_error) = job.failures.into_kept();
-    let outcome = match control.cancel.outcome() {
+    let mut errors = job.failures.counts();
+    let (mut failures, list_error) = job.failures.take_kept();
+    let mut outcome = match control.cancel.outcome() {
         Some(outcome) => outcome,
         None if fatal.is_some() => Outcome::Fatal,
         None if !errors.is_empty() || list_error.is_some() => Outcome::Partial,
         None => Outcome::Complete,
     };
+    let kept = job.end_journal(outcome, flushed);
+    notes.extend(job.take_notes());
+    if job.failures.counts() != errors {
+        // Ending the journal can fail, too.
+        errors = job.failures.counts();
+        failures.extend(job.failures.take_kept().0);
+        outcome = outcome.worst(Outcome::Partial);
+    }
     let seconds = started.elapsed().as_secs_f64();
     let copied = tally.copied();
     #[allow(clippy::cast_precision_loss)] // a rate for people; exact below 2^53 bytes anyway
@@ -151,18 +166,19 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         outcome,
         exit_code: outcome.code(),
         stopped_by: stopped_by.or(list_error),
-        go_on_with: plan.go_on_with,
+        go_on_with: if kept { "" } else { plan.go_on_with },
         dry_run: plan.options.dry_run,
         seconds,
         sync_seconds,
         copied,
+        resumed: job.resumed(),
         files_skipped: control.progress.files_skipped.load(Relaxed),
         excluded: tally.excluded.load(Relaxed),
         deleted: tally.deleted.load(Relaxed),
         verify,
         bytes_per_second,
         mechanisms: tally.mechanisms(),
-        setup,
+        setup: Setup { notes: [sizing.notes.clone(), notes].concat(), ..setup },
         concurrency,
         bottleneck,
         warnings: tally.warnings(),
@@ -211,9 +227,10 @@ fn make_parents(plan: &Plan) -> Result<(), Refusal> {
 }
 
 /// Brings everything written to stable storage; late errors of write-back appear here, and only in
-/// syncfs(2), filesystem by filesystem: sync(2) tells nothing.
-fn flush(plan: &Plan, job: &Job<'_>) {
-    let Some(root) = plan.roots.first() else { return };
+/// syncfs(2), filesystem by filesystem: sync(2) tells nothing. Returns whether no error appeared.
+fn flush(plan: &Plan, job: &Job<'_>) -> bool {
+    let mut well = true;
+    let Some(root) = plan.roots.first() else { return well };
     // Directories and links alone are to be flushed, too.
     if let Ok(fd) = openat(AT_FDCWD, &root.destination_dir, OFlag::O_PATH, Mode::empty())
         && let Ok(stat) = nix::sys::stat::fstat(&fd)
@@ -224,12 +241,14 @@ fn flush(plan: &Plan, job: &Job<'_>) {
         match device.map(nix::unistd::syncfs) {
             Some(Ok(())) => {}
             Some(Err(errno)) => {
+                well = false;
                 job.fail_at_destination(root.destination.clone(), StepError::os(Step::Sync, errno));
             }
             // Write permission without read permission: nothing to name the filesystem by.
             None => nix::unistd::sync(),
         }
     }
+    well
 }
 
 /// The sentence for a copy that stopped early: what is full, and what is left of the other thing.

@@ -128,6 +128,7 @@ pub enum Step {
     Repair,
     Delete,
     List,
+    Journal,
 }
 
 impl Step {
@@ -159,6 +160,7 @@ impl Step {
             Self::Repair => "repair the destination",
             Self::Delete => "delete the extraneous item",
             Self::List => "find the listed item",
+            Self::Journal => "write the journal",
         }
     }
 }

@@ -53,6 +53,15 @@ impl Filter {
         self.rules.is_empty()
     }
 
+    /// Calls `each` with what tells this filter from any other, part by part.
+    pub(crate) fn describe(&self, mut each: impl FnMut(&[u8])) {
+        for rule in &self.rules {
+            let flags = [rule.verdict as u8, rule.directories_only.into(), rule.whole_path.into()];
+            each(&flags);
+            each(rule.matcher.glob().glob().as_bytes());
+        }
+    }
+
     /// Whether an item is copied, by its path below the source.
     #[must_use]
     pub fn admits(&self, relative: &Path, is_directory: bool) -> bool {

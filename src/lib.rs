@@ -21,6 +21,7 @@ pub mod engine;
 pub mod error;
 pub mod exit;
 pub mod filter;
+pub mod journal;
 pub mod lanes;
 pub mod manifest;
 pub mod options;

@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     };
     match (cli.command, matches.subcommand()) {
         (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
-        (Command::Verify(args), Some((_, matches))) => cli::verify::run(&args, matches),
         (Command::Ctl(args), _) => cli::ctl::run(&args),
+        (Command::Verify(args), Some((_, matches))) => cli::verify::run(&args, matches),
         (Command::Run(args), _) => cli::run::run(&args),
         (Command::Doctor(args), _) => cli::doctor::run(&args),
         (Command::Completions { shell }, _) => cli::manual::completions(shell),

@@ -88,6 +88,43 @@ pub struct CopyOptions {
     pub checksum: Algorithm,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// What is noted for a run after this one, and where; default nothing.
+    pub journal: JournalChoice,
+}
+
+/// The journal of a copy, with which a run that was stopped is gone on with (`docs/journal.md`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalChoice {
+    /// Where it lies.
+    pub place: JournalPlace,
+    /// What one that is there already means.
+    pub existing: ExistingJournal,
+}
+
+/// Where the journal of a copy lies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum JournalPlace {
+    /// Nowhere: a run that is stopped cannot be gone on with.
+    #[default]
+    None,
+    /// In the directory that holds the destination; else among the user's state.
+    Beside,
+    /// In a directory that is the caller's own, under the copy's key.
+    Within(PathBuf),
+    /// In this file.
+    At(PathBuf),
+}
+
+/// What the journal of an earlier run of the same copy means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExistingJournal {
+    /// The copy goes on with it.
+    #[default]
+    Continue,
+    /// As above, and without one the copy is refused.
+    Require,
+    /// It is replaced.
+    Replace,
 }
 
 /// Which attributes of an item are kept. Content, names, types and holes always are.

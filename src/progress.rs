@@ -28,6 +28,13 @@ pub struct Progress {
     pub files_skipped: AtomicU64,
     /// Bytes of the files left alone.
     pub bytes_skipped: AtomicU64,
+    /// Files that an earlier run of the same copy had finished; they are among those done.
+    pub files_resumed: AtomicU64,
+    /// Bytes that an earlier run had put in place, in finished files and in parts of large ones; they
+    /// are among those done.
+    pub bytes_resumed: AtomicU64,
+    /// Of which in parts of large files.
+    pub ranges_resumed: AtomicU64,
     /// Items that failed.
     pub failed: AtomicU64,
     /// Whether the walk has seen everything, so that the totals are final.
@@ -53,6 +60,9 @@ impl Default for Progress {
             links_done: AtomicU64::new(0),
             files_skipped: AtomicU64::new(0),
             bytes_skipped: AtomicU64::new(0),
+            files_resumed: AtomicU64::new(0),
+            bytes_resumed: AtomicU64::new(0),
+            ranges_resumed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             walk_done: AtomicBool::new(false),
             total_files: AtomicU64::new(0),
@@ -80,6 +90,8 @@ impl Progress {
             directories_done: self.directories_done.load(Relaxed),
             links_done: self.links_done.load(Relaxed),
             files_skipped: self.files_skipped.load(Relaxed),
+            files_resumed: self.files_resumed.load(Relaxed),
+            bytes_resumed: self.bytes_resumed.load(Relaxed),
             failed: self.failed.load(Relaxed),
             walk_done: totals_known || self.walk_done.load(Relaxed),
         }
@@ -101,6 +113,8 @@ pub struct Snapshot {
     pub directories_done: u64,
     pub links_done: u64,
     pub files_skipped: u64,
+    pub files_resumed: u64,
+    pub bytes_resumed: u64,
     pub failed: u64,
     pub walk_done: bool,
 }

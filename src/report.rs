@@ -26,8 +26,8 @@ pub struct Report {
     /// Why it stopped early, in a sentence; absent when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
-    /// Options to add to the same command to go on: `--update`, and `-T` when the destination, which
-    /// is a directory by now, would otherwise take the source inside it.
+    /// Options to add to the same command to go on: none with a journal; without one `--update`, and
+    /// `-T` when the destination, which is a directory by now, would otherwise take the source inside it.
     pub go_on_with: &'static str,
     /// Whether nothing was written because only a plan was asked for.
     pub dry_run: bool,
@@ -37,6 +37,9 @@ pub struct Report {
     pub sync_seconds: f64,
     /// What was copied.
     pub copied: Copied,
+    /// What an earlier run of the same copy had done, when this one went on with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
     /// Files left alone because the destination already had them.
     pub files_skipped: u64,
     /// Items left out by `--include`/`--exclude` and `--one-file-system`.
@@ -134,6 +137,19 @@ pub struct Damage {
     pub end: u64,
     /// Whether it is right now.
     pub repaired: bool,
+}
+
+/// What an earlier run of the same copy had done, and this one did not do again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Resumed {
+    /// Regular files that were complete.
+    pub files: u64,
+    /// Symbolic links, hard links and special files that were there.
+    pub links: u64,
+    /// Bytes that were in place, in complete files and in parts of large ones.
+    pub bytes: u64,
+    /// Of which in parts of large files that this run finished.
+    pub ranges: u64,
 }
 
 /// How the engine was set up for this pair of filesystems.

@@ -44,6 +44,16 @@ impl Node {
         self.children.iter()
     }
 
+    /// Calls `each` with what tells this selection from any other, part by part.
+    fn describe(&self, each: &mut impl FnMut(&[u8])) {
+        each(&[u8::from(self.whole)]);
+        for (name, child) in &self.children {
+            each(name.to_bytes());
+            child.describe(each);
+        }
+        each(b"/");
+    }
+
     fn insert(&mut self, mut names: impl Iterator<Item = CString>) {
         match names.next() {
             None => self.whole = true,
@@ -71,6 +81,11 @@ impl Selection {
             roots[root].insert(names.into_iter());
         }
         Ok(Self { roots: roots.into_iter().map(Arc::new).collect() })
+    }
+
+    /// Calls `each` with what tells this selection from any other, part by part.
+    pub(crate) fn describe(&self, mut each: impl FnMut(&[u8])) {
+        self.roots.iter().for_each(|root| root.describe(&mut each));
     }
 
     /// What is wanted of the source with this index.

@@ -6,8 +6,12 @@ pub mod buffer;
 pub mod ring;
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 /// Converts the `-1` convention of libc into a `Result`.
@@ -304,6 +308,78 @@ pub fn set_inode_flags(file: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
     check(result).map(drop)
 }
 
+/// Part of a file as memory that is shared with it: what is stored there is in the file at once, and
+/// survives this process however it ends.
+#[derive(Debug)]
+pub struct SharedMemory(MmapRaw);
+
+impl SharedMemory {
+    /// Maps `length` bytes from `offset` on, which must be a multiple of the page size. The blocks must
+    /// have been allocated: storing where a full filesystem has none ends the process.
+    ///
+    /// # Errors
+    /// The errno of mmap(2); `ENODEV` where the filesystem cannot.
+    pub fn map(file: &File, offset: u64, length: usize) -> Result<Self, Errno> {
+        let mapping = MmapOptions::new().offset(offset).len(length).map_raw(file);
+        mapping.map(Self).map_err(errno_of)
+    }
+
+    /// Stores bytes.
+    ///
+    /// # Panics
+    /// When they do not fit in at `at`.
+    pub fn store(&mut self, at: usize, bytes: &[u8]) {
+        let room = self.0.len().checked_sub(at).expect("the place lies in the mapping");
+        assert!(bytes.len() <= room, "the bytes fit into the mapping");
+        // SAFETY: `at` is at most the mapping's length, as checked above.
+        let place = unsafe { self.0.as_mut_ptr().add(at) };
+        // SAFETY: `place` has room for that many bytes, as checked above; nobody has a reference into
+        // the mapping, so nothing of ours overlaps it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+    }
+}
+
+/// Memory in pages of a nameless file in `directory`, which the system can write there when it is
+/// short, instead of keeping them. All zeros.
+///
+/// # Errors
+/// The errno of making, allocating or mapping the file.
+pub fn scratch_memory(directory: &Path, length_bytes: usize) -> Result<MmapMut, Errno> {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC);
+    let file = options.open(directory).map_err(errno_of)?;
+    let length = i64::try_from(length_bytes).map_err(|_| Errno::EFBIG)?;
+    let flags = nix::fcntl::FallocateFlags::empty();
+    nix::fcntl::fallocate(&file, flags, 0, length)?;
+    // SAFETY: the file has no name and its only descriptor is closed here, so nobody else can change
+    // or shorten it; its blocks are allocated.
+    unsafe { MmapOptions::new().len(length_bytes).map_mut(&file) }.map_err(errno_of)
+}
+
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn errno_of(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Tells a file from a later one with the same inode number: inode and time of birth, where the
+/// filesystem knows it (statx with `STATX_BTIME`).
+///
+/// # Errors
+/// The errno of statx.
+pub fn birth(file: BorrowedFd<'_>) -> Result<[u64; 3], Errno> {
+    // SAFETY: statx is plain old data, for which all zeroes are a valid value.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let wanted = libc::STATX_INO | libc::STATX_BTIME;
+    // SAFETY: the path is an empty NUL-terminated string, `stat` lives until the call returns.
+    let result = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, wanted, &raw mut stat)
+    };
+    check(result)?;
+    let born = (stat.stx_mask & libc::STATX_BTIME != 0).then_some(stat.stx_btime);
+    let (seconds, nanos) = born.map_or((0, 0), |time| (time.tv_sec, time.tv_nsec));
+    Ok([stat.stx_ino, seconds.cast_unsigned(), u64::from(nanos)])
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -313,6 +389,19 @@ mod tests {
     #[test]
     fn project_attributes_have_the_size_of_the_kernels_structure() {
         assert_eq!(size_of::<ProjectAttributes>(), 28);
+    }
+
+    #[test]
+    fn what_is_stored_in_shared_memory_is_in_the_file() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1 << 17).expect("extended");
+        let mut memory = SharedMemory::map(&file, 1 << 16, 1 << 16).expect("mapped");
+        memory.store((1 << 16) - 3, b"end");
+        drop(memory);
+        let mut read = [0; 3];
+        file.read_exact_at(&mut read, (1 << 17) - 3).expect("read");
+        assert_eq!(&read, b"end");
     }
 
     #[test]

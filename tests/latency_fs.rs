@@ -48,6 +48,11 @@ fn a_copy_into_it_and_a_copy_out_of_it_keep_everything_that_cp_keeps() {
     assert_same_tree(&source, &fs.path().join("in"), Compare::default());
     cp_a(&fs.path().join("in"), &scratch.join("out"));
     assert_same_tree(&source, &scratch.join("out"), Compare::default());
+
+    let behind = Profile { write_behind: true, read_ahead_kib: Some(4096), ..Profile::immediate() };
+    let Some(fs) = LatencyFs::new(&scratch, "behind", behind) else { return };
+    cp_a(&source, &fs.path().join("in"));
+    assert_same_tree(&source, &fs.backing().join("in"), Compare::default());
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub(crate) struct ChunkSupply {
     /// Data is widened to multiples of this, so that O_DIRECT can move it and no two pieces share a
     /// block.
     block_bytes: u64,
+    /// What is there already: sorted, apart, in whole blocks.
+    written: Vec<Range<u64>>,
     position: Mutex<Position>,
 }
 
@@ -39,8 +41,21 @@ impl ChunkSupply {
             size_bytes,
             sparse,
             block_bytes,
+            written: Vec::new(),
             position: Mutex::new(Position { next: 0, data_end }),
         }
+    }
+
+    /// Leaves out what is there already: ranges that are sorted, apart, and of whole blocks (the last
+    /// one up to the size).
+    pub(crate) fn without(self, written: Vec<Range<u64>>) -> Self {
+        Self { written, ..self }
+    }
+
+    /// The range at or behind `from` that is there already.
+    fn written_from(&self, from: u64) -> Option<&Range<u64>> {
+        let index = self.written.partition_point(|range| range.end <= from);
+        self.written.get(index)
     }
 
     /// Whether everything has been handed out (holes at the end may not have been looked up yet).
@@ -54,26 +69,37 @@ impl ChunkSupply {
     /// they come, so that a file with millions of extents needs no memory.
     pub(crate) fn next(&self, source: impl AsFd) -> Result<Option<Range<u64>>, Errno> {
         let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
-        if position.next >= position.data_end {
-            if !self.sparse || position.next >= self.size_bytes {
-                return Ok(None);
-            }
-            match next_data(source, position.next, self.size_bytes)? {
-                Some(data) => {
-                    let block = self.block_bytes;
-                    position.next = (data.start / block * block).max(position.next);
-                    position.data_end = data.end.next_multiple_of(block).min(self.size_bytes);
-                }
-                None => {
-                    position.next = self.size_bytes;
+        loop {
+            if position.next >= position.data_end {
+                if !self.sparse || position.next >= self.size_bytes {
                     return Ok(None);
                 }
+                match next_data(source.as_fd(), position.next, self.size_bytes)? {
+                    Some(data) => {
+                        let block = self.block_bytes;
+                        position.next = (data.start / block * block).max(position.next);
+                        position.data_end = data.end.next_multiple_of(block).min(self.size_bytes);
+                    }
+                    None => {
+                        position.next = self.size_bytes;
+                        return Ok(None);
+                    }
+                }
             }
+            let start = position.next;
+            let mut end =
+                ((start / self.chunk_bytes + 1) * self.chunk_bytes).min(position.data_end);
+            match self.written_from(start) {
+                Some(written) if written.start <= start => {
+                    position.next = written.end.min(self.size_bytes);
+                    continue;
+                }
+                Some(written) => end = end.min(written.start),
+                None => {}
+            }
+            position.next = end;
+            return Ok(Some(start..end));
         }
-        let start = position.next;
-        let edge = (start / self.chunk_bytes + 1) * self.chunk_bytes;
-        position.next = edge.min(position.data_end);
-        Ok(Some(start..position.next))
     }
 }
 

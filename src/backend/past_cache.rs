@@ -179,8 +179,8 @@ pub(crate) struct CellReader<T> {
 /// One ring and the piece that each of its slots belongs to.
 #[derive(Debug)]
 struct InFlight<T> {
-    ring: Ring,
     slot_bytes: usize,
+    ring: Ring,
     waiting: Vec<Option<Piece<T>>>,
     free: Vec<Slot>,
     broken: bool,
@@ -251,8 +251,8 @@ impl<T> CellReader<T> {
 impl<T> InFlight<T> {
     fn new(slots: usize, slot_bytes: usize) -> Result<Self, Errno> {
         Ok(Self {
-            ring: Ring::new(vec![slot_bytes; slots])?,
             slot_bytes,
+            ring: Ring::new(vec![slot_bytes; slots])?,
             waiting: (0..slots).map(|_| None).collect(),
             free: (0..slots).collect(),
             broken: false,

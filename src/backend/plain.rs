@@ -57,7 +57,7 @@ impl Plain {
     fn large_buffered(
         &mut self,
         file: &LargeFile,
-        progress: &dyn Fn(u64),
+        progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
             read_ahead(file.source.as_fd(), &chunk);
@@ -66,7 +66,7 @@ impl Plain {
                 // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
                 let length = lanes::piece(chunk.end - start);
                 self.copy_piece(file, start..start + length)?;
-                account(file, length, progress);
+                account(file, start..start + length, progress);
                 start += length;
             }
         }
@@ -102,7 +102,7 @@ impl Plain {
         &mut self,
         file: &LargeFile,
         alignment: u64,
-        progress: &dyn Fn(u64),
+        progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         let buffer = match &mut self.direct {
             Some(buffer) => buffer,
@@ -122,7 +122,7 @@ impl Plain {
                 let padded = to_usize((read as u64).next_multiple_of(alignment));
                 part[read..padded].fill(0);
                 write_all(file.destination.as_fd(), &part[..padded], offset)?;
-                account(file, end.saturating_sub(offset.max(chunk.start)), progress);
+                account(file, offset.max(chunk.start)..end, progress);
                 offset = end;
             }
         }
@@ -143,7 +143,11 @@ impl<T> Backend<T> for Plain {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         match file.direct {
             Some(alignment) => self.large_direct(file, alignment, progress),
             None => self.large_buffered(file, progress),
@@ -175,10 +179,14 @@ fn read_ahead(source: BorrowedFd<'_>, chunk: &std::ops::Range<u64>) {
     }
 }
 
-/// Counts moved bytes.
-pub(super) fn account(file: &LargeFile, bytes: u64, progress: &dyn Fn(u64)) {
-    file.moved.fetch_add(bytes, Relaxed);
-    progress(bytes);
+/// Counts a piece that is written.
+pub(super) fn account(
+    file: &LargeFile,
+    piece: std::ops::Range<u64>,
+    progress: &dyn Fn(std::ops::Range<u64>),
+) {
+    file.moved.fetch_add(piece.end - piece.start, Relaxed);
+    progress(piece);
 }
 
 /// The error of a read that ended before the size that the inode promised.

@@ -86,7 +86,11 @@ impl<T> Backend<T> for Range {
 
     fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         let mut mechanism = Mechanism::CopyFileRange;
         while self.usable
             && let Some(chunk) = next_chunk(file)?
@@ -95,14 +99,14 @@ impl<T> Backend<T> for Range {
             let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
             match self.copy(source, destination, chunk.start, length)? {
                 Some(moved) if moved < length => return Err(shrunk()),
-                Some(_) => file.unseen(chunk),
+                Some(_) => file.unseen(chunk.clone()),
                 None => {
                     // This chunk is ours already: move it plainly, then go on that way.
-                    self.plain.copy_piece(file, chunk)?;
+                    self.plain.copy_piece(file, chunk.clone())?;
                     mechanism = Mechanism::ReadWrite;
                 }
             }
-            account(file, length, progress);
+            account(file, chunk, progress);
         }
         if self.usable {
             Ok(mechanism)

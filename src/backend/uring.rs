@@ -209,7 +209,11 @@ impl<T> Backend<T> for Uring<T> {
         self.complete(done);
     }
 
-    fn large(&mut self, file: &LargeFile, progress: &dyn Fn(u64)) -> Result<Mechanism, StepError> {
+    fn large(
+        &mut self,
+        file: &LargeFile,
+        progress: &dyn Fn(std::ops::Range<u64>),
+    ) -> Result<Mechanism, StepError> {
         // Small files need not wait for a large one. An error comes again when they are waited for.
         let _ = self.small.flush();
         let Some(alignment) = file.direct else {
@@ -236,7 +240,7 @@ struct Overlapped<'a> {
     ring: &'a mut Ring,
     file: &'a LargeFile,
     alignment: u64,
-    progress: &'a dyn Fn(u64),
+    progress: &'a dyn Fn(std::ops::Range<u64>),
 }
 
 /// What a slot is doing.
@@ -340,7 +344,7 @@ impl Overlapped<'_> {
             Stage::Writing { piece, padded, written } => {
                 let written = written + result.at(Step::Write)?;
                 if written >= padded {
-                    account(self.file, piece.end - piece.start, self.progress);
+                    account(self.file, piece, self.progress);
                     return Ok(());
                 }
                 // A short direct write goes on at the last full block.

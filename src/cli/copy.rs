@@ -9,16 +9,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::ArgMatches;
 use longshore::control_socket::{Place, Server};
-use longshore::display::Display;
+use longshore::display::{Display, human};
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
+use longshore::journal::{self, Prepared};
 use longshore::manifest::Writer;
 use longshore::options::{
-    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, Preserve, SyncPolicy, Target,
-    XattrPolicy,
+    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice,
+    JournalPlace, Preserve, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
 use longshore::report::Report;
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
 
 fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let request = request(args, matches)?;
-    let plan = Plan::new(&request)?;
+    let Prepared { plan, ticket, notes, earlier } = journal::prepare(&request)?;
     if plan.options.dry_run {
         output::print(mapping(&plan).as_bytes());
     }
@@ -45,6 +46,7 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         // Counting ahead looks at every file, which a limit of operations is there to prevent.
         count_ahead: display.draws_bars() && args.ops_limit.is_none(),
         manifest: create_manifest(args, &plan)?,
+        journal: ticket,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
@@ -52,6 +54,16 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         create_report(path)?;
     }
     signals::forward(&control.cancel)?;
+    for note in &notes {
+        display.message(note);
+    }
+    if let Some((files, bytes)) = earlier {
+        display.message(&format!(
+            "going on with the copy that was stopped: {} and {} are done",
+            human::counted(files, "file", "files"),
+            human::bytes(bytes)
+        ));
+    }
     let id = display.add("", Arc::clone(&control.progress));
     let server = Server::start(place(args), &control.lanes, &control.progress);
     let mut report = engine::run(&plan, &control)?;
@@ -74,6 +86,15 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     Ok(report.outcome)
 }
 
+/// Where the control socket shall be.
+fn place(args: &CopyArgs) -> Place {
+    match &args.control {
+        None => Place::Default,
+        Some(path) if path == Path::new("none") => Place::None,
+        Some(path) => Place::At(path.clone()),
+    }
+}
+
 fn create_manifest(args: &CopyArgs, plan: &Plan) -> anyhow::Result<Option<Arc<Writer>>> {
     let create = |path: &PathBuf| Writer::create(path, plan).map(Arc::new);
     Ok(args.manifest.as_ref().map(create).transpose()?)
@@ -87,15 +108,6 @@ fn finish_manifest(writer: &Writer, report: &Report) -> anyhow::Result<()> {
         _ => None,
     };
     writer.finish(complete).context("failed to write the manifest")
-}
-
-/// Where the control socket shall be.
-fn place(args: &CopyArgs) -> Place {
-    match &args.control {
-        None => Place::Default,
-        Some(path) if path == Path::new("none") => Place::None,
-        Some(path) => Place::At(path.clone()),
-    }
 }
 
 /// Which source gets which path: the first lines of a dry run.
@@ -167,8 +179,24 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
         verify: args.verify.is_some(),
         checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
         dry_run: args.dry_run,
+        journal: journal_choice(args),
     };
     Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
+}
+
+fn journal_choice(args: &CopyArgs) -> JournalChoice {
+    JournalChoice {
+        place: match &args.journal {
+            None => JournalPlace::Beside,
+            Some(path) if path == Path::new("none") => JournalPlace::None,
+            Some(path) => JournalPlace::At(path.clone()),
+        },
+        existing: match (args.resume, args.fresh) {
+            (true, _) => ExistingJournal::Require,
+            (_, true) => ExistingJournal::Replace,
+            _ => ExistingJournal::Continue,
+        },
+    }
 }
 
 /// The last path is the destination, unless `-t` names it.

@@ -27,11 +27,14 @@ impl Rate {
             return;
         }
         let weight = 1.0 - (-passed / SMOOTHED_OVER_SECS).exp();
-        let files_done = snapshot.files_done + snapshot.files_skipped;
-        self.bytes += weight * (per(snapshot.bytes_done, self.last_bytes, passed) - self.bytes);
+        // What an earlier run did says nothing about how fast this one is.
+        let files_done =
+            (snapshot.files_done + snapshot.files_skipped).saturating_sub(snapshot.files_resumed);
+        let bytes_done = snapshot.bytes_done.saturating_sub(snapshot.bytes_resumed);
+        self.bytes += weight * (per(bytes_done, self.last_bytes, passed) - self.bytes);
         self.files += weight * (per(files_done, self.last_files, passed) - self.files);
         self.last_elapsed = snapshot.elapsed;
-        self.last_bytes = snapshot.bytes_done;
+        self.last_bytes = bytes_done;
         self.last_files = files_done;
     }
 

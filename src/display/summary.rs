@@ -39,8 +39,8 @@ pub fn text(report: &Report, failed_list: Option<&Path>, colour: bool) -> String
         row(&mut out, "data", &data(report));
         row(&mut out, "time", &time(report));
         row(&mut out, "how", &how(report));
-        row(&mut out, "verified", &verified(report));
         row(&mut out, "held up by", &held_up_by(report));
+        row(&mut out, "verified", &verified(report));
     }
     row(&mut out, "left alone", &left_alone(report));
     row(&mut out, "warnings", &words(&report.warnings));
@@ -146,8 +146,13 @@ fn data(report: &Report) -> String {
     let all = human::bytes(copied.bytes);
     if copied.bytes_moved < copied.bytes {
         format!(
-            "{all}, of which {} moved (the rest: holes, clones)",
-            human::bytes(copied.bytes_moved)
+            "{all}, of which {} moved (the rest: holes, clones{})",
+            human::bytes(copied.bytes_moved),
+            if report.resumed.is_some_and(|resumed| resumed.ranges > 0) {
+                ", done before"
+            } else {
+                ""
+            }
         )
     } else {
         all
@@ -175,6 +180,20 @@ fn how(report: &Report) -> String {
     parts.join(", ")
 }
 
+/// What held the copy up, when there was enough of it to tell. With failures there is no room.
+fn held_up_by(report: &Report) -> String {
+    let bottleneck = &report.bottleneck;
+    if report.seconds < BOTTLENECK_FROM_SECONDS || !report.failures.is_empty() {
+        return String::new();
+    }
+    let of = match bottleneck.name {
+        "" => return String::new(),
+        "cpu" => "of the processors' time",
+        _ => "of the waiting",
+    };
+    format!("{} ({:.0} % {of})", bottleneck.name.replace('-', " "), bottleneck.share * 100.0)
+}
+
 fn verified(report: &Report) -> String {
     let Some(verify) = &report.verify else { return String::new() };
     let mut text = format!(
@@ -196,20 +215,6 @@ fn verified(report: &Report) -> String {
     text
 }
 
-/// What held the copy up, when there was enough of it to tell. With failures there is no room.
-fn held_up_by(report: &Report) -> String {
-    let bottleneck = &report.bottleneck;
-    if report.seconds < BOTTLENECK_FROM_SECONDS || !report.failures.is_empty() {
-        return String::new();
-    }
-    let of = match bottleneck.name {
-        "" => return String::new(),
-        "cpu" => "of the processors' time",
-        _ => "of the waiting",
-    };
-    format!("{} ({:.0} % {of})", bottleneck.name.replace('-', " "), bottleneck.share * 100.0)
-}
-
 /// A mechanism's word of the report, for people. Unknown words are shown as they are.
 fn mechanism(word: &str) -> &str {
     match word {
@@ -225,6 +230,10 @@ fn mechanism(word: &str) -> &str {
 
 fn left_alone(report: &Report) -> String {
     let mut parts = Vec::new();
+    if let Some(resumed) = report.resumed.filter(|resumed| resumed.files > 0) {
+        let files = human::counted(resumed.files, "file", "files");
+        parts.push(format!("{files} done before ({})", human::bytes(resumed.bytes)));
+    }
     if report.files_skipped > 0 {
         parts.push(format!(
             "{} already there",
@@ -264,7 +273,11 @@ fn failure_line(failure: &Failure, columns: usize) -> String {
 
 fn next(report: &Report, failed_list: Option<&Path>) -> String {
     let options = report.go_on_with;
-    let update = format!("run the same command again with {options}: complete files are skipped");
+    let update = if options.is_empty() {
+        "run the same command again: what is done is not copied again".to_owned()
+    } else {
+        format!("run the same command again with {options}: complete files are skipped")
+    };
     match (report.outcome, failed_list) {
         (Outcome::Complete | Outcome::Refused, _) => String::new(),
         (Outcome::Partial, Some(list)) => {

@@ -21,6 +21,8 @@ pub(super) fn snapshot() -> Snapshot {
         directories_done: 56,
         links_done: 7,
         files_skipped: 34,
+        files_resumed: 0,
+        bytes_resumed: 0,
         failed: 3,
         walk_done: false,
     }
@@ -51,7 +53,8 @@ pub(super) fn report(outcome: Outcome) -> Report {
         outcome,
         exit_code: outcome.code(),
         stopped_by: None,
-        go_on_with: "--update",
+        go_on_with: "",
+        resumed: None,
         dry_run: false,
         seconds: 4.2,
         sync_seconds: 0.0,
@@ -133,6 +136,7 @@ fn json_lines_have_the_documented_keys() {
             "bytes_done",
             "bytes_found",
             "bytes_per_second",
+            "bytes_resumed",
             "bytes_verified",
             "copy",
             "directories_done",
@@ -142,6 +146,7 @@ fn json_lines_have_the_documented_keys() {
             "files_done",
             "files_found",
             "files_per_second",
+            "files_resumed",
             "files_skipped",
             "links_done",
             "state",
@@ -186,10 +191,6 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
     let page = include_str!("../../docs/progress-json.md");
     let mut ended = report(Outcome::Fatal);
     ended.stopped_by = Some("no space left".to_owned());
-    ended.verify = Some(VerifyReport {
-        damage: vec![Damage { path: "/a".into(), start: 0, end: 4096, repaired: true }],
-        ..VerifyReport::default()
-    });
     ended.concurrency.trace.push(crate::report::TracePoint {
         seconds: 0.1,
         workers: 4,
@@ -197,6 +198,11 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
         bytes_per_second: 1.0,
         items_per_second: 1.0,
     });
+    ended.verify = Some(VerifyReport {
+        damage: vec![Damage { path: "/a".into(), start: 0, end: 4096, repaired: true }],
+        ..VerifyReport::default()
+    });
+    ended.resumed = Some(crate::report::Resumed::default());
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 
 use super::dir::Dir;
@@ -283,7 +284,9 @@ impl Worker<'_> {
     /// A file is in place under its name. Unless it is to be looked at again, it is finished for good.
     pub(crate) fn file_is_published(&mut self, pending: &mut Pending) {
         let size = pending.stat.st_size.cast_unsigned();
-        let Some(checks) = &self.job.checks else { return self.count_file(size) };
+        let Some(checks) = &self.job.checks else {
+            return self.file_is_finished(&pending.dir, &pending.name, &pending.stat);
+        };
         let algorithm = checks.algorithm;
         let content = pending.content.take();
         let content = content.unwrap_or_else(|| {
@@ -296,7 +299,7 @@ impl Worker<'_> {
         let wanted = if checks.read_back { size > 0 } else { content.file().is_none() };
         if !wanted {
             checks.record(&pending.dir, &pending.name, &pending.stat, &content);
-            return self.count_file(size);
+            return self.file_is_finished(&pending.dir, &pending.name, &pending.stat);
         }
         self.check_later(ToCheck {
             dir: Arc::clone(&pending.dir),
@@ -335,6 +338,30 @@ impl Worker<'_> {
         });
     }
 
+    /// A symbolic link or a special file was left alone because an earlier run made it. A manifest wants
+    /// it all the same; a link that cannot be read by now is missing there.
+    pub(super) fn special_was_there(
+        &self,
+        dir: &Dir,
+        source_name: &CStr,
+        name: &CStr,
+        stat: &FileStat,
+    ) {
+        let Some(checks) = self.job.checks.as_ref().filter(|checks| checks.manifest.is_some())
+        else {
+            return;
+        };
+        let target = dir.source().and_then(|source| readlinkat(source, source_name));
+        let target = target.ok().and_then(|target| CString::new(target.as_bytes()).ok());
+        checks.record_special(dir, name, stat, target.as_deref());
+    }
+
+    /// A file is finished for good, and verified if that was asked.
+    fn file_is_finished(&self, dir: &Dir, name: &CStr, stat: &FileStat) {
+        self.count_file(stat.st_size.cast_unsigned());
+        self.note_finished(dir, name, stat);
+    }
+
     fn check_later(&mut self, file: ToCheck) {
         let Some(checks) = &self.job.checks else { return };
         if let Some(batch) = checks.add(file) {
@@ -351,7 +378,7 @@ impl Worker<'_> {
             Ok(()) => {
                 checks.record(&file.dir, &file.name, &file.stat, &file.content);
                 if !file.skipped {
-                    self.count_file(file.size());
+                    self.file_is_finished(&file.dir, &file.name, &file.stat);
                 }
             }
             Err(error) => self.job.fail(file.dir.source_path(Some(&file.source_name)), error),

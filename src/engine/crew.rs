@@ -77,24 +77,28 @@ impl Present {
 
 type Workers<'s> = Vec<ScopedJoinHandle<'s, Result<(), Errno>>>;
 
-/// Runs workers on some tasks, the last first, until all that follows from them is done or dropped.
+/// Runs workers on some tasks until everything that follows from them is done or dropped.
 ///
 /// # Errors
 /// A refusal when not even one worker could be had.
 pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refusal> {
+    if tasks.is_empty() {
+        return Ok(Concurrency::default());
+    }
     let lanes = &job.control.lanes;
     let sizing = job.sizing;
     lanes.set_crew(sizing.starters, sizing.threads);
     let queue = Queue::new(sizing.threads);
     let present = Present::default();
     let mut first: Vec<_> = (0..sizing.starters).filter_map(|_| queue.join()).collect();
-    job.walk_begins(tasks.iter().filter(|task| task.is_walk()).count());
+    let walk = tasks.iter().filter(|task| task.is_walk()).count();
+    job.walk_begins(walk);
     for task in tasks {
         first[0].push(task);
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let counter = job.control.count_ahead.then(|| {
+        let counter = (job.control.count_ahead && walk > 0).then(|| {
             let over = &over;
             scope.spawn(move || count::count_ahead(job.plan, &job.control.progress, over))
         });

@@ -16,6 +16,7 @@ use super::dir::OPEN_DIRECTORY;
 use super::inode::{inode, is_directory};
 use super::job::Job;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::journal::is_journal_name;
 use crate::lanes::{self, Lane};
 use crate::plan::Root;
 use crate::sys;
@@ -106,7 +107,10 @@ fn visit(
         let path = level.relative.join(OsStr::from_bytes(name.to_bytes()));
         let look = |dir: &OwnedFd| fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let directory = look(&level.destination).is_ok_and(|stat| is_directory(stat.st_mode));
-        // What the filter leaves out was never looked for in the source.
+        // What the filter leaves out was never looked for in the source; journals go with their copies.
+        if is_journal_name(name.to_bytes()) && !directory {
+            return;
+        }
         if !job.options().filter.admits(&path, directory) {
             return;
         }

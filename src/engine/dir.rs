@@ -19,6 +19,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 
 use super::inode::{Inode, inode};
 use super::xattrs::Xattrs;
+use crate::journal::{Key, record};
 use crate::selection::Node;
 
 /// How a directory is opened everywhere in the engine.
@@ -31,6 +32,8 @@ pub(crate) struct RootPath {
     pub(crate) source: PathBuf,
     /// The copy's path in a manifest.
     pub(crate) in_manifest: PathBuf,
+    /// Its place among the sources.
+    pub(crate) index: usize,
 }
 
 /// A directory of the source and its twin at the destination.
@@ -42,6 +45,8 @@ pub(crate) struct Dir {
     pub(crate) source_name: CString,
     pub(crate) name: CString,
     pub(crate) depth: usize,
+    /// Names it in the journal.
+    pub(crate) key: Key,
     source: Side,
     destination: Side,
     /// The source directory when it was opened.
@@ -135,6 +140,9 @@ impl Dir {
         depth: usize,
         opened: Opened,
     ) -> Self {
+        let key = parent
+            .as_ref()
+            .map_or_else(|| record::root_key(root.index), |parent| parent.key_of(&name));
         let side = |fd: Option<OwnedFd>, inode| Side { open: Mutex::new(fd.map(Arc::new)), inode };
         Self {
             root,
@@ -142,6 +150,7 @@ impl Dir {
             source_name,
             name,
             depth,
+            key,
             source: side(Some(opened.source), inode(&opened.stat)),
             destination: side(
                 opened.destination,
@@ -166,6 +175,13 @@ impl Dir {
     /// The directory is the place that a root hangs in, not part of the copy.
     pub(crate) fn is_anchor(&self) -> bool {
         self.parent.is_none()
+    }
+
+    /// Names an entry in the journal. The name of a root is left out: it is the source's index that
+    /// tells it, and by cp's rule the name can be another one the next time.
+    pub(crate) fn key_of(&self, name: &CStr) -> Key {
+        let name = if self.is_anchor() { c"" } else { name };
+        record::child_key(self.key, name.to_bytes())
     }
 
     /// The source's descriptor.

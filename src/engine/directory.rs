@@ -92,6 +92,7 @@ impl Worker<'_> {
             if parent.is_anchor() {
                 self.job.add_root(inode(&stat), inode(&twin));
             }
+            self.note_directory(parent, destination, &twin);
             opened.destination_stat = Some(twin);
         }
         Ok(Some(Dir::below(parent, (source_name.clone(), name.clone()), opened)))
@@ -156,6 +157,7 @@ impl Worker<'_> {
             mode: stat.st_mode & 0o7777,
             may_have_acl: dir.may_have_acl,
         };
+        self.remove_left_over(dir, &destination);
         let attributes = &self.job.attributes;
         attributes.apply(destination.as_fd(), &dir.stat, &dir.xattrs, fresh)?;
         attributes.set_times(destination.as_fd(), &dir.stat)?;

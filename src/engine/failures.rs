@@ -78,9 +78,8 @@ impl Failures {
     }
 
     /// The first of them, and why the failed list is incomplete, if it is.
-    pub(crate) fn into_kept(self) -> (Vec<Failure>, Option<String>) {
-        let kept = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (kept, self.list_error.into_inner().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take_kept(&self) -> (Vec<Failure>, Option<String>) {
+        (std::mem::take(&mut lock(&self.kept)), lock(&self.list_error).take())
     }
 }
 

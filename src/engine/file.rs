@@ -18,12 +18,14 @@ use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
 use super::publish::{Visible, create_file};
+use super::resume::Partial;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
 use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
 use crate::checksum::Growing;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::journal::Temporary;
 use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
@@ -53,6 +55,8 @@ pub(crate) struct Pending {
     pub(crate) xattrs: Result<Xattrs, StepError>,
     /// The size was found by reading, and is not what the source's inode says.
     pub(crate) streamed: bool,
+    /// What the journal knows of its temporary file.
+    pub(crate) temporary: Option<Temporary>,
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
@@ -73,7 +77,9 @@ impl Worker<'_> {
     /// One regular file that was expected by its directory.
     pub(crate) fn file(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
         lanes::begin_item();
-        self.try_file(dir, source_name, name, 0, true);
+        if !self.take_as_finished(dir, source_name, name) {
+            self.try_file(dir, source_name, name, 0, true);
+        }
     }
 
     /// `linked` is false for a name that must become a file of its own.
@@ -143,13 +149,13 @@ impl Worker<'_> {
             self.job.control.progress.files_skipped.fetch_add(1, Relaxed);
             self.job.control.progress.bytes_skipped.fetch_add(size, Relaxed);
             self.file_was_there(dir, source_name, name, &stat);
-            self.first_name_is_complete(dir, source_name, name, source.link);
+            self.first_name_is_complete(dir, source_name, name, &stat, source.link);
             self.settle(dir, 1);
             return Ok(());
         }
         if self.job.options().dry_run {
             self.count_file(size);
-            self.first_name_is_complete(dir, source_name, name, source.link);
+            self.first_name_is_complete(dir, source_name, name, &stat, source.link);
             self.settle(dir, 1);
             return Ok(());
         }
@@ -164,9 +170,18 @@ impl Worker<'_> {
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
         let pass = lanes::enter(Lane::DestinationCreate);
-        let created = self.with_descriptors(|_| {
-            create_file(destination.as_fd(), name, mode, streamed || size > SMALL_MAX_BYTES)
-        })?;
+        let aside = streamed || size > SMALL_MAX_BYTES;
+        let partial = self.partial(dir, name, &stat, aside && !streamed);
+        let aside = aside || self.was_finished(dir, name);
+        let (created, temporary, owner, effective) = match partial {
+            Some(Partial { created, temporary, fresh }) => {
+                (created, Some(temporary), Some(fresh.owner), fresh.mode)
+            }
+            None => {
+                let create = |_: &mut Self| create_file(destination.as_fd(), name, mode, aside);
+                (self.with_descriptors(create)?, None, owner, effective)
+            }
+        };
         let owner = match owner {
             Some(owner) => owner,
             None => {
@@ -182,7 +197,12 @@ impl Worker<'_> {
             name: name.to_owned(),
             stat,
             visible: created.visible,
-            fresh: Fresh { owner, mode: effective, may_have_acl: dir.default_acl },
+            fresh: Fresh {
+                owner,
+                mode: effective,
+                may_have_acl: dir.default_acl || temporary.is_some(),
+            },
+            temporary,
             streamed,
             xattrs,
             link: source.link,

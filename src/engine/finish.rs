@@ -90,8 +90,8 @@ impl Worker<'_> {
                 return;
             }
         }
-        let Pending { dir, source_name, name, link, .. } = &pending;
-        self.first_name_is_complete(dir, source_name, name, *link);
+        let Pending { dir, source_name, name, link, stat, .. } = &pending;
+        self.first_name_is_complete(dir, source_name, name, stat, *link);
         self.settle(dir, 1);
     }
 
@@ -194,12 +194,13 @@ impl Worker<'_> {
     /// Removes what there is of a file that will not be finished.
     pub(crate) fn abandon(&self, pending: &Pending) {
         let _pass = lanes::enter(Lane::DestinationCreate);
+        self.note_dropped(pending);
         if let Ok(dir) = pending.dir.destination() {
             publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
         }
     }
 
-    /// Counts a complete file of `size` bytes: it is finished for good, and verified if that was asked.
+    /// Counts a complete file of `size` bytes.
     pub(crate) fn count_file(&self, size: u64) {
         self.job.tally.files.fetch_add(1, Relaxed);
         self.job.tally.bytes.fetch_add(size, Relaxed);

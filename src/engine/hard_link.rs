@@ -21,6 +21,7 @@ use super::tally::Warning;
 use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{AtStep, Step, StepError};
+use crate::journal::record;
 use crate::lanes::{self, Lane};
 
 impl Worker<'_> {
@@ -39,6 +40,7 @@ impl Worker<'_> {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
             name: name.to_owned(),
+            print: None,
         };
         Some(self.job.links.claim(stat, owned))
     }
@@ -49,6 +51,7 @@ impl Worker<'_> {
         dir: &Arc<Dir>,
         source_name: &CStr,
         name: &CStr,
+        stat: &FileStat,
         link: Option<Inode>,
     ) {
         let Some(inode) = link else { return };
@@ -56,6 +59,7 @@ impl Worker<'_> {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
             name: name.to_owned(),
+            print: Some(record::print(stat)),
         };
         for waiting in self.job.links.complete(inode, || first.clone()) {
             self.link(&waiting.dir, &waiting.source_name, &waiting.name, &first);
@@ -85,11 +89,16 @@ impl Worker<'_> {
             self.settle(dir, 1);
             return;
         }
+        if self.is_linked_already(dir, name, first) {
+            return self.take_link_as_finished(dir, name, first);
+        }
+        self.forget_partial(dir, name);
         match make_link(dir, name, first) {
             Ok(()) => {
                 if let Some(checks) = &self.job.checks {
                     checks.record_link(dir, name, first);
                 }
+                self.note_link(dir, name, first);
                 self.job.tally.hard_links.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
                 self.settle(dir, 1);
@@ -128,7 +137,7 @@ fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
     let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
-    let visible = publish::make(to.as_fd(), name, Step::HardLink, link)?;
+    let visible = publish::make(to.as_fd(), name, Step::HardLink, false, link)?;
     if let Visible::As(temporary) = &visible {
         // Renaming one name of an inode over another does nothing, so look first.
         let old = stat_entry(&to, name).map(|stat| inode(&stat));

@@ -25,6 +25,7 @@ use super::tally::Tally;
 use crate::backend::pair::Pair;
 use crate::checksum::Algorithm;
 use crate::error::StepError;
+use crate::journal::Journal;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
 use crate::selection::Node;
@@ -103,6 +104,7 @@ pub(crate) struct Job<'j> {
     pub(crate) sizing: &'j Sizing,
     pub(crate) tally: &'j Tally,
     pub(crate) attributes: Attributes<'j>,
+    pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) links: LinkTable,
     pub(crate) failures: Failures,
     /// What `--verify` and `--manifest` ask for.
@@ -120,6 +122,8 @@ pub(crate) struct Job<'j> {
     walk_failed: AtomicBool,
     stop: AtomicBool,
     fatal: Mutex<Option<(PathBuf, StepError)>>,
+    /// What the report says besides.
+    notes: Mutex<Vec<String>>,
 }
 
 /// What is learned about a pair, and what is known beforehand.
@@ -138,6 +142,7 @@ impl<'j> Job<'j> {
         control: &'j Control,
         sizing: &'j Sizing,
         tally: &'j Tally,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         Self {
             plan,
@@ -145,6 +150,7 @@ impl<'j> Job<'j> {
             sizing,
             tally,
             attributes: Attributes::new(&plan.options, tally),
+            journal,
             links: LinkTable::default(),
             failures: Failures::default(),
             checks: Checks::new(
@@ -160,6 +166,7 @@ impl<'j> Job<'j> {
             walk_failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             fatal: Mutex::new(None),
+            notes: Mutex::default(),
         }
     }
 
@@ -217,6 +224,16 @@ impl<'j> Job<'j> {
         self.failures.add(path, error, list);
     }
 
+    /// Adds a sentence to the report.
+    pub(crate) fn note(&self, note: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
+
+    /// The sentences for the report.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Notes that part of the source was not seen, so that nothing may be deleted for its absence.
     pub(crate) fn walk_failed(&self) {
         self.walk_failed.store(true, Relaxed);
@@ -262,6 +279,9 @@ impl<'j> Job<'j> {
 
     /// Notes that files go to the device of a directory.
     pub(crate) fn writes_to(&self, device: u64, directory: impl AsFd) {
+        if let Some(journal) = &self.journal {
+            journal.writes_to(device, &directory);
+        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.iter().all(|(known, _)| *known != device) {
             // The directory that a root hangs in is open for its path only.

@@ -12,12 +12,14 @@ use nix::unistd::ftruncate;
 use super::check::Content;
 use super::file::{Pending, is_sparse};
 use super::job::{Filesystems, Task};
+use super::resume::note_range;
 use super::sizing::Mover;
 use super::worker::Worker;
 use crate::backend::chunk::ChunkSupply;
 use crate::backend::{LargeFile, Mechanism};
 use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::journal::{Temporary, ranges};
 use crate::lanes::{self, Lane};
 use crate::sys;
 
@@ -31,6 +33,10 @@ const PAGE_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct LargeCopy {
     file: LargeFile,
+    /// What the journal knows of its temporary file.
+    temporary: Option<Temporary>,
+    /// Bytes that an earlier run has written.
+    resumed: u64,
     state: Mutex<State>,
 }
 
@@ -48,7 +54,7 @@ impl Worker<'_> {
     /// Starts a large file, invites others, and takes part.
     pub(crate) fn start_large(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         source: OwnedFd,
         destination: OwnedFd,
         filesystems: Filesystems,
@@ -78,17 +84,23 @@ impl Worker<'_> {
         }
         let chunk_bytes = self.job.sizing.chunk_bytes as u64;
         let block = direct.unwrap_or(1);
+        self.begin_ranges(&mut pending, destination.as_fd(), chunk_bytes);
+        let written = self.written_before(&pending, block);
+        let resumed = ranges::bytes(&written);
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
                 destination: Arc::new(destination),
-                chunks: ChunkSupply::new(size, chunk_bytes, sparse && tells_holes, block),
+                chunks: ChunkSupply::new(size, chunk_bytes, sparse && tells_holes, block)
+                    .without(written),
                 zeros_are_holes: sparse && !tells_holes,
                 direct,
                 stop: AtomicBool::new(false),
                 moved: AtomicU64::new(0),
                 cells: self.job.checksum().map(|algorithm| Arc::new(Cells::new(algorithm, size))),
             },
+            temporary: pending.temporary.clone(),
+            resumed,
             state: Mutex::new(State {
                 active: 0,
                 pending: Some(pending),
@@ -124,10 +136,11 @@ impl Worker<'_> {
 
     /// Moves chunks as one who has joined.
     fn take_part(&mut self, copy: Arc<LargeCopy>) {
-        let progress = &self.job.control.progress;
-        let count = |bytes| {
-            progress.bytes_done.fetch_add(bytes, Relaxed);
-            if self.job.stopped() {
+        let (job, journal) = (self.job, &self.journal);
+        let count = |piece: std::ops::Range<u64>| {
+            job.control.progress.bytes_done.fetch_add(piece.end - piece.start, Relaxed);
+            note_range(job, journal.as_ref(), copy.temporary.as_ref(), piece);
+            if job.stopped() {
                 copy.file.stop.store(true, Relaxed);
             }
         };
@@ -149,8 +162,8 @@ impl Worker<'_> {
             return self.give_up(pending, error);
         }
         if copy.file.stop.load(Relaxed) || !copy.file.chunks.is_empty() {
-            // Cancelled: no failure of this file, but nothing to keep either.
-            return self.abandon(&pending);
+            // Cancelled: no failure of this file. What the journal knows of is kept.
+            return self.keep_or_abandon(&pending);
         }
         let destination = match self.with_descriptors(|_| {
             let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EMFILE);
@@ -163,15 +176,19 @@ impl Worker<'_> {
         // O_DIRECT writes whole blocks; the last one is cut to the size.
         let aligned =
             copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
-        if !aligned && let Err(errno) = ftruncate(&destination, size) {
+        // An earlier run may have written whole blocks where this one did not.
+        if (!aligned || copy.resumed > 0)
+            && let Err(errno) = ftruncate(&destination, size)
+        {
             return self.give_up(pending, StepError::os(Step::Write, errno));
         }
-        if let Some(cells) = &copy.file.cells {
+        // What an earlier run has written, this one has not seen: its digests are not known.
+        if let Some(cells) = copy.file.cells.as_ref().filter(|_| copy.resumed == 0) {
             cells.all_moved();
             pending.content = Some(Content::Cells(Arc::clone(cells)));
         }
         let moved = copy.file.moved.load(Relaxed);
-        let holes = size.cast_unsigned().saturating_sub(moved);
+        let holes = size.cast_unsigned().saturating_sub(moved).saturating_sub(copy.resumed);
         self.job.control.progress.bytes_done.fetch_add(holes, Relaxed);
         self.content_is_there(pending, &copy.file.source, destination, mechanism, moved);
     }

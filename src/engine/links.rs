@@ -20,6 +20,8 @@ pub(crate) struct Name {
     pub(crate) dir: Arc<Dir>,
     pub(crate) source_name: CString,
     pub(crate) name: CString,
+    /// The source's print in the journal, once this name is complete.
+    pub(crate) print: Option<u64>,
 }
 
 /// What the holder of one name of an inode must do.
@@ -147,10 +149,16 @@ mod tests {
         let mut stat = nix::sys::stat::fstat(&fd).expect("a stat");
         let root = Arc::new(RootPath {
             source: home.path().to_owned(),
+            index: 0,
             in_manifest: std::path::PathBuf::new(),
         });
         let dir = Arc::new(Dir::anchor(root, fd, None, false).expect("an anchor"));
-        let name = || Name { dir: Arc::clone(&dir), source_name: c"a".into(), name: c"a".into() };
+        let name = || Name {
+            dir: Arc::clone(&dir),
+            source_name: c"a".into(),
+            name: c"a".into(),
+            print: None,
+        };
         let table = LinkTable::default();
         stat.st_nlink = 3;
         assert!(matches!(table.claim(&stat, name), Claim::First));

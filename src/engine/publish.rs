@@ -12,6 +12,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::inode::{Inode, inode, is_directory};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::journal::is_journal_name;
 
 const CREATE: OFlag = OFlag::O_WRONLY
     .union(OFlag::O_CREAT)
@@ -38,16 +39,29 @@ pub(crate) enum Visible {
 /// The temporary name for `name`: always the same, so that what a killed run left is found and
 /// replaced by the next, and short, so that it fits wherever the name does.
 pub(crate) fn temporary(name: &CStr) -> CString {
-    // FNV-1a, 64 bits: stable over versions, which the hashers of the standard library are not.
-    let hash = name.to_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    CString::new(format!(".longshore-{hash:016x}")).expect("hexadecimal digits hold no NUL")
+    numbered(temporary_number(name))
 }
 
-/// Whether a name could be the temporary one of another file. Such an item is not copied: unfinished
-/// files would replace it, or be replaced by it, without a word.
+/// The number in the temporary name for `name`.
+pub(crate) fn temporary_number(name: &CStr) -> u64 {
+    // FNV-1a, 64 bits: stable over versions, which the hashers of the standard library are not.
+    name.to_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The temporary name with a number.
+pub(crate) fn numbered(number: u64) -> CString {
+    CString::new(format!(".longshore-{number:016x}")).expect("hexadecimal digits hold no NUL")
+}
+
+/// Whether a name could be the temporary one of another file, or a journal's. Such an item is not
+/// copied: unfinished files would replace it, or be replaced by it, without a word.
 pub(crate) fn is_reserved(name: &CStr) -> bool {
+    is_journal_name(name.to_bytes()) || is_temporary(name)
+}
+
+fn is_temporary(name: &CStr) -> bool {
     name.to_bytes().strip_prefix(b".longshore-").is_some_and(|hash| {
         hash.len() == 16 && hash.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
     })
@@ -75,7 +89,8 @@ pub(crate) fn create_file(
         .map(|(file, temporary)| Created { file, visible: Visible::As(temporary) })
 }
 
-/// Makes something that is not a regular file: under its own name, or aside when that is taken.
+/// Makes something that is not a regular file: under its own name, or aside when that is taken. With
+/// `aside` it gets a temporary name from the start.
 ///
 /// # Errors
 /// The given step; `TypeConflict` when a directory has the name.
@@ -83,12 +98,15 @@ pub(crate) fn make(
     dir: BorrowedFd<'_>,
     name: &CStr,
     step: Step,
+    aside: bool,
     make: impl Fn(&CStr) -> Result<(), Errno>,
 ) -> Result<Visible, StepError> {
-    match make(name) {
-        Ok(()) => return Ok(Visible::AsItself),
-        Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(StepError::os(step, errno)),
+    if !aside {
+        match make(name) {
+            Ok(()) => return Ok(Visible::AsItself),
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(StepError::os(step, errno)),
+        }
     }
     refuse_directory(dir, name)?;
     make_aside(dir, name, step, make).map(|((), temporary)| Visible::As(temporary))
@@ -186,6 +204,7 @@ mod tests {
         assert_eq!(temporary(c"a").as_c_str(), c".longshore-af63dc4c8601ec8c");
         assert_ne!(temporary(c"a"), temporary(c"b"));
         assert!(is_reserved(&temporary(c"a")));
+        assert!(is_reserved(c".longshore-0123456789abcdef.journal"));
         assert!(!is_reserved(c".longshore-notes") && !is_reserved(c"longshore"));
     }
 }

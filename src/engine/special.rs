@@ -34,6 +34,9 @@ impl Worker<'_> {
         linked: bool,
     ) {
         lanes::begin_item();
+        if linked && self.take_as_finished(dir, source_name, name) {
+            return;
+        }
         match self.copy_special(dir, source_name, name, linked) {
             Ok(true) => self.settle(dir, 1),
             Ok(false) => {} // waits for, or was linked to, another name of the same inode
@@ -81,7 +84,8 @@ impl Worker<'_> {
                 };
                 count.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
-                self.first_name_is_complete(dir, source_name, name, link);
+                self.note_finished(dir, name, &stat);
+                self.first_name_is_complete(dir, source_name, name, &stat, link);
                 Ok(true)
             }
             Err(error) => {
@@ -106,9 +110,10 @@ impl Worker<'_> {
             (false, false) => ByName::Special,
             (false, true) => ByName::MayHaveAcl,
         };
+        let aside = self.was_finished(dir, name);
         let make = |name: &CStr, step, how: &dyn Fn(&CStr) -> Result<(), Errno>| {
             let _pass = lanes::enter(Lane::DestinationCreate);
-            publish::make(target.as_fd(), name, step, how)
+            publish::make(target.as_fd(), name, step, aside, how)
         };
         let mut text = None;
         let visible = if by_name == ByName::Symlink {

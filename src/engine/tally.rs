@@ -70,6 +70,8 @@ pub(crate) struct Tally {
     pub(crate) bytes_moved: AtomicU64,
     pub(crate) excluded: AtomicU64,
     pub(crate) deleted: AtomicU64,
+    /// Links and special files that an earlier run had made.
+    pub(crate) links_resumed: AtomicU64,
 }
 
 impl Tally {

@@ -44,7 +44,7 @@ impl Worker<'_> {
     pub(crate) fn root(&mut self, index: usize) {
         let root = &self.job.plan.roots[index];
         let selection = self.job.options().selection.as_ref().and_then(|s| s.root(index)).cloned();
-        let started = self.anchor(root).and_then(|anchor| {
+        let started = self.anchor(index, root).and_then(|anchor| {
             let name = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
             let source_name = name(&root.source_name).at(Step::Open)?;
             let name = name(&root.destination_name).at(Step::Create)?;
@@ -67,7 +67,7 @@ impl Worker<'_> {
     }
 
     /// Opens the directories that hold a root on both sides.
-    fn anchor(&self, root: &Root) -> Result<Dir, StepError> {
+    fn anchor(&self, index: usize, root: &Root) -> Result<Dir, StepError> {
         const ANCHOR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
         let dry_run = self.job.options().dry_run;
         let open = |path: &Path, flags| openat(AT_FDCWD, path, flags, Mode::empty());
@@ -80,8 +80,13 @@ impl Worker<'_> {
         // O_PATH shows no attributes; a directory that we may not read is taken to have no ACL.
         let readable = open(&root.destination_dir, OPEN_DIRECTORY & !OFlag::O_NOFOLLOW);
         let default_acl = !dry_run && readable.is_ok_and(|fd| has_default_acl(&fd));
+        if let (Some(journal), Some(destination)) = (&self.job.journal, &destination) {
+            let stat = nix::sys::stat::fstat(destination).at(Step::Stat)?;
+            journal.writes_to(stat.st_dev, destination);
+        }
         let path = Arc::new(RootPath {
             source: root.source.clone(),
+            index,
             in_manifest: manifest::path_of_root(self.job.plan, root),
         });
         Dir::anchor(path, source, destination, default_acl).at(Step::Stat)

@@ -18,6 +18,7 @@ use crate::backend::range::Range;
 use crate::backend::uring::Uring;
 use crate::backend::{Backend, Finished};
 use crate::error::{FailureKind, StepError};
+use crate::journal::Writer;
 
 /// Bytes of directory entries read at once: about a thousand names.
 const ENTRIES_BYTES: usize = 32 << 10;
@@ -33,10 +34,11 @@ pub(crate) struct Worker<'w> {
     pub(crate) handle: Handle<'w, Task>,
     pub(crate) backend: Box<dyn Backend<Pending>>,
     pub(crate) entries: Vec<u8>,
-    /// What reads files back, once there are some.
-    pub(crate) reader: Option<Reader>,
     pub(crate) extra: bool,
     present: &'w Present,
+    /// What reads files back, once there are some.
+    pub(crate) reader: Option<Reader>,
+    pub(crate) journal: Option<Writer>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -71,9 +73,10 @@ impl<'w> Worker<'w> {
             handle,
             backend,
             entries: vec![0; ENTRIES_BYTES],
-            reader: None,
             extra,
             present,
+            reader: None,
+            journal: job.journal.as_ref().map(Writer::new),
             finished: Vec::new(),
         })
     }

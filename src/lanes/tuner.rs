@@ -7,7 +7,10 @@
 //! round in which nothing was gained. A lane that gets slower as more workers crowd into it, while
 //! others would bear more, is bounded by itself.
 
+mod observed;
+
 use super::Lane;
+pub(crate) use observed::Observed;
 
 /// Workers are doubled while climbing for the first time.
 const RAMP: f64 = 2.0;
@@ -29,6 +32,12 @@ const WAITING: f64 = 0.4;
 const CROWDED: f64 = 1.15;
 /// A lane that so much of the waiting is in is worth a bound, or worth more workers.
 const LARGE_PART: f64 = 0.2;
+/// After so many bounds of a lane that gained nothing no other is tried.
+const REFUSED_MAX: u32 = 4;
+/// A bound has so much more room than the throughput needs.
+const BEARABLE: f64 = 1.5;
+/// Least operations of a lane by which its latency is known.
+const LANE_WORK: f64 = 10.0;
 /// Least operations in a window, so that its throughput is worth comparing.
 const WINDOW_WORK: f64 = 60.0;
 /// Shortest and longest window in seconds: while climbing, and later.
@@ -38,58 +47,6 @@ const WINDOW_MAX_SECONDS: f64 = 2.0;
 /// First and longest rest in seconds.
 const REST_SECONDS: f64 = 0.5;
 const REST_MAX_SECONDS: f64 = 8.0;
-
-/// What was observed since the last look.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Observed {
-    /// How long that was, in seconds.
-    pub(crate) seconds: f64,
-    /// How much was done, in operations or what weighs as much.
-    pub(crate) work: f64,
-    /// Share of the processors that this process used.
-    pub(crate) cpu: f64,
-    /// Share of the workers' time in which they waited for a filesystem.
-    pub(crate) waiting: f64,
-    /// By lane, operations and the seconds that they took together.
-    pub(crate) lanes: [(f64, f64); Lane::ALL.len()],
-}
-
-impl Observed {
-    fn add(&mut self, more: &Self) {
-        let seconds = self.seconds + more.seconds;
-        if seconds <= 0.0 {
-            return;
-        }
-        let mean = |a: f64, b: f64| (a * self.seconds + b * more.seconds) / seconds;
-        self.cpu = mean(self.cpu, more.cpu);
-        self.waiting = mean(self.waiting, more.waiting);
-        self.seconds = seconds;
-        self.work += more.work;
-        for (sum, more) in self.lanes.iter_mut().zip(more.lanes) {
-            *sum = (sum.0 + more.0, sum.1 + more.1);
-        }
-    }
-
-    fn rate(&self) -> f64 {
-        if self.seconds > 0.0 { self.work / self.seconds } else { 0.0 }
-    }
-
-    /// Seconds per operation of a lane.
-    fn latency(&self, lane: Lane) -> f64 {
-        let (passes, seconds) = self.lanes[lane as usize];
-        if passes > 0.0 { seconds / passes } else { 0.0 }
-    }
-
-    /// How many workers were in any lane on average.
-    fn inside_all(&self) -> f64 {
-        Lane::ALL.into_iter().map(|lane| self.inside(lane)).sum()
-    }
-
-    /// How many workers were in a lane on average.
-    fn inside(&self, lane: Lane) -> f64 {
-        if self.seconds > 0.0 { self.lanes[lane as usize].1 / self.seconds } else { 0.0 }
-    }
-}
 
 /// What can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,8 +91,10 @@ pub(crate) struct Tuner {
     agenda: Vec<Try>,
     /// Something was gained in this round.
     gained: bool,
-    /// What a bound gained, in lanes that crowd; those that gained nothing are not tried in each round.
+    /// How often a bound gained nothing, by lane: then it is not tried for ever.
     refused_bounds: [u32; Lane::ALL.len()],
+    /// Seconds per operation of each lane when it was least crowded; 0 when not known.
+    quickest: [f64; Lane::ALL.len()],
     steps: u32,
 }
 
@@ -153,6 +112,7 @@ impl Tuner {
             agenda: Vec::new(),
             gained: false,
             refused_bounds: [0; Lane::ALL.len()],
+            quickest: [0.0; Lane::ALL.len()],
             steps: 0,
         }
     }
@@ -201,6 +161,7 @@ impl Tuner {
             _ if !self.is_window_full() => {}
             Phase::Before(next) => {
                 let before = std::mem::take(&mut self.window);
+                self.remember_quickest(&before);
                 self.try_it(next, before);
             }
             Phase::During { tried, before, back, confirmed } => {
@@ -223,9 +184,8 @@ impl Tuner {
         self.gained = false;
         self.agenda.clear();
         self.agenda.push(Try::Fewer);
-        let bounded =
-            Lane::ALL.into_iter().filter(|lane| self.setting.bounds[*lane as usize].is_some());
-        self.agenda.extend(bounded.map(Try::Loosen));
+        let bounded = |lane: &Lane| self.setting.bounds[*lane as usize].is_some();
+        self.agenda.extend(Lane::ALL.into_iter().filter(bounded).map(Try::Loosen));
         self.phase = Phase::Before(Try::More);
     }
 
@@ -256,10 +216,9 @@ impl Tuner {
             Try::Fewer if before.waiting < WAITING => {}
             Try::Fewer => setting.workers = scaled(workers, 1.0 / STEP).max(self.least),
             Try::Bound(lane) => {
-                // As many as were inside on average: that many it bears, as was seen.
-                let inside = self.setting.bounds[lane as usize]
-                    .map_or_else(|| whole(before.inside(lane)), |bound| scaled(bound, 1.0 / 1.5));
-                setting.bounds[lane as usize] = Some(inside.max(1));
+                let narrower = back.bounds[lane as usize].map(|bound| scaled(bound, 1.0 / STEP));
+                setting.bounds[lane as usize] =
+                    Some(narrower.unwrap_or_else(|| self.bearable(lane, &before)));
             }
             Try::Loosen(lane) => {
                 let bound = back.bounds[lane as usize].map(|bound| scaled(bound, STEP));
@@ -345,9 +304,27 @@ impl Tuner {
             .max_by(|a, b| rise(*a).total_cmp(&rise(*b)))?;
         let bears_more =
             |lane: &Lane| *lane != worst && much(before, *lane) && rise(*lane) < CROWDED;
-        let tried = self.refused_bounds[worst as usize] < 2
+        let open = self.refused_bounds[worst as usize] < REFUSED_MAX
             && self.setting.bounds[worst as usize].is_none();
-        (tried && rise(worst) >= CROWDED && Lane::ALL.iter().any(bears_more)).then_some(worst)
+        (open && rise(worst) >= CROWDED && Lane::ALL.iter().any(bears_more)).then_some(worst)
+    }
+
+    fn remember_quickest(&mut self, seen: &Observed) {
+        for lane in Lane::ALL {
+            let latency = seen.latency(lane);
+            let quickest = &mut self.quickest[lane as usize];
+            if seen.lanes[lane as usize].0 >= LANE_WORK && (*quickest == 0.0 || latency < *quickest)
+            {
+                *quickest = latency;
+            }
+        }
+    }
+
+    /// How many a lane bears: as many as would be inside at this throughput if each operation took as
+    /// long as when there was no crowd, and some more, so that it never idles.
+    fn bearable(&self, lane: Lane, seen: &Observed) -> usize {
+        let rate = seen.lanes[lane as usize].0 / seen.seconds.max(f64::MIN_POSITIVE);
+        whole(BEARABLE * rate * self.quickest[lane as usize]).max(1)
     }
 
     /// Tries to bound a crowded lane while more workers are there for the others.
@@ -355,7 +332,7 @@ impl Tuner {
         self.ramping = false;
         let mut setting = back;
         setting.workers = scaled(back.workers, RAMP).min(self.cap);
-        setting.bounds[lane as usize] = Some(whole(before.inside(lane)).max(1));
+        setting.bounds[lane as usize] = Some(self.bearable(lane, &before));
         self.steps += 1;
         self.setting = setting;
         self.phase = Phase::During { tried: Try::Bound(lane), before, back, confirmed: false };

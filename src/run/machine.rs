@@ -19,8 +19,8 @@ use super::{Observer, Request, RunError, RunReport, Signals, State, storage};
 use crate::directive::resolve::Direction;
 use crate::engine::{self, Control};
 use crate::error::{Refusal, show};
+use crate::journal::{self, Prepared};
 use crate::options::CopyRequest;
-use crate::plan::Plan;
 use crate::report::Report;
 
 /// What does one copy. Tests have their own.
@@ -29,9 +29,10 @@ pub type Copier<'a> = &'a (dyn Fn(&CopyRequest, &Control) -> Result<Report, Refu
 /// The engine as a [`Copier`].
 ///
 /// # Errors
-/// Those of [`Plan::new`] and [`engine::run`].
+/// Those of [`journal::prepare`] and [`engine::run`].
 pub fn engine_copier(request: &CopyRequest, control: &Control) -> Result<Report, Refusal> {
-    engine::run(&Plan::new(request)?, control)
+    let Prepared { plan, ticket, .. } = journal::prepare(request)?;
+    engine::run(&plan, &Control { journal: ticket, ..control.clone() })
 }
 
 /// Does a run, or goes on with one.
@@ -82,7 +83,6 @@ pub fn run(
         proposal,
         instances: Instances::of(&request.storage),
         open_files: OpenFiles::now(),
-        resumed: journal.state > State::Proposal,
         journal: Mutex::new(journal),
     };
     if let Some(earlier) = discarded {
@@ -151,7 +151,6 @@ struct Machine<'a> {
     place: &'a Place,
     proposal: Proposal,
     instances: Instances,
-    resumed: bool,
     open_files: OpenFiles,
     journal: Mutex<Journal>,
 }
@@ -177,9 +176,9 @@ impl Machine<'_> {
             self.enter(state)?;
             let step = match state {
                 State::Setup => self.setup()?,
-                State::DataIn => self.stage(Direction::CopyIn, state == first, &mut copies)?,
+                State::DataIn => self.stage(Direction::CopyIn, &mut copies)?,
                 State::Job => self.job(lock)?,
-                State::DataOut => self.stage(Direction::CopyOut, state == first, &mut copies)?,
+                State::DataOut => self.stage(Direction::CopyOut, &mut copies)?,
                 State::Teardown => self.teardown()?,
                 // As on the cluster, where computes are mounted and unmounted in these.
                 _ => Step::Next,

@@ -17,7 +17,7 @@ use super::{CopyLabel, Observer, RunError, Signals};
 use crate::engine::Control;
 use crate::error::show;
 use crate::exit::Outcome;
-use crate::options::{CopyRequest, Target};
+use crate::options::{CopyRequest, JournalPlace, Target};
 
 /// Copies at the same time. Each has at least one thread and a few open directories, so that this
 /// many stay below the usual limit of 1024 descriptors.
@@ -27,8 +27,8 @@ const SIDE_BY_SIDE: usize = 64;
 pub struct Stage<'a> {
     /// Those that are not complete yet.
     pub legs: Vec<&'a Leg>,
-    /// Whether an earlier process may have done part of them.
-    pub resumed: bool,
+    /// Where the copies note what is finished, for the process after this one.
+    pub journals: PathBuf,
     /// The engine.
     pub copier: Copier<'a>,
     /// Who is told.
@@ -117,7 +117,7 @@ impl Stage<'_> {
                 request.target = Target::Exact;
                 request.options.threads = Some(threads);
                 // What an earlier process finished is not copied again.
-                request.options.update = self.resumed;
+                request.options.journal.place = JournalPlace::Within(self.journals.clone());
                 Ready { leg, label: label(source, destination), request: Ok(request) }
             }
             Err(problem) => {

@@ -86,6 +86,12 @@ pub fn job_root(storage: &Path, uid: &str, index: usize) -> PathBuf {
     storage.join(format!("{uid}-{index}"))
 }
 
+/// Where a run's copies note what is finished.
+#[must_use]
+pub fn copy_journals(storage: &Path, uid: &str) -> PathBuf {
+    storage.join("runs").join(format!("{uid}.copies"))
+}
+
 /// All job storage of one run, whatever its script says now.
 ///
 /// # Errors

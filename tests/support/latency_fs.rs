@@ -21,6 +21,7 @@ mod pace;
 mod served;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +136,12 @@ pub struct Profile {
     pub handle_bandwidth: Option<u64>,
     /// How long the kernel may believe names and attributes without asking again.
     pub cached: Duration,
+    /// Whether the kernel writes behind. Otherwise every write waits for its answer, and writes to one
+    /// file wait for each other. Only the profile of the mount counts.
+    pub write_behind: bool,
+    /// How many KiB the kernel reads ahead; none: as FUSE has it (128 KiB). Only the profile of the mount
+    /// counts.
+    pub read_ahead_kib: Option<u32>,
 }
 
 /// Data servers with a bandwidth each: requests to one queue up, those to several do not.
@@ -159,6 +166,8 @@ impl Profile {
             servers: None,
             handle_bandwidth: None,
             cached: Duration::ZERO,
+            write_behind: false,
+            read_ahead_kib: None,
         }
     }
 
@@ -224,6 +233,7 @@ impl LatencyFs {
     /// # Errors
     /// Without root or FUSE.
     pub fn mount(at: &Path, backing: &Path, profile: Profile) -> Result<Self, String> {
+        let ahead = profile.read_ahead_kib;
         let pace = Arc::new(Pace::new(profile));
         let served = Served::new(backing, pace.clone()).map_err(|error| error.to_string())?;
         let mut config = Config::default();
@@ -238,7 +248,18 @@ impl LatencyFs {
         config.n_threads = Some(2);
         let session = fuser::spawn_mount(served, at, &config).map_err(|error| error.to_string())?;
         let (at, backing) = (at.to_owned(), backing.to_owned());
-        Ok(Self { session: Some(session), at, backing, pace })
+        let mounted = Self { session: Some(session), at, backing, pace };
+        if let Some(ahead) = ahead {
+            mounted.read_ahead(ahead).map_err(|error| format!("set the readahead: {error}"))?;
+        }
+        Ok(mounted)
+    }
+
+    /// FUSE lets a filesystem ask for 128 KiB at most; the mount may be told more afterwards.
+    fn read_ahead(&self, kib: u32) -> std::io::Result<()> {
+        let device = fs::symlink_metadata(&self.at)?.dev();
+        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
     }
 
     /// Where it is mounted.

@@ -76,6 +76,12 @@ pub fn need_root() -> bool {
     is_root()
 }
 
+/// Whether a path is a journal's, which a copy that is not complete leaves beside its destination.
+pub fn is_journal(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    name.starts_with(".longshore-") && name.ends_with(".journal")
+}
+
 /// Waits for a condition, and fails with its name when it does not come true in time.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;

@@ -76,8 +76,7 @@ Incomplete: 11 items failed, everything else is exact.
     /scratch/a\\xff\\nb: failed to open the source: Permission denied
     …her/long/path/to/the/file.dat: failed to open the source: Permission denied
     ... and 9 more
-  next        run the same command again with --update: complete files are
-              skipped
+  next        run the same command again: what is done is not copied again
 "
     );
 }

@@ -130,6 +130,7 @@ fn tuned(
     let mut tuner = Tuner::new(2, 1, CAP);
     let mut known: Vec<(Setting, Load)> = Vec::new();
     let (mut sum, mut count) = (0.0, 0.0);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some hundreds
     let ticks = (seconds / TICK_SECONDS) as usize;
     for tick in 0..ticks {
         let setting = tuner.setting();

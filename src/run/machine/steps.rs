@@ -41,16 +41,15 @@ impl Machine<'_> {
     pub(super) fn stage(
         &self,
         direction: Direction,
-        first: bool,
         copies: &mut Vec<CopyReport>,
     ) -> Result<Step, RunError> {
-        let Journal { state, complete, .. } = self.note(|_| {})?;
+        let Journal { state, complete, uid, .. } = self.note(|_| {})?;
         let legs: Vec<_> =
             self.proposal.legs_of(direction).filter(|leg| !complete.contains(&leg.key())).collect();
         let completed = |leg: &Leg| self.note(|journal| journal.complete.push(leg.key())).map(drop);
         let stage = Stage {
             legs,
-            resumed: self.resumed && first,
+            journals: storage::copy_journals(&self.request.storage, &uid),
             copier: self.copier,
             observer: self.observer,
             signals: self.signals,
@@ -118,6 +117,7 @@ impl Machine<'_> {
         for root in storage::job_roots(&self.request.storage, uid)? {
             storage::remove(&root)?;
         }
+        storage::remove(&storage::copy_journals(&self.request.storage, uid))?;
         self.instances.release(uid)
     }
 

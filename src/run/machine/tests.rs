@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::*;
 use crate::exit::Outcome;
+use crate::options::JournalPlace;
 use crate::progress::Progress;
 use crate::report::{Copied, REPORT_VERSION, Setup};
 use crate::run::{CopyLabel, Start, StartedJob};
@@ -45,7 +46,8 @@ fn report(outcome: Outcome) -> Report {
         outcome,
         exit_code: outcome.code(),
         stopped_by: None,
-        go_on_with: "--update",
+        go_on_with: "",
+        resumed: None,
         dry_run: false,
         seconds: 0.0,
         sync_seconds: 0.0,
@@ -185,7 +187,7 @@ fn complete_copies_are_not_repeated_and_siblings_of_a_failed_one_finish() {
     let calls = AtomicUsize::new(0);
     let a_fails = |request: &CopyRequest, control: &Control| {
         calls.fetch_add(1, Relaxed);
-        assert!(!request.options.update);
+        assert!(matches!(request.options.journal.place, JournalPlace::Within(_)));
         if request.destination.ends_with("a") {
             return Ok(report(Outcome::Partial));
         }
@@ -196,7 +198,8 @@ fn complete_copies_are_not_repeated_and_siblings_of_a_failed_one_finish() {
     bench.request.start = Start::Resume(StartedJob::Keep);
     let only_a = |request: &CopyRequest, control: &Control| {
         calls.fetch_add(1, Relaxed);
-        assert!(request.options.update, "what is there already is not copied again");
+        // The same request finds the journal of the first try.
+        assert!(matches!(request.options.journal.place, JournalPlace::Within(_)));
         cp(request, control)
     };
     assert_eq!(bench.run_with(&only_a).unwrap().exit_code, 0);

@@ -256,7 +256,7 @@ impl Behind {
     pub(super) fn open_file(&self, ino: INodeNo, flags: i32) -> io::Result<FileHandle> {
         let access = flags & nix::libc::O_ACCMODE;
         let file = File::options()
-            .read(access != nix::libc::O_WRONLY)
+            .read(true) // a kernel that writes behind reads the rest of a page first
             .write(access != nix::libc::O_RDONLY)
             .truncate(access != nix::libc::O_RDONLY && flags & nix::libc::O_TRUNC != 0)
             .open(self.find(ino)?.path)?;

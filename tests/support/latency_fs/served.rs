@@ -24,8 +24,7 @@ use super::attributes::device_from;
 use super::behind::{Behind, Entry, Wanted};
 use super::pace::{Moved, Pace};
 
-/// Room for the readahead and the closing of many streams at once: the default of 16 would be the
-/// bottleneck of everything.
+/// Room for readahead and closing of many streams: the default of 16 would be the bottleneck.
 const BACKGROUND: u16 = 4096;
 
 /// The largest request for data, as large parallel filesystems have.
@@ -58,6 +57,9 @@ impl Filesystem for Served {
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             let _ = config.add_capabilities(wanted);
+        }
+        if self.pace.profile().write_behind {
+            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
         }
         let _ = config.set_max_background(BACKGROUND);
         let _ = config.set_congestion_threshold(BACKGROUND);

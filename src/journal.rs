@@ -1,0 +1,229 @@
+//! The journal of a copy: what is finished, noted so that a run which was killed at any moment can be
+//! gone on with. `docs/journal.md` has the format and the promises. It knows nothing of the engine and
+//! decides nothing about a file: it says what was noted.
+
+mod checkpoint;
+mod header;
+mod index;
+mod load;
+mod place;
+mod prepare;
+pub(crate) mod ranges;
+pub(crate) mod record;
+mod ticket;
+mod writer;
+
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, fallocate};
+
+pub use prepare::{Prepared, prepare};
+pub use ticket::Ticket;
+
+pub(crate) use index::Key;
+pub(crate) use load::Begun;
+pub(crate) use place::is_journal_name;
+pub(crate) use writer::{Temporary, Writer};
+
+use checkpoint::Targets;
+use header::Header;
+use load::Earlier;
+use record::RECORD_BYTES;
+
+/// Bytes of a block of entries, which one worker fills; the header has as much room. A multiple of
+/// every page size, and small enough not to matter for a copy of a few files.
+const BLOCK_BYTES: u64 = 64 << 10;
+/// Entries of a block.
+const SLOTS: usize = 65536 / RECORD_BYTES;
+
+/// An open journal. Dropped without [`Journal::end`], its file stays for the next run.
+#[derive(Debug)]
+pub struct Journal {
+    file: Held,
+    path: PathBuf,
+    /// It lies on the destination's filesystem: what is full for it is full for the copy.
+    beside: bool,
+    header: Mutex<Header>,
+    seed: u64,
+    /// The epoch of new entries; changed with the header.
+    epoch: AtomicU32,
+    /// Counts the temporary files of this run.
+    marks: AtomicU32,
+    earlier: Earlier,
+    /// Blocks that are not full, to be filled first.
+    open_blocks: Mutex<Vec<(u64, usize)>>,
+    next_block: AtomicU64,
+    /// Entries are written with plain calls, because mapping is not to be had (or not wanted).
+    plain: AtomicBool,
+    /// Writing failed: nothing more is noted.
+    broken: AtomicBool,
+    /// Whether this run noted anything that the next one can use.
+    worth_keeping: AtomicBool,
+    targets: Mutex<Targets>,
+    /// Set at the end; the thread of the checkpoints waits for it.
+    closed: Mutex<bool>,
+    bell: Condvar,
+}
+
+/// How a run ended, as far as its journal is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Everything is copied: there is nothing to go on with.
+    Complete,
+    /// The same command goes on.
+    Unfinished,
+    /// What was written may be lost: the same command starts over, in the same place.
+    Unreliable,
+    /// Nothing was begun.
+    Refused,
+}
+
+/// An open file, locked where the filesystem has locks.
+#[derive(Debug)]
+pub(crate) enum Held {
+    Locked(Flock<File>),
+    Unlocked(File),
+}
+
+impl std::ops::Deref for Held {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Self::Locked(file) => file,
+            Self::Unlocked(file) => file,
+        }
+    }
+}
+
+impl Journal {
+    /// Starts this run's part of a journal: its entries get a later epoch than all that are there.
+    fn begin(
+        file: Held,
+        path: PathBuf,
+        beside: bool,
+        mut header: Header,
+        earlier: Earlier,
+    ) -> std::io::Result<Self> {
+        header.epoch = header.epoch.max(earlier.last_epoch).saturating_add(1);
+        header.write(&file)?;
+        Ok(Self {
+            seed: header.seed,
+            epoch: AtomicU32::new(header.epoch),
+            marks: AtomicU32::new(0),
+            open_blocks: Mutex::new(earlier.open_blocks.clone()),
+            next_block: AtomicU64::new(earlier.blocks),
+            plain: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            worth_keeping: AtomicBool::new(false),
+            targets: Mutex::default(),
+            closed: Mutex::new(false),
+            bell: Condvar::new(),
+            header: Mutex::new(header),
+            file,
+            path,
+            beside,
+            earlier,
+        })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it lies on the destination's filesystem.
+    pub(crate) fn is_beside(&self) -> bool {
+        self.beside
+    }
+
+    /// Whether an earlier run noted anything that this one can use.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.earlier.done.is_empty() || !self.earlier.begun.is_empty()
+    }
+
+    /// The print of the source that an earlier run finished under this key.
+    pub(crate) fn done(&self, key: Key) -> Option<u64> {
+        self.earlier.done.latest(key).map(|(_, print)| print)
+    }
+
+    /// What an earlier run began under this key and did not finish.
+    pub(crate) fn begun(&self, key: Key) -> Option<&Begun> {
+        self.earlier.begun.get(&key)
+    }
+
+    /// Numbers in the names of temporary files that earlier runs left in a directory.
+    pub(crate) fn left_in(&self, directory: Key) -> &[u64] {
+        self.earlier.named.get(&directory).map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes which directory the first source is copied to, so that the next run recognises it.
+    pub(crate) fn note_root(&self, inode: u64) {
+        let mut header = lock(&self.header);
+        if header.root != inode {
+            header.root = inode;
+            // Without it the next run takes whatever directory is there; no reason to stop.
+            let _ = header.write(&self.file);
+        }
+    }
+
+    /// Ends this run's part. Returns whether the file was removed.
+    pub(crate) fn end(&self, how: End) -> bool {
+        *lock(&self.closed) = true;
+        self.bell.notify_all();
+        let nothing = !self.goes_on() && !self.worth_keeping.load(Relaxed);
+        let exact = lock(&self.header).exact;
+        let keep = match how {
+            End::Complete => false,
+            // The place where the copy is going on is worth keeping, too.
+            End::Unfinished => !nothing || exact,
+            End::Unreliable => self.file.set_len(BLOCK_BYTES).is_ok(),
+            End::Refused => !nothing,
+        };
+        if keep {
+            return false;
+        }
+        place::is_still_at(&self.file, &self.path) && std::fs::remove_file(&self.path).is_ok()
+    }
+
+    /// Allocates a block, so that storing into it cannot fail.
+    fn allocate(&self, block: u64) -> Result<u64, Errno> {
+        let start = (block + 1) * BLOCK_BYTES;
+        let offset = i64::try_from(start).map_err(|_| Errno::EFBIG)?;
+        let length = i64::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
+        match fallocate(&*self.file, FallocateFlags::empty(), offset, length) {
+            Ok(()) => Ok(start),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+                // Nothing is promised about storing here.
+                self.plain.store(true, Relaxed);
+                Ok(start)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// A lock whose holder panicked guards nothing that could be half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Feeds a part of something to a hash so that no two sequences of parts look the same.
+fn feed(hash: &mut xxhash_rust::xxh3::Xxh3, part: &[u8]) {
+    hash.update(&(part.len() as u64).to_le_bytes());
+    hash.update(part);
+}
+
+/// The bytes of a path.
+fn raw(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Makes what was noted outlive a crash of the machine: from time to time the destination is flushed,
+//! then the journal, and then the header says up to where both are on stable storage.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{fdatasync, syncfs};
+
+use super::{Journal, lock};
+
+/// Time between two checkpoints: what a crash of the machine costs at most, besides the time that
+/// flushing takes.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// The filesystems that are written to, each with a descriptor of our own to flush it by: one that is
+/// shared with somebody else would take the error of a late write-back away from him.
+#[derive(Debug, Default)]
+pub(super) struct Targets(Vec<(u64, Option<Arc<OwnedFd>>)>);
+
+#[cfg(test)]
+impl Targets {
+    /// A filesystem that cannot be flushed.
+    pub(super) fn add_unflushable(&mut self, device: u64) {
+        self.0.push((device, None));
+    }
+}
+
+impl Journal {
+    /// Notes that something will be written to the filesystem of a directory.
+    pub(crate) fn writes_to(&self, device: u64, directory: impl AsFd) {
+        let mut targets = lock(&self.targets);
+        if targets.0.iter().all(|(known, _)| *known != device) {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let opened = openat(directory, c".", flags, Mode::empty()).ok();
+            targets.0.push((device, opened.map(Arc::new)));
+        }
+    }
+
+    /// Makes checkpoints until the end. Without a thread there are none, and a crash of the machine
+    /// costs all that was noted; a crash of the process costs nothing either way.
+    pub(crate) fn make_checkpoints(self: &Arc<Self>) {
+        let journal = Arc::clone(self);
+        let _ = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
+            loop {
+                let closed = lock(&journal.closed);
+                let waited = journal.bell.wait_timeout_while(closed, INTERVAL, |closed| !*closed);
+                let closed = *waited.unwrap_or_else(PoisonError::into_inner).0;
+                if closed || journal.checkpoint().is_err() {
+                    // An error of flushing is the copy's to find: its own descriptors show it, too.
+                    return;
+                }
+            }
+        });
+    }
+
+    /// One checkpoint.
+    ///
+    /// # Errors
+    /// The errno of flushing; what was noted since the last checkpoint is then not taken for durable.
+    pub(crate) fn checkpoint(&self) -> Result<(), Errno> {
+        // Whoever looks up the epoch after this gets the new one; whoever has the old one has written
+        // his data before, and so the flush below brings them to the disk.
+        let mut header = lock(&self.header).clone();
+        let believed = self.epoch.fetch_add(1, AcqRel);
+        header.epoch = believed.saturating_add(1);
+        let targets: Vec<_> = lock(&self.targets).0.iter().map(|(_, fd)| fd.clone()).collect();
+        for target in targets {
+            match target {
+                Some(target) => syncfs(&*target)?,
+                None => return Err(Errno::EACCES), // no way to flush it
+            }
+        }
+        fdatasync(&*self.file)?;
+        let closed = lock(&self.closed);
+        if *closed || self.broken.load(Relaxed) {
+            return Ok(());
+        }
+        let mut header_now = lock(&self.header);
+        header_now.epoch = header.epoch;
+        header_now.durable_epoch = believed;
+        header_now.write(&self.file).map_err(|_| Errno::EIO)?;
+        drop(header_now);
+        fdatasync(&*self.file)
+    }
+}
+
+/// The id of this boot of the machine; `None` where the kernel does not tell, so that nothing is
+/// believed in another run but what is durable.
+pub(super) fn boot_id() -> Option<[u8; super::header::BOOT_BYTES]> {
+    use std::io::Read;
+    let mut id = [0; super::header::BOOT_BYTES];
+    let mut file = File::open("/proc/sys/kernel/random/boot_id").ok()?;
+    file.read_exact(&mut id).ok()?;
+    Some(id)
+}

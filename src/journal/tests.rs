@@ -1,0 +1,342 @@
+//! Journals that are written, killed, damaged and read again: what may be believed and what may not.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::sys::stat::FileStat;
+use proptest::prelude::*;
+
+use super::record::{child_key, print, root_key};
+use super::*;
+use crate::options::{CopyRequest, ExistingJournal, JournalPlace};
+
+/// A source, a destination and a journal in a directory of their own.
+struct Bench {
+    home: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        fs::create_dir(home.path().join("src")).expect("made");
+        Self { home }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn request(&self) -> CopyRequest {
+        let mut request = CopyRequest::new(vec![self.at("src")], self.at("dst"));
+        request.options.journal.place = JournalPlace::At(self.at("journal"));
+        request
+    }
+
+    /// Opens the journal as a copy does.
+    fn open(&self) -> Arc<Journal> {
+        let prepared = prepare(&self.request()).expect("no refusal");
+        let ticket = prepared.ticket.expect("a ticket");
+        ticket.open().expect("no refusal").expect("a journal")
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.at("journal")).expect("the journal")
+    }
+
+    /// Makes a file with the given content, old enough for its changes to show.
+    fn file(&self, name: &str, bytes: usize) -> (fs::File, FileStat) {
+        let path = self.at(name);
+        fs::write(&path, vec![7; bytes]).expect("written");
+        let file = fs::File::options().read(true).write(true).open(&path).expect("opens");
+        let mut stat = nix::sys::stat::fstat(&file).expect("a stat");
+        stat.st_ctime -= 100;
+        (file, stat)
+    }
+
+    /// Changes the header, its check included.
+    fn change_header(&self, change: impl FnOnce(&mut Header)) {
+        let file = fs::File::options().read(true).write(true).open(self.at("journal"));
+        let file = file.expect("opens");
+        let mut header = Header::read(&file).expect("a header");
+        change(&mut header);
+        header.write(&file).expect("written");
+    }
+}
+
+fn key(name: &str) -> Key {
+    child_key(root_key(0), name.as_bytes())
+}
+
+const DIRECTORY: Key = 77;
+
+#[test]
+fn what_was_noted_is_known_to_the_next_run_mapped_or_not() {
+    for plain in [false, true] {
+        let bench = Bench::new();
+        let (file, stat) = bench.file("f", 100);
+        let journal = bench.open();
+        journal.plain.store(plain, Relaxed);
+        assert!(!journal.goes_on());
+        // More than a block holds.
+        for writer in 0..3 {
+            let writer_of = Writer::new(&journal);
+            for n in 0..1000 {
+                writer_of.finished(key(&format!("{writer} {n}")), &stat, true).expect("noted");
+            }
+        }
+        let writer = Writer::new(&journal);
+        writer.linked(key("link"), 5).expect("noted");
+        let temporary = writer.begun((key("large"), DIRECTORY), &stat, file.as_fd(), 3);
+        let temporary = temporary.expect("noted").expect("settled");
+        for range in [0..10, 20..30, 10..15] {
+            writer.written(&temporary, range).expect("noted");
+        }
+        drop((writer, journal));
+        let journal = bench.open();
+        assert!(journal.goes_on());
+        for (writer, n) in [(0, 0), (1, 999), (2, 500)] {
+            assert_eq!(journal.done(key(&format!("{writer} {n}"))), Some(print(&stat)));
+        }
+        assert_eq!(journal.done(key("link")), Some(5));
+        assert_eq!(journal.done(key("large")), None);
+        assert_eq!((journal.earlier.files, journal.earlier.torn), (3000, 0));
+        assert_eq!(journal.earlier.bytes, 300_025);
+        let begun = journal.begun(key("large")).expect("begun");
+        assert_eq!(
+            (begun.print, begun.ranges.as_slice()),
+            (print(&stat), [0..15, 20..30].as_slice())
+        );
+        assert_eq!(journal.left_in(DIRECTORY), [3]);
+        let again = Writer::new(&journal).again(key("large"), begun, file.as_fd());
+        let again = again.expect("looked at").expect("the same file");
+        assert_eq!((again.ranges, again.written.len()), (temporary.ranges, 2));
+    }
+}
+
+#[test]
+fn a_temporary_file_of_another_one_s_inode_is_not_taken_for_it() {
+    let bench = Bench::new();
+    let (file, stat) = bench.file("f", 100);
+    let (other, _) = bench.file("g", 100);
+    let journal = bench.open();
+    let writer = Writer::new(&journal);
+    writer.begun((key("large"), DIRECTORY), &stat, file.as_fd(), 3).expect("noted");
+    drop((writer, journal));
+    let journal = bench.open();
+    let begun = journal.begun(key("large")).expect("begun");
+    let writer = Writer::new(&journal);
+    assert_eq!(writer.again(key("large"), begun, other.as_fd()), Ok(None));
+}
+
+/// Retries after a change of the source, failed files, kills in a row: ranges stay with the temporary
+/// file that they were written to.
+#[test]
+fn ranges_of_a_temporary_file_are_never_believed_of_a_later_one() {
+    let bench = Bench::new();
+    let (file, stat) = bench.file("f", 100);
+    let keys = (key("large"), DIRECTORY);
+    let begin = |writer: &Writer| {
+        writer.begun(keys, &stat, file.as_fd(), 3).expect("noted").expect("settled")
+    };
+    // The same inode again each time, as a filesystem that uses numbers again may give it.
+    let journal = bench.open();
+    let writer = Writer::new(&journal);
+    let first = begin(&writer);
+    writer.written(&first, 0..10).expect("noted");
+    writer.dropped(&first).expect("noted");
+    let second = begin(&writer);
+    writer.written(&second, 10..20).expect("noted");
+    drop((writer, journal)); // killed
+    let journal = bench.open();
+    let ranges = &journal.begun(keys.0).expect("begun").ranges;
+    assert!(ranges.len() == 1 && ranges[0] == (10..20), "{ranges:?}");
+    // Dropped without a further one: nothing is believed.
+    let writer = Writer::new(&journal);
+    writer.dropped_earlier(keys.0, journal.begun(keys.0).expect("begun")).expect("noted");
+    drop((writer, journal));
+    let journal = bench.open();
+    assert_eq!(journal.begun(keys.0), None);
+    assert!(journal.left_in(DIRECTORY).is_empty());
+    // Begun by two runs in a row: the later one counts, without the former's ranges.
+    let writer = Writer::new(&journal);
+    let third = begin(&writer);
+    writer.written(&third, 30..40).expect("noted");
+    drop((writer, journal));
+    let journal = bench.open();
+    let writer = Writer::new(&journal);
+    let fourth = begin(&writer);
+    assert_ne!(third.ranges, fourth.ranges);
+    drop((writer, journal));
+    let journal = bench.open();
+    assert_eq!(journal.begun(keys.0).expect("begun").ranges, []);
+    // Finished afterwards: nothing is left of it.
+    let writer = Writer::new(&journal);
+    writer.finished(keys.0, &stat, true).expect("noted");
+    drop((writer, journal));
+    assert_eq!(bench.open().begun(keys.0), None);
+}
+
+#[test]
+fn the_latest_of_two_finished_versions_counts() {
+    let bench = Bench::new();
+    let (_, mut stat) = bench.file("f", 100);
+    for size in [100, 200] {
+        let journal = bench.open();
+        stat.st_size = size;
+        Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    }
+    assert_eq!(bench.open().done(key("f")), Some(print(&stat)));
+}
+
+#[test]
+fn a_source_that_was_changed_a_moment_ago_is_not_noted() {
+    let bench = Bench::new();
+    let (file, mut stat) = bench.file("f", 100);
+    stat.st_ctime += 100_000;
+    let journal = bench.open();
+    let writer = Writer::new(&journal);
+    writer.finished(key("f"), &stat, true).expect("nothing to do");
+    assert_eq!(writer.begun((key("g"), DIRECTORY), &stat, file.as_fd(), 1), Ok(None));
+    drop((writer, journal));
+    assert!(!bench.open().goes_on());
+}
+
+#[test]
+fn after_a_crash_of_the_machine_only_what_was_flushed_is_believed() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let journal = bench.open();
+    let home = fs::File::open(bench.home.path()).expect("opens");
+    journal.writes_to(1, &home);
+    let writer = Writer::new(&journal);
+    writer.finished(key("early"), &stat, true).expect("noted");
+    journal.checkpoint().expect("flushed");
+    writer.finished(key("late"), &stat, true).expect("noted");
+    drop((writer, journal));
+    bench.change_header(|header| header.boot = [b'x'; header::BOOT_BYTES]);
+    let prepared = prepare(&bench.request()).expect("no refusal");
+    assert!(prepared.notes.iter().any(|note| note.contains("restart")), "{:?}", prepared.notes);
+    assert_eq!(prepared.earlier, Some((1, 100)));
+    let journal = prepared.ticket.expect("one").open().expect("no refusal").expect("a journal");
+    assert_eq!(journal.done(key("early")), Some(print(&stat)));
+    assert_eq!(journal.done(key("late")), None);
+    drop(journal);
+    // It does not come back to life in the boot that read it first.
+    let journal = bench.open();
+    assert_eq!((journal.done(key("late")), journal.earlier.lost), (None, 0));
+}
+
+#[test]
+fn without_a_way_to_flush_there_is_no_checkpoint() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let journal = bench.open();
+    lock(&journal.targets).add_unflushable(9);
+    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    assert!(journal.checkpoint().is_err());
+    drop(journal);
+    bench.change_header(|header| header.boot = [b'x'; header::BOOT_BYTES]);
+    assert!(!bench.open().goes_on());
+}
+
+#[test]
+fn a_journal_in_use_is_refused_and_a_removed_one_is_made_anew() {
+    let bench = Bench::new();
+    let journal = bench.open();
+    let refusal = prepare(&bench.request()).expect_err("in use").to_string();
+    assert!(refusal.contains("running already"), "{refusal}");
+    journal.end(End::Complete);
+    assert!(!bench.at("journal").exists());
+    drop(journal);
+    assert!(!bench.open().goes_on());
+}
+
+#[test]
+fn what_may_be_lost_is_not_believed_but_the_place_is_kept() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let journal = bench.open();
+    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    assert!(!journal.end(End::Unreliable));
+    drop(journal);
+    let journal = bench.open();
+    assert!(!journal.goes_on());
+    assert!(lock(&journal.header).exact);
+}
+
+#[test]
+fn the_destination_that_was_made_is_recognised() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let note = |journal: &Arc<Journal>| {
+        Writer::new(journal).finished(key("f"), &stat, true).expect("noted");
+    };
+    let journal = bench.open();
+    fs::create_dir(bench.at("dst")).expect("made");
+    let inode = nix::sys::stat::stat(&bench.at("dst")).expect("a stat").st_ino;
+    journal.note_root(inode);
+    note(&journal);
+    drop(journal);
+    let plan = |bench: &Bench| {
+        let prepared = prepare(&bench.request()).expect("no refusal");
+        (prepared.plan.roots[0].destination.clone(), prepared.earlier.is_some())
+    };
+    assert_eq!(plan(&bench), (bench.at("dst"), true));
+    // Somebody made another directory of that name: cp's rule holds, and nothing is believed.
+    fs::rename(bench.at("dst"), bench.at("away")).expect("renamed");
+    fs::create_dir(bench.at("dst")).expect("made");
+    assert_eq!(plan(&bench), (bench.at("dst/src"), false));
+}
+
+#[test]
+fn another_source_under_the_same_name_starts_over() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    Writer::new(&bench.open()).finished(key("f"), &stat, true).expect("noted");
+    fs::rename(bench.at("src"), bench.at("away")).expect("renamed");
+    fs::create_dir(bench.at("src")).expect("made");
+    let mut required = bench.request();
+    required.options.journal.existing = ExistingJournal::Require;
+    let refusal = prepare(&required).expect_err("stale").to_string();
+    assert!(refusal.contains("source is another one"), "{refusal}");
+    assert!(!bench.open().goes_on());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever byte is changed, no more is believed than was noted.
+    #[test]
+    fn a_changed_byte_takes_entries_away_and_adds_none(at in any::<prop::sample::Index>(), flip in 1_u8..) {
+        let bench = Bench::new();
+        let (file, stat) = bench.file("f", 100);
+        let keys = (key("large"), DIRECTORY);
+        let journal = bench.open();
+        let writer = Writer::new(&journal);
+        writer.finished(key("f"), &stat, true).expect("noted");
+        let first = writer.begun(keys, &stat, file.as_fd(), 3).expect("noted").expect("settled");
+        writer.written(&first, 0..10).expect("noted");
+        writer.dropped(&first).expect("noted");
+        let second = writer.begun(keys, &stat, file.as_fd(), 3).expect("noted").expect("settled");
+        writer.written(&second, 20..30).expect("noted");
+        drop((writer, journal));
+        let bytes = bench.bytes();
+        // Where something is written: the header, and the first slots of the first block.
+        let written: Vec<usize> =
+            (0..bytes.len()).filter(|at| bytes[*at] != 0 || (at % 65536) < 400).collect();
+        let at = written[at.index(written.len())];
+        let damaged = fs::File::options().write(true).open(bench.at("journal")).expect("opens");
+        damaged.write_all_at(&[bytes[at] ^ flip], at as u64).expect("written");
+        let Ok(prepared) = prepare(&bench.request()) else { return Ok(()) };
+        let journal = prepared.ticket.expect("one").open().expect("no refusal").expect("a journal");
+        prop_assert!(journal.done(key("f")).is_none_or(|found| found == print(&stat)));
+        if let Some(begun) = journal.begun(keys.0) {
+            // When the second temporary's own entry is gone, the first one's was dropped.
+            let right = begun.ranges.iter().all(|range| *range == (20..30));
+            prop_assert!(right, "{:?}", begun.ranges);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What a copy is given to open its journal with, once it is certain that something will be written.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::header::Header;
+use super::load::Earlier;
+use super::place::{self, is_journal_name};
+use super::{Held, Journal, lock};
+use crate::error::{Refusal, show};
+use crate::options::JournalPlace;
+use crate::plan::Plan;
+use crate::selection::absolute;
+
+/// Opens a journal, once.
+#[derive(Debug)]
+pub struct Ticket {
+    state: Mutex<Option<State>>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum State {
+    Ready(Box<Journal>),
+    Fresh(Box<Fresh>),
+}
+
+/// A journal that is to be made.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    /// A file that is there and is used again, its path, and whether it is beside the destination.
+    pub(super) reuse: Option<(Held, PathBuf, bool)>,
+    /// Where it may lie, best first; and whether that is beside the destination.
+    pub(super) places: Vec<(bool, PathBuf)>,
+    pub(super) header: Header,
+    /// The user named the file: without it the copy is refused.
+    pub(super) must: bool,
+}
+
+impl Fresh {
+    /// Where the journal of a plan may lie, best first.
+    pub(super) fn places(plan: &Plan, place: &JournalPlace, key: u64) -> Vec<PathBuf> {
+        match place {
+            JournalPlace::None => Vec::new(),
+            JournalPlace::At(path) => vec![path.clone()],
+            JournalPlace::Within(dir) => vec![place::own(dir, key)],
+            JournalPlace::Beside => {
+                let holder = plan.roots.first().map(|root| absolute(&root.destination_dir));
+                let state = place::state_directory();
+                let beside = holder.map(|dir| dir.join(place::name(key)));
+                let state = state.map(|dir| place::own(&dir, key));
+                beside.into_iter().chain(state).collect()
+            }
+        }
+    }
+}
+
+impl Ticket {
+    pub(super) fn ready(journal: Journal, notes: Vec<String>) -> Self {
+        Self { state: Mutex::new(Some(State::Ready(Box::new(journal)))), notes }
+    }
+
+    pub(super) fn fresh(fresh: Fresh, notes: Vec<String>) -> Self {
+        Self { state: Mutex::new(Some(State::Fresh(Box::new(fresh)))), notes }
+    }
+
+    /// What a person should know of how the journal was found.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Opens the journal. Where none can be made the copy goes on without, and the text says why.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when another process makes the same copy, or when a file that the user named
+    /// cannot be made.
+    pub(crate) fn open(&self) -> Result<Result<Arc<Journal>, String>, Refusal> {
+        let fresh = match lock(&self.state).take() {
+            Some(State::Ready(journal)) => return Ok(Ok(Arc::new(*journal))),
+            Some(State::Fresh(fresh)) => *fresh,
+            None => return Ok(Err("its journal was used before".to_owned())),
+        };
+        let Fresh { reuse, places, header, must } = fresh;
+        if let Some((held, path, beside)) = reuse {
+            let begun = held
+                .set_len(0)
+                .and_then(|()| Journal::begin(held, path.clone(), beside, header, Earlier::none()));
+            return begun.map(|journal| Ok(Arc::new(journal))).map_err(|source| Refusal::System {
+                path,
+                action: "write the journal",
+                source,
+            });
+        }
+        let mut why = "there is no place for it".to_owned();
+        for (beside, path) in places {
+            let made = match create(&path, must) {
+                Ok(file) => file,
+                Err(source) if must => {
+                    return Err(Refusal::System { path, action: "make the journal", source });
+                }
+                Err(error) => {
+                    why = format!("{}: {error}", show(&path));
+                    continue;
+                }
+            };
+            let held = place::lock(made, &path)?;
+            match Journal::begin(held, path.clone(), beside, header.clone(), Earlier::none()) {
+                Ok(journal) => return Ok(Ok(Arc::new(journal))),
+                Err(source) => {
+                    let _ = fs::remove_file(&path);
+                    if must {
+                        return Err(Refusal::System { path, action: "write the journal", source });
+                    }
+                    why = format!("{}: {source}", show(&path));
+                }
+            }
+        }
+        Ok(Err(format!("there is no journal, so that a stopped copy starts over ({why})")))
+    }
+}
+
+/// Makes the file, and for one among the user's state its directory.
+fn create(path: &Path, named: bool) -> io::Result<File> {
+    let make = || {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
+    };
+    match make() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => {
+            let beside = path.file_name().is_some_and(|name| is_journal_name(name.as_bytes()));
+            if let Some(directory) = path.parent().filter(|_| !beside) {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            }
+            make()
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,693 @@
+//! The journal: a copy that is killed at any moment goes on with the same command, and copies again
+//! neither what was finished nor more than was in flight. What is kept of a tree is `fidelity.rs`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::compare::assert_none;
+use support::tree::{chmod, set_times};
+use support::{
+    Backend, Compare, Fs, Longshore, NOBODY, Rng, Run, Running, Scratch, Seed, Tree, TreeOptions,
+    assert_same_tree, diff_trees, for_each_backend, is_journal, need_root, wait_for,
+};
+
+/// Kills for each backend; 200 altogether with LONGSHORE_SCALE=full.
+fn kills() -> u32 {
+    if std::env::var("LONGSHORE_SCALE").is_ok_and(|word| word == "full") { 50 } else { 6 }
+}
+
+/// Worker threads of the copies that are killed.
+const THREADS: u64 = 2;
+/// Bytes that one worker may have in flight: a chunk of a large file.
+const IN_FLIGHT_BYTES: u64 = 4 << 20;
+/// What a process reads besides: libraries, what the kernel says of filesystems.
+const STARTING_BYTES: u64 = 256 << 10;
+
+/// Bytes that a stopped process has read, by whatever means.
+fn bytes_read(running: &Running) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", running.pid())).unwrap_or_default();
+    let value = |name: &str| {
+        let line = io.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64)
+    };
+    // Direct reads through the ring are counted by the block layer only.
+    value("rchar:").max(value("read_bytes:"))
+}
+
+/// Whether every thread of a process has stopped.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.into_iter().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_none_or(|rest| !rest.trim_start().starts_with(['R', 'S', 'D']))
+    })
+}
+
+/// Kills a copy after `moment`, and returns what it had read; `None` when it had ended before.
+fn kill_after(mut running: Running, moment: Duration) -> (Run, Option<u64>) {
+    let started = Instant::now();
+    wait_for("the moment of the kill", Duration::from_secs(60), || {
+        started.elapsed() >= moment || running.ended()
+    });
+    if running.ended() {
+        return (running.wait(), None);
+    }
+    running.signal(Signal::SIGSTOP);
+    let pid = running.pid();
+    wait_for("all threads to stop", Duration::from_secs(60), || is_stopped(pid) || running.ended());
+    let read = bytes_read(&running);
+    running.signal(Signal::SIGKILL);
+    let run = running.wait();
+    // It may have ended while it was being stopped.
+    let killed = run.signal == Some(9);
+    (run, killed.then_some(read))
+}
+
+/// A tree with everything, and enough content that a run takes its time.
+fn long_tree(scratch: &Scratch, seed: u64) -> PathBuf {
+    let options = TreeOptions { many: 1500, ..TreeOptions::default() };
+    let tree = Tree::make(scratch.join("src"), seed, options);
+    let mut rng = Rng::new(seed);
+    for n in 0..6 {
+        fs::write(tree.root.join(format!("large-{n}")), rng.bytes((20 << 20) + n * 777)).unwrap();
+    }
+    fs::hard_link(tree.root.join("large-0"), tree.root.join("links/large-0-again")).unwrap();
+    let sparse = fs::File::create(tree.root.join("large-sparse")).unwrap();
+    sparse.set_len(1 << 30).unwrap();
+    for n in 0..40 {
+        sparse.write_all_at(&rng.bytes(1 << 20), n * (25 << 20) + 12_345).unwrap();
+    }
+    settle(&tree.root);
+    tree.root
+}
+
+/// Waits until the clock has moved on from the last change, so that every file can be noted.
+fn settle(path: &Path) {
+    let changed = fs::symlink_metadata(path).unwrap();
+    wait_for("the clock to move on", Duration::from_secs(10), || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let then = Duration::new(
+            u64::try_from(changed.ctime()).unwrap(),
+            u32::try_from(changed.ctime_nsec()).unwrap(),
+        );
+        now.saturating_sub(then) > Duration::from_millis(60)
+    });
+}
+
+/// Files with content of their own, hard links once.
+fn regular_files(root: &Path) -> u64 {
+    let mut inodes = std::collections::HashSet::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                dirs.push(entry.path());
+            } else if metadata.is_file() {
+                inodes.insert(metadata.ino());
+            }
+        }
+    }
+    u64::try_from(inodes.len()).unwrap()
+}
+
+fn journals(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| is_journal(path)).collect()
+}
+
+fn the_journal(dir: &Path) -> PathBuf {
+    let mut all = journals(dir);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.pop().unwrap()
+}
+
+/// The command that is killed; the second time cp's rule would take it one level deeper.
+fn copy(backend: Backend, source: &Path, target: &Path) -> Longshore {
+    let threads = THREADS.to_string();
+    Longshore::copy(backend).args(["--threads", &threads]).arg(source).arg(target)
+}
+
+#[test]
+fn a_copy_killed_at_random_moments_is_exact_and_repeats_only_what_was_in_flight() {
+    let seed = Seed::fresh();
+    let mut rng = seed.rng();
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = long_tree(&scratch, seed.0);
+    // Deep paths are beyond what this count can reach; the engine's own count of a whole copy holds.
+    let counted = regular_files(&source);
+    for fs in [Fs::Tmpfs, Fs::Ext4] {
+        let Some(scratch) = Scratch::new(fs) else { continue };
+        for_each_backend(|backend| {
+            let whole = scratch.join("whole");
+            let run = copy(backend, &source, &whole).arg("--fresh").expect(0);
+            let (took, files) = (run.elapsed, run.count("/copied/files"));
+            assert!(files >= counted, "{files} of {counted}: {}", run.describe());
+            let data = run.count("/copied/bytes_moved");
+            assert!(data > 100 << 20, "{}", run.describe());
+            support::scratch::remove(&whole);
+            let target = scratch.join("copy");
+            let wanted = if fs == Fs::Tmpfs { kills() } else { kills().div_ceil(4) };
+            let (mut killed, mut since, mut read, mut journal_read) = (0, 0_u32, 0_u64, 0_u64);
+            let part =
+                u64::try_from(took.as_micros()).unwrap() * 2 / u64::from(wanted.clamp(8, 12));
+            loop {
+                journal_read += journals(scratch.path())
+                    .iter()
+                    .map(|path| fs::metadata(path).unwrap().len())
+                    .sum::<u64>();
+                let last = killed >= wanted;
+                let moment = Duration::from_micros(rng.below(part + 1));
+                let moment = if last { Duration::from_secs(60) } else { moment };
+                let (run, before) = kill_after(copy(backend, &source, &target).start(), moment);
+                if let Some(before) = before {
+                    assert_eq!(run.signal, Some(9), "{}", run.describe());
+                    read += before;
+                    killed += 1;
+                    since += 1;
+                    continue;
+                }
+                run.expect(0);
+                assert_none(&diff_trees(&source, &target, Compare::default()), &run.describe());
+                assert_eq!(
+                    run.count("/resumed/files") + run.count("/copied/files"),
+                    files,
+                    "{}",
+                    run.describe()
+                );
+                assert!(journals(scratch.path()).is_empty(), "{}", run.describe());
+                read += run.count("/copied/bytes_moved");
+                let allowed = data / 20
+                    + u64::from(since) * (THREADS * IN_FLIGHT_BYTES + STARTING_BYTES)
+                    + journal_read;
+                let repeated = read.saturating_sub(data);
+                println!(
+                    "{fs} {backend}: {since} kills, {repeated} of {data} bytes read again, {} % \
+                     (in flight and starting: {allowed})",
+                    repeated * 100 / data
+                );
+                assert!(repeated <= allowed, "{repeated} > {allowed}: {}", run.describe());
+                support::scratch::remove(&target);
+                (since, read, journal_read) = (0, 0, 0);
+                if last {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// Kills a copy as soon as `condition` holds; it must not have ended before.
+fn kill_when(command: Longshore, what: &str, mut condition: impl FnMut() -> bool) -> Run {
+    let mut running = command.start();
+    wait_for(what, Duration::from_secs(30), || condition() || running.ended());
+    running.signal(Signal::SIGKILL);
+    let run = running.wait();
+    assert_eq!(run.signal, Some(9), "it ended before: {}", run.describe());
+    run
+}
+
+/// Entries of a directory, 0 while it is not there.
+fn entries(dir: &Path) -> usize {
+    fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+/// Many small files in one directory.
+fn many(scratch: &Scratch, count: usize) -> PathBuf {
+    let source = scratch.join("src");
+    fs::create_dir(&source).unwrap();
+    let mut rng = Rng::new(5);
+    for n in 0..count {
+        fs::write(source.join(format!("f{n:05}")), rng.bytes(3000)).unwrap();
+    }
+    settle(&source.join(format!("f{:05}", count - 1)));
+    source
+}
+
+/// Names that are complete in a copy which was killed, by name.
+fn complete(source: &Path, target: &Path) -> Vec<PathBuf> {
+    let same = |name: &PathBuf| {
+        let look =
+            |dir: &Path| fs::metadata(dir.join(name)).ok().map(|m| (m.mtime(), m.mtime_nsec()));
+        look(source) == look(target)
+    };
+    let mut names: Vec<PathBuf> = fs::read_dir(target)
+        .unwrap()
+        .map(|entry| PathBuf::from(entry.unwrap().file_name()))
+        .filter(|name| !is_journal(name))
+        .filter(same)
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_changed_on_either_side_since_is_copied_anew() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let source = many(&scratch, 6000);
+        let target = scratch.join("copy");
+        kill_when(copy(backend, &source, &target), "files", || entries(&target) > 1500);
+        let done = complete(&source, &target);
+        assert!(done.len() > 100);
+        let of = |n: usize| (source.join(&done[n]), target.join(&done[n]));
+        // In the source: other content with size and time kept; a link; a directory; gone.
+        let (path, _) = of(0);
+        let time = fs::metadata(&path).unwrap();
+        fs::write(&path, [9; 3000]).unwrap();
+        set_times(&path, time.mtime(), time.mtime_nsec());
+        let (path, _) = of(1);
+        fs::remove_file(&path).unwrap();
+        symlink("elsewhere", &path).unwrap();
+        let (path, there) = of(2);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::remove_file(&there).unwrap();
+        let gone = of(3);
+        fs::remove_file(&gone.0).unwrap();
+        // At the destination: gone, shorter, another time, a link to somewhere.
+        fs::remove_file(of(4).1).unwrap();
+        fs::File::options().write(true).open(of(5).1).unwrap().set_len(17).unwrap();
+        fs::write(of(6).1, [1; 3000]).unwrap();
+        fs::remove_file(of(7).1).unwrap();
+        symlink("/nowhere", of(7).1).unwrap();
+        let run = copy(backend, &source, &target).expect(0);
+        fs::remove_file(&gone.1).unwrap();
+        let same = Compare { top: false, ..Compare::default() };
+        assert_none(&diff_trees(&source, &target, same), &run.describe());
+        let resumed = run.count("/resumed/files");
+        assert!(resumed + 30 >= u64::try_from(done.len()).unwrap(), "{}", run.describe());
+    });
+}
+
+/// A source with one large file that takes a while.
+fn large(scratch: &Scratch, backend: Backend) -> (PathBuf, PathBuf, PathBuf) {
+    let source = scratch.join(format!("src-{backend}"));
+    let target = scratch.join(format!("copy-{backend}"));
+    fs::create_dir(&source).unwrap();
+    let piece = Rng::new(3).bytes(16 << 20);
+    fs::write(source.join("large"), piece.repeat(24)).unwrap();
+    settle(&source.join("large"));
+    (source.clone(), source.join("large"), target)
+}
+
+/// The temporary file in a directory.
+fn temporary(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.map(|entry| entry.unwrap().path());
+    entries.into_iter().find(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(".longshore-") && !is_journal(path)
+    })
+}
+
+/// Kills the copy of a large file when a good part of it is written.
+fn kill_within_large(command: Longshore, target: &Path) {
+    kill_when(command, "part of the file", || {
+        let written = temporary(target).and_then(|path| fs::metadata(path).ok());
+        written.is_some_and(|file| file.blocks() * 512 > 60 << 20)
+    });
+}
+
+#[test]
+fn a_large_file_goes_on_where_it_was_killed_or_cancelled() {
+    for_each_backend(|backend| {
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+            let (source, file, target) = large(&scratch, backend);
+            let mut running = copy(backend, &source, &target).start();
+            wait_for("part of the file", Duration::from_secs(30), || {
+                let written = temporary(&target).and_then(|path| fs::metadata(path).ok());
+                written.is_some_and(|file| file.blocks() * 512 > 60 << 20) || running.ended()
+            });
+            running.signal(signal);
+            let stopped = running.wait();
+            if signal == Signal::SIGTERM {
+                stopped.expect(143);
+                assert_eq!(stopped.report.as_ref().unwrap()["go_on_with"], "");
+            }
+            let run = copy(backend, &source, &target).arg("--resume").expect(0);
+            let size = fs::metadata(&file).unwrap().len();
+            let ranges = run.count("/resumed/ranges");
+            assert!(ranges > 30 << 20, "{signal}: {}", run.describe());
+            assert_eq!(ranges + run.count("/copied/bytes_moved"), size, "{}", run.describe());
+            assert_same_tree(&source, &target, Compare::default());
+        }
+    });
+}
+
+#[test]
+fn a_large_file_that_changed_meanwhile_on_either_side_starts_anew() {
+    for_each_backend(|backend| {
+        for case in 0..5 {
+            let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+            let (source, file, target) = large(&scratch, backend);
+            kill_within_large(copy(backend, &source, &target), &target);
+            let aside = temporary(&target).unwrap();
+            match case {
+                // The source: content with size and time kept; small by now; gone.
+                0 => {
+                    let time = fs::metadata(&file).unwrap();
+                    let open = fs::File::options().write(true).open(&file).unwrap();
+                    open.write_all_at(&[0; 100], 1000).unwrap();
+                    set_times(&file, time.mtime(), time.mtime_nsec());
+                }
+                1 => fs::write(&file, "small").unwrap(),
+                2 => fs::remove_file(&file).unwrap(),
+                // The temporary file: gone; another one of the same length.
+                3 => fs::remove_file(&aside).unwrap(),
+                _ => {
+                    let length = fs::metadata(&aside).unwrap().len();
+                    fs::remove_file(&aside).unwrap();
+                    fs::File::create(&aside).unwrap().set_len(length).unwrap();
+                }
+            }
+            let run = copy(backend, &source, &target).expect(0);
+            assert_eq!(run.count("/resumed/ranges"), 0, "case {case}: {}", run.describe());
+            assert_same_tree(&source, &target, Compare::default());
+        }
+    });
+}
+
+#[test]
+fn two_kills_in_one_large_file_lose_nothing_and_mix_up_nothing() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, file, target) = large(&scratch, backend);
+        kill_within_large(copy(backend, &source, &target), &target);
+        // Changed in between: what the first run wrote must not be taken for the second one's.
+        fs::write(&file, Rng::new(9).bytes(16 << 20).repeat(24)).unwrap();
+        settle(&file);
+        kill_within_large(copy(backend, &source, &target), &target);
+        let run = copy(backend, &source, &target).expect(0);
+        assert_same_tree(&source, &target, Compare::default());
+        assert!(temporary(&target).is_none(), "{}", run.describe());
+    });
+}
+
+/// Every form of naming the destination, killed and given again.
+#[test]
+fn the_same_command_goes_on_in_the_same_place_however_it_names_it() {
+    let backend = Backend::Auto;
+    // The command's arguments, whether the destination exists, where the copy is, and the journal.
+    let table: [(&[&str], bool, &str, &str); 8] = [
+        (&["src", "dst"], false, "dst", ""),
+        (&["src", "dst"], true, "dst/src", "dst"),
+        (&["src/", "dst"], false, "dst", ""),
+        (&["src/", "dst"], true, "dst", "dst"),
+        (&["-T", "src", "dst"], false, "dst", ""),
+        (&["-T", "src", "dst"], true, "dst", "dst"),
+        (&["-t", "dst", "src"], true, "dst/src", "dst"),
+        (&["-p", "src", "dst/deep/down"], false, "dst/deep/down", "dst/deep"),
+    ];
+    for (args, exists, place, journal) in table {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let source = many(&scratch, 4000);
+        set_times(&source, 1_000_000_000, 5);
+        if exists {
+            fs::create_dir(scratch.join("dst")).unwrap();
+        }
+        let at = scratch.join(place);
+        let command = || Longshore::copy(backend).current_dir(scratch.path()).args(args);
+        kill_when(command(), "files", || entries(&at) > 500);
+        the_journal(&scratch.join(journal));
+        // Looking costs nothing and changes nothing.
+        let looked = command().arg("--dry-run").expect(0);
+        assert!(!looked.stdout.contains("dst/src") || place.ends_with("src"), "{}", looked.stdout);
+        let run = command().arg("--resume").expect(0);
+        assert!(run.count("/resumed/files") > 300, "{args:?}: {}", run.describe());
+        assert_none(&diff_trees(&source, &at, Compare::default()), &run.describe());
+        assert!(journals(&scratch.join(journal)).is_empty());
+        assert!(!scratch.join("dst/src/src").exists());
+    }
+}
+
+#[test]
+fn several_sources_and_options_that_choose_go_on_too() {
+    let table: [&[&str]; 4] = [
+        &["a", "b", "dst"],
+        &["--delete", "--update", "a", "b", "dst"],
+        &["--exclude", "f00*", "a", "b", "dst"],
+        &["--no-preserve", "timestamps", "a", "b", "dst"],
+    ];
+    for args in table {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let source = many(&scratch, 4000);
+        fs::rename(&source, scratch.join("a")).unwrap();
+        let source = many(&scratch, 4000);
+        fs::rename(&source, scratch.join("b")).unwrap();
+        fs::create_dir(scratch.join("dst")).unwrap();
+        let command = || Longshore::copy(Backend::Auto).current_dir(scratch.path()).args(args);
+        kill_when(command(), "files", || entries(&scratch.join("dst/a")) > 500);
+        let other = Longshore::copy(Backend::Auto)
+            .current_dir(scratch.path())
+            .args(["--resume", "-x"])
+            .args(args)
+            .expect(2);
+        other.says("no journal");
+        let run = command().expect(0);
+        assert!(run.count("/resumed/files") > 200, "{args:?}: {}", run.describe());
+        let again = scratch.join("again");
+        fs::create_dir(&again).unwrap();
+        let last = args.len() - 1;
+        Longshore::copy(Backend::Auto)
+            .current_dir(scratch.path())
+            .args(&args[..last])
+            .arg(&again)
+            .expect(0);
+        let same = Compare { top: false, ..Compare::default() };
+        let mut differences = diff_trees(&again, &scratch.join("dst"), same);
+        if args.contains(&"timestamps") {
+            differences.retain(|d| d.what != "mtime");
+        }
+        assert_none(&differences, &run.describe());
+    }
+}
+
+#[test]
+fn only_what_failed_is_copied_by_the_same_command() {
+    if !need_root() {
+        return;
+    }
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+        scratch.open_to_all();
+        let source = many(&scratch, 300);
+        let closed = source.join("f00007");
+        chmod(&closed, 0);
+        let command = || copy(backend, &source, &scratch.join("copy")).user(NOBODY);
+        let run = command().args(["--no-preserve", "ownership"]).expect(1);
+        assert_eq!(run.failed, std::slice::from_ref(&closed));
+        run.says("same command");
+        chmod(&closed, 0o644);
+        settle(&closed);
+        let run = command().args(["--no-preserve", "ownership"]).expect(0);
+        assert_eq!(run.count("/copied/files"), 1, "{}", run.describe());
+        assert_eq!(run.count("/resumed/files"), 299, "{}", run.describe());
+        let same = Compare { owner: false, ..Compare::default() };
+        assert_none(&diff_trees(&source, &scratch.join("copy"), same), &run.describe());
+    });
+}
+
+#[test]
+fn a_journal_that_is_damaged_foreign_or_missing_is_never_trusted() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = many(&scratch, 4000);
+    let target = scratch.join("copy");
+    let given = scratch.join("given");
+    let command = || copy(Backend::Auto, &source, &target);
+    let with = |path: &Path| command().arg("--journal").arg(path);
+    let killed = || {
+        support::scratch::remove(&target);
+        kill_when(command(), "files", || entries(&target) > 500);
+        the_journal(scratch.path())
+    };
+    let ends_well = |run: &Run| {
+        assert_none(&diff_trees(&source, &target, Compare::default()), &run.describe());
+        assert!(journals(scratch.path()).is_empty(), "{}", run.describe());
+    };
+
+    // Nothing to go on with.
+    command().arg("--resume").expect(2).says("no journal of this copy");
+    command().args(["--resume", "--journal", "none"]).expect(2).says("--journal none");
+
+    // A damaged header: refused when going on was asked for, else replaced, in the same place.
+    let journal = killed();
+    let mut bytes = fs::read(&journal).unwrap();
+    for at in (30..4096).step_by(100) {
+        bytes[at] ^= 0x55;
+        bytes[32768 + at] ^= 0x55;
+    }
+    fs::write(&journal, &bytes).unwrap();
+    command().arg("--resume").expect(2).says("damaged");
+    let run = command().expect(0);
+    assert!(run.report.as_ref().unwrap()["setup"]["notes"].to_string().contains("damaged"));
+    ends_well(&run);
+
+    // Something else entirely, and an empty file.
+    for content in ["something else", ""] {
+        let journal = killed();
+        fs::write(&journal, content).unwrap();
+        let run = command().expect(0);
+        assert_eq!(run.count("/resumed/files"), 0);
+        ends_well(&run);
+    }
+
+    // Cut short, entries included.
+    let journal = killed();
+    let length = fs::metadata(&journal).unwrap().len();
+    fs::File::options().write(true).open(&journal).unwrap().set_len(length - 70_001).unwrap();
+    ends_well(&command().expect(0));
+
+    // Started over on request.
+    killed();
+    let run = command().arg("--fresh").expect(0);
+    assert_eq!(run.count("/copied/files"), 4000);
+    ends_well(&run);
+
+    // A file that the user named is not overwritten unless it is this copy's journal.
+    support::scratch::remove(&target);
+    fs::write(&given, "my thesis").unwrap();
+    for more in ["--fresh", "--update"] {
+        with(&given).arg(more).expect(2).says("is no journal");
+    }
+    assert_eq!(fs::read(&given).unwrap(), b"my thesis");
+    fs::write(&given, vec![0; 9000]).unwrap();
+    with(&given).expect(2).says("is no journal");
+    fs::remove_file(&given).unwrap();
+    symlink(scratch.join("behind"), &given).unwrap();
+    with(&given).expect(2);
+    assert!(!scratch.join("behind").exists());
+    fs::remove_file(&given).unwrap();
+    with(Path::new("/nowhere/journal")).expect(2);
+    assert!(!target.exists());
+
+    kill_when(with(&given), "files", || entries(&target) > 500);
+    with(&given).arg("-x").expect(2).says("journal of another copy");
+    let run = with(&given).arg("--resume").expect(0);
+    assert!(run.count("/resumed/files") > 300 && !given.exists(), "{}", run.describe());
+    ends_well(&run);
+
+    // Without one nothing is noted, and the report says how to go on.
+    support::scratch::remove(&target);
+    let none = || command().args(["--journal", "none"]);
+    let mut running = none().start();
+    wait_for("files", Duration::from_secs(30), || entries(&target) > 500 || running.ended());
+    running.signal(Signal::SIGTERM);
+    let run = running.wait();
+    assert!(journals(scratch.path()).is_empty());
+    assert_eq!(run.expect(143).report.as_ref().unwrap()["go_on_with"], "--update -T");
+}
+
+/// Whatever is changed in a journal, the copy is exact.
+#[test]
+fn a_copy_with_a_changed_journal_is_exact() {
+    let seed = Seed::fresh();
+    let mut rng = seed.rng();
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = long_tree(&scratch, 4);
+    let target = scratch.join("copy");
+    for case in 0..8 {
+        let moment = || temporary(&target).is_some() || entries(&target.join("many")) > 300;
+        kill_when(copy(Backend::Auto, &source, &target), "some of it", moment);
+        let journal = the_journal(scratch.path());
+        let mut bytes = fs::read(&journal).unwrap();
+        let flips = 1 << rng.below(12);
+        let from = if case % 2 == 0 { 65536 } else { 0 };
+        for _ in 0..flips {
+            let room = u64::try_from(bytes.len() - from).unwrap();
+            let at = from + usize::try_from(rng.below(room)).unwrap();
+            bytes[at] ^= u8::try_from(1 + rng.below(255)).unwrap();
+        }
+        fs::write(&journal, &bytes).unwrap();
+        let run = copy(Backend::Auto, &source, &target).expect(0);
+        assert_none(&diff_trees(&source, &target, Compare::default()), &run.describe());
+        assert!(journals(scratch.path()).is_empty(), "{}", run.describe());
+        support::scratch::remove(&target);
+    }
+}
+
+#[test]
+fn a_copy_that_is_running_is_not_started_a_second_time() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = many(&scratch, 6000);
+    let target = scratch.join("copy");
+    let mut running = copy(Backend::Auto, &source, &target).start();
+    wait_for("files", Duration::from_secs(30), || entries(&target) > 10 || running.ended());
+    running.signal(Signal::SIGSTOP);
+    copy(Backend::Auto, &source, &target).expect(2).says("running already");
+    running.signal(Signal::SIGCONT);
+    running.wait().expect(0);
+    assert_same_tree(&source, &target, Compare::default());
+}
+
+#[test]
+fn where_no_journal_can_lie_beside_the_copy_it_lies_among_the_users_state() {
+    if !need_root() {
+        return;
+    }
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    scratch.open_to_all();
+    let source = many(&scratch, 6000);
+    let state = scratch.join("state");
+    fs::create_dir(&state).unwrap();
+    chmod(&state, 0o777);
+    // A closed directory with an open one in it: `-T` renames nothing into the closed one.
+    let closed = scratch.join("closed");
+    fs::create_dir_all(&closed).unwrap();
+    chmod(&source, 0o777);
+    let target = closed.join("copy");
+    fs::create_dir(&target).unwrap();
+    support::tree::give_to(&target, NOBODY);
+    // Its own directory takes no journal either, until the engine opens it.
+    chmod(&target, 0o555);
+    let command = || {
+        Longshore::copy(Backend::Auto)
+            .user(NOBODY)
+            .env("XDG_STATE_HOME", state.to_str().unwrap())
+            .args(["--no-preserve", "ownership", "-T"])
+            .arg(&source)
+            .arg(&target)
+    };
+    kill_when(command(), "files", || entries(&target) > 500);
+    assert!(journals(&target).is_empty());
+    assert_eq!(entries(&state.join("longshore")), 1);
+    let run = command().arg("--resume").expect(0);
+    assert!(run.count("/resumed/files") > 300, "{}", run.describe());
+    assert_eq!(entries(&state.join("longshore")), 0);
+    let same = Compare { owner: false, ..Compare::default() };
+    assert_none(&diff_trees(&source, &target, same), &run.describe());
+    // Neither here nor there: the copy goes on without, and says so.
+    support::scratch::remove(&target);
+    fs::create_dir(&target).unwrap();
+    support::tree::give_to(&target, NOBODY);
+    chmod(&target, 0o555);
+    chmod(&state, 0o500);
+    support::scratch::remove(&state.join("longshore"));
+    let run = command().expect(0);
+    assert!(run.report.unwrap()["setup"]["notes"].to_string().contains("no journal"));
+}
+
+/// A journal lies in the destination: it is neither copied, nor deleted, nor seen in the times.
+#[test]
+fn journals_are_neither_copied_nor_deleted() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = many(&scratch, 50);
+    let target = scratch.join("dst");
+    fs::create_dir(&target).unwrap();
+    let name = ".longshore-0123456789abcdef.journal";
+    fs::write(target.join(name), "of another copy").unwrap();
+    set_times(&source, 1_000_000_000, 7);
+    let contents = format!("{}/", source.display());
+    let run = Longshore::copy(Backend::Auto).args(["--delete", &contents]).arg(&target).expect(0);
+    assert_eq!(fs::metadata(&target).unwrap().mtime(), 1_000_000_000, "{}", run.describe());
+    assert_eq!(fs::read(target.join(name)).unwrap(), b"of another copy");
+    fs::write(source.join(name), "in the source").unwrap();
+    let run = Longshore::copy(Backend::Auto).arg(&contents).arg(scratch.join("new")).expect(1);
+    assert_eq!(run.failed, [source.join(name)]);
+}
