@@ -170,3 +170,32 @@ fn a_file_of_a_hundred_thousand_extents_is_copied() {
         fs::remove_file(&copy).unwrap();
     });
 }
+
+/// Files wait in batches to be read back; their number must not show either.
+fn memory_stays_bounded_with_checks(dirs: usize) {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    make(&scratch.join("src"), dirs, 100);
+    let manifest = scratch.join("manifest");
+    let run = Longshore::copy(Backend::Auto)
+        .limit(Duration::from_secs(600))
+        .args(["--verify", "--manifest"])
+        .arg(&manifest)
+        .arg(scratch.join("src"))
+        .arg(scratch.join("copy"))
+        .expect(0);
+    println!("verified: {} files, {} MiB", dirs * 100, run.peak_kib / 1024);
+    assert_eq!(run.count("/verify/files"), u64::try_from(dirs * 100).unwrap());
+    assert!(run.peak_kib > 0 && run.peak_kib < PEAK_LIMIT_KIB, "{}", run.describe());
+}
+
+#[test]
+fn memory_stays_bounded_with_verification_and_a_manifest() {
+    memory_stays_bounded_with_checks(1000);
+}
+
+#[test]
+fn memory_stays_bounded_with_verification_of_a_million_files() {
+    if full() {
+        memory_stays_bounded_with_checks(10_000);
+    }
+}

@@ -393,8 +393,8 @@ impl Worker<'_> {
         let preserve = self.job.options().preserve;
         if preserve.flags || preserve.project {
             let dir = file.dir.source().at(Step::Open)?;
-            let source =
-                super::file::open_source_in(&dir, &file.source_name, || self.job.stopped())?.0;
+            let (source, _) =
+                super::file::open_source_in(&dir, &file.source_name, || self.job.stopped())?;
             attributes.apply_flags(source.as_fd(), target.as_fd())?;
         }
         Ok(())

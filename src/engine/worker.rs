@@ -34,7 +34,7 @@ pub(crate) struct Worker<'w> {
     pub(crate) handle: Handle<'w, Task>,
     pub(crate) backend: Box<dyn Backend<Pending>>,
     pub(crate) entries: Vec<u8>,
-    extra: bool,
+    pub(crate) extra: bool,
     present: &'w Present,
     /// What reads files back, once there are some.
     pub(crate) reader: Option<Reader>,

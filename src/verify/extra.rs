@@ -14,6 +14,7 @@ use super::{Control, Kind};
 use crate::engine::dir::OPEN_DIRECTORY;
 use crate::engine::inode::is_directory;
 use crate::error::{AtStep, Step};
+use crate::journal::is_journal_name;
 use crate::sys;
 
 /// 128 bits stand for a path: a million paths are 16 MiB, and no two will meet.
@@ -71,6 +72,10 @@ fn visit(dir: &OwnedFd, path: &Path, named: &HashSet<u128>, findings: &Findings)
                 stat.is_ok_and(|stat| is_directory(stat.st_mode))
             };
             if !named.contains(&key(&below)) {
+                // The journal of a copy that is not complete lies in it, and is no part of it.
+                if is_journal_name(entry.name.to_bytes()) {
+                    continue;
+                }
                 findings.add(&below, Kind::Extra, "the manifest does not name it");
             } else if entry.kind == libc::DT_DIR || (entry.kind == libc::DT_UNKNOWN && directory())
             {

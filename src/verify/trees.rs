@@ -24,6 +24,7 @@ use crate::engine::file::open_source_in;
 use crate::engine::inode::{is_directory, is_regular, same_version};
 use crate::engine::queue::{Found, Handle, Queue};
 use crate::error::{AtStep, FailureKind, Refusal, Step, StepError};
+use crate::journal::is_journal_name;
 use crate::manifest::kind_of;
 use crate::sys;
 
@@ -237,7 +238,8 @@ impl Worker<'_> {
     fn look_for_extra(&self, level: &Level, name: &CStr) {
         let findings = self.shared.findings;
         let look = |dir: &OwnedFd| fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        if look(&level.source) == Err(Errno::ENOENT) {
+        // The journal of a copy that is not complete lies in it, and is no part of it.
+        if !is_journal_name(name.to_bytes()) && look(&level.source) == Err(Errno::ENOENT) {
             let path = path_in(level, name);
             let directory = look(&level.copy).is_ok_and(|stat| is_directory(stat.st_mode));
             if self.shared.request.filter.admits(&path, directory) {
@@ -319,9 +321,8 @@ impl Worker<'_> {
         if source.st_size == 0 {
             return Ok(());
         }
-        let (file, opened) = open_source_in(&level.source, source_name, || {
-            self.shared.control.cancel.outcome().is_some()
-        })?;
+        let stopped = || self.shared.control.cancel.outcome().is_some();
+        let (file, opened) = open_source_in(&level.source, source_name, stopped)?;
         let back = OpenBack::open(level.copy.as_fd(), name)?;
         let cancel = &self.shared.control.cancel;
         let differing = self.cells.compare((&file, &opened), &back, cancel)?;

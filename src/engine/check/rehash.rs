@@ -46,7 +46,7 @@ impl Worker<'_> {
 /// `SourceChanged` when it is not.
 pub(super) fn open_unchanged(file: &ToCheck) -> Result<OwnedFd, StepError> {
     let dir = file.dir.source().at(Step::Open)?;
-    let (source, stat) = open_source_in(&dir, &file.source_name, || false)?;
+    let (source, stat) = open_source_in(&dir, &file.source_name, stopped)?;
     if same_version(&stat, &file.stat) { Ok(source) } else { Err(changed()) }
 }
 
