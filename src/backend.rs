@@ -3,6 +3,7 @@
 
 pub(crate) mod chunk;
 pub(crate) mod pair;
+pub(crate) mod past_cache;
 pub(crate) mod plain;
 pub(crate) mod range;
 pub(crate) mod uring;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::backend::chunk::ChunkSupply;
 use crate::backend::pair::Pair;
+use crate::checksum::{Algorithm, Cells, Digest};
 use crate::error::StepError;
 
 /// Files up to this size are read whole into one buffer (`io-design`: a second read is saved when
@@ -71,7 +73,18 @@ pub(crate) struct SmallFile<T> {
     pub(crate) destination: OwnedFd,
     pub(crate) size: usize,
     pub(crate) pair: Arc<Pair>,
+    /// The checksum to be taken on the way, if any.
+    pub(crate) checksum: Option<Algorithm>,
+    /// The digest of what was written, when it was asked for and seen.
+    pub(crate) digest: Option<Digest>,
     pub(crate) owner: T,
+}
+
+impl<T> SmallFile<T> {
+    /// Takes note of the content that is about to be written.
+    fn see(&mut self, content: &[u8]) {
+        self.digest = self.checksum.map(|algorithm| algorithm.digest(content));
+    }
 }
 
 /// A small file whose content has been moved, or not.
@@ -115,6 +128,24 @@ pub(crate) struct LargeFile {
     pub(crate) stop: AtomicBool,
     /// Bytes moved so far.
     pub(crate) moved: AtomicU64,
+    /// The digests that are taken on the way, when they are asked for.
+    pub(crate) cells: Option<Arc<Cells>>,
+}
+
+impl LargeFile {
+    /// Takes note of bytes that are about to be written.
+    fn see(&self, offset: u64, bytes: &[u8]) {
+        if let Some(cells) = &self.cells {
+            cells.feed(offset, bytes);
+        }
+    }
+
+    /// Takes note of a piece that the kernel moves by itself.
+    fn unseen(&self, piece: std::ops::Range<u64>) {
+        if let Some(cells) = &self.cells {
+            cells.unseen(piece);
+        }
+    }
 }
 
 /// One mechanism on one worker thread.

@@ -2,11 +2,14 @@
 //! them into requests is in the submodules, doing them in the library.
 
 pub(crate) mod copy;
+pub(crate) mod ctl;
 pub(crate) mod doctor;
 pub(crate) mod manual;
 pub(crate) mod output;
+pub(crate) mod rate;
 pub(crate) mod run;
 pub(crate) mod signals;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 
@@ -26,6 +29,10 @@ pub(crate) enum Command {
     Copy(Box<CopyArgs>),
     /// Run a job script with #DW lines on this machine: stage in, run, stage out
     Run(Box<RunArgs>),
+    /// Ask a running copy how it is doing, pause it, change its limits
+    Ctl(CtlArgs),
+    /// Compare a copy with its source or with a manifest, reading it past the page cache
+    Verify(VerifyArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity
     Doctor(DoctorArgs),
     /// Print the completion script for a shell
@@ -35,7 +42,7 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man {
-        /// The command to describe (copy, run, doctor, ...); all of longshore without it
+        /// The command to describe (copy, verify, run, ...); all of longshore without it
         command: Option<String>,
     },
 }
@@ -114,6 +121,77 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
 }
 
+/// `longshore ctl`.
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// The control socket of the copy
+    #[arg(long, value_name = "PATH", conflicts_with = "pid", global = true)]
+    pub(crate) socket: Option<PathBuf>,
+    /// The process of the copy; without it and --socket, the only copy of this user that runs
+    #[arg(long, value_name = "PID", global = true)]
+    pub(crate) pid: Option<u32>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: CtlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CtlCommand {
+    /// Say how the copy is doing
+    Status,
+    /// Begin nothing more until `continue`; what is being done is finished
+    Pause,
+    /// End a pause
+    Continue,
+    /// Change limits; those that are not named stay
+    Limit {
+        /// Bytes of content per second (100M, 1.5GiB), or none
+        #[arg(long, value_name = "RATE", value_parser = rate::bytes_or_none)]
+        bandwidth_limit: Option<u64>,
+        /// Items begun per second, or none
+        #[arg(long, value_name = "N", value_parser = rate::count_or_none)]
+        ops_limit: Option<u64>,
+        /// Most worker threads; not above what the copy was started with
+        #[arg(long, value_name = "N")]
+        threads: Option<std::num::NonZeroUsize>,
+    },
+}
+
+/// `longshore verify`.
+#[derive(Debug, Args)]
+#[command(override_usage = "longshore verify [OPTIONS] SRC DST\n       \
+                            longshore verify [OPTIONS] --manifest FILE [DIR]")]
+pub(crate) struct VerifyArgs {
+    /// What was copied, and its copy: item against item, as longshore copy -T made them. With
+    /// --manifest, the directory that it describes; by default the one that it was written for
+    #[arg(value_name = "PATH", num_args = 0..=2)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Compare with this manifest instead of a source
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Compare mode, owner, modification time, extended attributes and hard links as well
+    #[arg(long)]
+    pub(crate) metadata: bool,
+    /// Worker threads
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Compare what matches, whatever later rules say; may be repeated
+    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    pub(crate) include: Vec<String>,
+    /// Leave out what matches; the first matching --include or --exclude decides
+    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    pub(crate) exclude: Vec<String>,
+    /// Write a JSON report here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the source path of everything that differs here, NUL-terminated; copy --files-from
+    /// takes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) failed_list: Option<PathBuf>,
+}
+
 /// `longshore copy`.
 #[derive(Debug, Args)]
 #[command(override_usage = "longshore copy [OPTIONS] SRC... DST\n       \
@@ -146,9 +224,23 @@ pub(crate) struct CopyArgs {
     /// Which mechanism moves the bytes
     #[arg(long, value_name = "NAME", default_value = "auto", env = "LONGSHORE_BACKEND")]
     pub(crate) backend: BackendArg,
-    /// Worker threads
+    /// Most worker threads
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Whether the number of workers follows what makes the copy faster
+    #[arg(long, value_name = "HOW", default_value = "adaptive")]
+    pub(crate) concurrency: ConcurrencyArg,
+    /// Move at most this many bytes of content per second: 500K, 100M, 1.5GiB (powers of 1024;
+    /// 100MB is in thousands). Clones move none. `longshore ctl` changes it while the copy runs
+    #[arg(long, value_name = "RATE", value_parser = rate::bytes)]
+    pub(crate) bandwidth_limit: Option<u64>,
+    /// Begin at most this many items (files, directories, links, deletions) per second
+    #[arg(long, value_name = "N")]
+    pub(crate) ops_limit: Option<std::num::NonZeroU64>,
+    /// The control socket for `longshore ctl`: a path, or none; by default
+    /// $XDG_RUNTIME_DIR/longshore/PID.sock, else /tmp/longshore-UID/PID.sock
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     /// Copy what matches, whatever later rules say; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
@@ -180,6 +272,15 @@ pub(crate) struct CopyArgs {
     /// Start over although there is the journal of a copy that was stopped
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
+    /// Read every copied file back from the device, past the page cache, and repair what is wrong
+    #[arg(long, value_name = "CHECKSUM", num_args = 0..=1, require_equals = true)]
+    pub(crate) verify: Option<Option<ChecksumArg>>,
+    /// Write what was copied, with checksums, here; longshore verify checks against it
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Checksum of --verify and --manifest
+    #[arg(long, value_name = "CHECKSUM", default_value = "xxh3")]
+    pub(crate) checksum: ChecksumArg,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -229,6 +330,31 @@ pub(crate) enum BackendArg {
     Threads,
     /// Reflink, then copy_file_range, then plain system calls
     Clone,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ConcurrencyArg {
+    /// Begins with the cores, climbs while that gains something, up to --threads
+    Adaptive,
+    /// Stays at --threads
+    Fixed,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ChecksumArg {
+    /// XXH3, 128 bits: finds accidents, at the speed of memory
+    Xxh3,
+    /// BLAKE3: cryptographic
+    Blake3,
+}
+
+impl From<ChecksumArg> for longshore::checksum::Algorithm {
+    fn from(typed: ChecksumArg) -> Self {
+        match typed {
+            ChecksumArg::Xxh3 => Self::Xxh3,
+            ChecksumArg::Blake3 => Self::Blake3,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

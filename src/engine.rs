@@ -1,42 +1,49 @@
 //! The engine: takes a [`Plan`] and does it on its own threads, without async.
 //! It never prints and never exits; it returns a [`Report`].
 
-mod attributes;
+pub(crate) mod attributes;
+mod check;
 mod count;
+mod crew;
 mod delete;
-mod dir;
+pub(crate) mod dir;
 mod directory;
 pub mod failures;
-mod file;
-mod filesystem;
+pub(crate) mod file;
+pub(crate) mod filesystem;
 mod finish;
 mod hard_link;
-mod inode;
+pub(crate) mod inode;
 mod job;
 mod journal_end;
 mod large;
 mod links;
+mod observe;
 mod publish;
-mod queue;
+pub(crate) mod queue;
 mod resume;
-mod sizing;
+pub(crate) mod sizing;
 mod special;
-mod tally;
+pub(crate) mod tally;
 mod walk;
 mod worker;
 mod xattrs;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
+pub use crate::cancel::Cancel;
 use crate::error::{FailureKind, Refusal, Step, StepError, show};
 use crate::exit::Outcome;
 use crate::journal::Ticket;
+use crate::lanes::bottleneck::{Bottleneck, Sums};
+use crate::lanes::{Lane, Lanes};
+use crate::manifest::Writer;
 use crate::options::SyncPolicy;
 use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
@@ -44,31 +51,8 @@ use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
 use job::{Job, Task};
 use journal_end::open_journal;
-use queue::Queue;
 use sizing::Sizing;
 use tally::Tally;
-use worker::Worker;
-
-/// Asks a running copy to stop. Shared with a signal handler, so it is one atomic number.
-#[derive(Debug, Default, Clone)]
-pub struct Cancel(Arc<AtomicI32>);
-
-impl Cancel {
-    /// Stops the copy as the given signal would (SIGINT = 2, SIGTERM = 15).
-    pub fn raise(&self, signal: i32) {
-        self.0.store(signal, Relaxed);
-    }
-
-    /// How the copy must end, when it was asked to stop.
-    #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
-        match self.0.load(Relaxed) {
-            0 => None,
-            libc::SIGINT => Some(Outcome::Interrupted),
-            _ => Some(Outcome::Terminated),
-        }
-    }
-}
 
 /// The caller's handles on a running copy.
 #[derive(Debug, Default, Clone)]
@@ -77,18 +61,18 @@ pub struct Control {
     pub progress: Arc<Progress>,
     /// The way to stop it.
     pub cancel: Cancel,
+    /// The way to limit, pause and measure it.
+    pub lanes: Arc<Lanes>,
     /// Where every failed source path is written, NUL-terminated, as it fails.
     pub failed_list: Option<Arc<failures::FailedList>>,
     /// The way to the copy's journal; without one, a run that is stopped cannot be gone on with.
     pub journal: Option<Arc<Ticket>>,
+    /// The manifest that the copy writes, if any; the caller finishes it.
+    pub manifest: Option<Arc<Writer>>,
     /// Whether the sources are counted ahead, for somebody who wants to know how much is left. It
     /// costs one look at every file and starts after two seconds.
     pub count_ahead: bool,
 }
-
-/// Stack of a worker thread. The walk does not recurse, so the default would do; stated because a
-/// retry chain of linked names calls itself.
-const STACK_BYTES: usize = 4 << 20;
 
 /// Does the plan and says what was done. Failures of items are in the report.
 ///
@@ -100,10 +84,20 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let (source, destination) = filesystems(plan)?;
     let sizing = Sizing::new(&plan.options, source, destination)?;
     make_parents(plan)?;
+    let lanes = &control.lanes;
+    lanes.heed(&control.cancel);
+    lanes.set_limits(&plan.options);
     let tally = Tally::default();
     let (journal, mut notes) = open_journal(plan, control)?;
     let job = Job::new(plan, control, &sizing, &tally, journal);
-    work(&job).inspect_err(|_| job.forget_journal())?;
+    // The first source is to be the newest task.
+    let roots = (0..plan.roots.len()).rev().map(Task::Root).collect();
+    let concurrency = crew::work(&job, roots).inspect_err(|_| job.forget_journal())?;
+    if let Some(checks) = &job.checks
+        && !job.stopped()
+    {
+        crew::work(&job, checks.take_rest(&job))?;
+    }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
         // Never seen since the walk counts entries before it hands them out; but attributes that are
         // missing without a word would be the worst that can happen.
@@ -111,6 +105,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         job.fail(plan.roots[0].source.clone(), lost);
     }
     let mut stopped_by = None;
+    let seat = lanes.sit();
     if plan.options.delete && !job.stopped() {
         if job.walk_is_complete() {
             for root in plan.roots.iter().filter(|root| root.is_directory) {
@@ -121,6 +116,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
                 Some("nothing was deleted: part of the source could not be read".to_owned());
         }
     }
+    drop(seat);
     let sync_started = Instant::now();
     let mut flushed = true;
     if plan.options.sync != SyncPolicy::None && !plan.options.dry_run && !job.stopped() {
@@ -128,6 +124,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     }
     let sync_seconds = sync_started.elapsed().as_secs_f64();
     control.progress.walk_done.store(true, Relaxed);
+    let bottleneck = bottleneck(lanes, concurrency.peak, started.elapsed(), sync_seconds);
 
     let setup = Setup {
         backend: sizing.backend_word(plan.options.backend),
@@ -142,6 +139,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     if let Some((path, error)) = &fatal {
         stopped_by = Some(why_stopped(plan, path, *error));
     }
+    let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
+    let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
     let mut errors = job.failures.counts();
     let (mut failures, list_error) = job.failures.take_kept();
     let mut outcome = match control.cancel.outcome() {
@@ -176,85 +175,26 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         files_skipped: control.progress.files_skipped.load(Relaxed),
         excluded: tally.excluded.load(Relaxed),
         deleted: tally.deleted.load(Relaxed),
+        verify,
         bytes_per_second,
         mechanisms: tally.mechanisms(),
         setup: Setup { notes: [sizing.notes.clone(), notes].concat(), ..setup },
+        concurrency,
+        bottleneck,
         warnings: tally.warnings(),
         errors,
         failures,
     })
 }
 
-/// Sends the other workers home when this one panics, so that the panic ends the process instead of
-/// leaving it waiting.
-struct Alarm<'q>(&'q Queue<Task>);
-
-impl Drop for Alarm<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.abandon();
-        }
-    }
-}
-
-/// Runs the workers until everything is done or dropped.
-fn work(job: &Job<'_>) -> Result<(), Refusal> {
-    let (queue, mut deques) = Queue::new(job.sizing.threads);
-    queue.start(&deques[0], (0..job.plan.roots.len()).rev().map(Task::Root));
-    job.walk_begins(job.plan.roots.len());
-    let no_memory = |errno: nix::errno::Errno| {
-        Refusal::Request(format!(
-            "no memory for the buffers of {} threads: {errno}",
-            job.sizing.threads
-        ))
-    };
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let counter = job.control.count_ahead.then(|| {
-            let over = &over;
-            scope.spawn(move || count::count_ahead(job.plan, &job.control.progress, over))
-        });
-        let handles: Vec<_> = deques
-            .drain(..)
-            .enumerate()
-            .map(|(index, own)| {
-                let queue = &queue;
-                std::thread::Builder::new()
-                    .name(format!("copy-{index}"))
-                    .stack_size(STACK_BYTES)
-                    .spawn_scoped(scope, move || {
-                        let _alarm = Alarm(queue);
-                        // A ring belongs to the thread that made it.
-                        Worker::new(job, queue, own, index).map(|mut worker| worker.run())
-                    })
-            })
-            .collect();
-        let mut first_error = None;
-        let mut alive = 0;
-        for handle in handles {
-            let result = match handle {
-                Ok(handle) => {
-                    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                }
-                Err(error) => Err(error
-                    .raw_os_error()
-                    .map_or(nix::errno::Errno::EAGAIN, nix::errno::Errno::from_raw)),
-            };
-            match result {
-                Ok(()) => alive += 1,
-                Err(errno) => first_error = first_error.or(Some(errno)),
-            }
-        }
-        over.store(true, Relaxed);
-        if let Some(counter) = counter {
-            counter.thread().unpark();
-        }
-        // One worker is enough: it has stolen everything from those that could not start.
-        match first_error {
-            Some(errno) if alive == 0 => Err(no_memory(errno)),
-            _ => Ok(()),
-        }
-    })
+/// What held the copy up. While everything is flushed at the end, every worker would have waited.
+fn bottleneck(lanes: &Lanes, workers: usize, elapsed: Duration, flushing: f64) -> Bottleneck {
+    let mut sums = Sums::of(lanes);
+    #[allow(clippy::cast_precision_loss)] // a small number
+    let waiting = flushing * workers as f64;
+    sums.waits[Lane::DestinationWrite as usize] += waiting;
+    let seconds = elapsed.saturating_sub(lanes.paused_for()).as_secs_f64();
+    Bottleneck::judge(&sums, seconds, workers)
 }
 
 /// The filesystems of the first source and of the destination, for sizing.

@@ -40,6 +40,8 @@ pub enum FailureKind {
     ReadOnly,
     /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN). Stops the copy.
     FilesystemGone,
+    /// The destination does not hold what was written, and could not be repaired.
+    VerifyFailed,
     /// Longshore itself went wrong.
     Internal,
     /// Anything else; the errno says what.
@@ -90,6 +92,7 @@ impl FailureKind {
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
             Self::FilesystemGone => "filesystem-gone",
+            Self::VerifyFailed => "verify-failed",
             Self::Internal => "internal",
             Self::Other => "other",
         }
@@ -121,6 +124,8 @@ pub enum Step {
     Xattr,
     Sync,
     Publish,
+    ReadBack,
+    Repair,
     Delete,
     List,
     Journal,
@@ -151,6 +156,8 @@ impl Step {
             Self::Xattr => "copy the extended attributes",
             Self::Sync => "flush the destination",
             Self::Publish => "move the finished file into place",
+            Self::ReadBack => "read the destination back",
+            Self::Repair => "repair the destination",
             Self::Delete => "delete the extraneous item",
             Self::List => "find the listed item",
             Self::Journal => "write the journal",
@@ -197,6 +204,10 @@ impl fmt::Display for StepError {
             (FailureKind::ReservedName, _) => f.write_str(
                 "Longshore gives such names to unfinished files; delete it if an interrupted copy \
                  left it, else rename it, or leave it out with --exclude '.longshore-*'",
+            ),
+            (FailureKind::VerifyFailed, _) => f.write_str(
+                "it does not hold what was written; it was left without the source's modification \
+                 time, so that --update copies it again",
             ),
             (FailureKind::Internal, _) => f.write_str(
                 "Longshore lost count of it, which is a bug; copy it again and report this",

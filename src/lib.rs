@@ -11,6 +11,9 @@
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
 mod backend;
+pub mod cancel;
+pub mod checksum;
+pub mod control_socket;
 pub mod directive;
 pub mod display;
 pub mod doctor;
@@ -19,6 +22,8 @@ pub mod error;
 pub mod exit;
 pub mod filter;
 pub mod journal;
+pub mod lanes;
+pub mod manifest;
 pub mod options;
 pub mod plan;
 pub mod progress;
@@ -26,3 +31,4 @@ pub mod report;
 pub mod run;
 pub mod selection;
 pub mod sys;
+pub mod verify;

@@ -16,10 +16,14 @@ fn main() -> ExitCode {
     };
     match (cli.command, matches.subcommand()) {
         (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
+        (Command::Ctl(args), _) => cli::ctl::run(&args),
+        (Command::Verify(args), Some((_, matches))) => cli::verify::run(&args, matches),
         (Command::Run(args), _) => cli::run::run(&args),
         (Command::Doctor(args), _) => cli::doctor::run(&args),
         (Command::Completions { shell }, _) => cli::manual::completions(shell),
         (Command::Man { command }, _) => cli::manual::man(command.as_deref()),
-        (Command::Copy(_), None) => unreachable!("clap parsed the copy from its own matches"),
+        (Command::Copy(_) | Command::Verify(_), None) => {
+            unreachable!("clap parsed the command from its own matches")
+        }
     }
 }

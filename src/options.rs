@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::checksum::Algorithm;
 use crate::filter::Filter;
 use crate::selection::Selection;
 
@@ -60,8 +61,15 @@ pub struct CopyOptions {
     pub xattrs: XattrPolicy,
     /// Which mechanism moves the bytes; default chosen by probing.
     pub backend: BackendChoice,
-    /// Worker threads; default from the cores and the filesystems (see `engine::sizing`).
+    /// Most worker threads; default what descriptors allow (see `engine::sizing`).
     pub threads: Option<NonZeroUsize>,
+    /// Whether the number of workers adapts; default it does.
+    pub concurrency: ConcurrencyChoice,
+    /// Bytes of content moved per second at most; default no limit.
+    pub bandwidth_limit: Option<u64>,
+    /// Items begun per second at most (files, directories, links, special files, deletions); default
+    /// no limit.
+    pub ops_limit: Option<u64>,
     /// Which items are copied; default all.
     pub filter: Arc<Filter>,
     /// Copy only these paths (`--files-from`); default everything under the sources.
@@ -74,6 +82,10 @@ pub struct CopyOptions {
     pub one_file_system: bool,
     /// When written data must be on stable storage; default at the end.
     pub sync: SyncPolicy,
+    /// Read every copied file back from the device, and repair what is wrong.
+    pub verify: bool,
+    /// The checksum for verification and manifests.
+    pub checksum: Algorithm,
     /// Only say what would be done.
     pub dry_run: bool,
     /// What is noted for a run after this one, and where; default nothing.
@@ -184,6 +196,17 @@ pub enum BackendChoice {
     Threads,
     /// Clone, else `copy_file_range`, else plain reads and writes.
     Clone,
+}
+
+/// Whether the number of workers adapts to the filesystems.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConcurrencyChoice {
+    /// It begins with the cores and climbs as long as that makes the copy faster.
+    #[default]
+    Adaptive,
+    /// It stays at `threads`, or at what the cores and filesystems suggest.
+    Fixed,
 }
 
 /// When written data must be on stable storage.

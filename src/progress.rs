@@ -18,6 +18,8 @@ pub struct Progress {
     pub files_done: AtomicU64,
     /// Bytes of content put in place, holes counted as done when their file is.
     pub bytes_done: AtomicU64,
+    /// Bytes read back from the destination.
+    pub bytes_verified: AtomicU64,
     /// Directories whose contents and attributes are in place.
     pub directories_done: AtomicU64,
     /// Symbolic links, hard links and special files made.
@@ -53,6 +55,7 @@ impl Default for Progress {
             bytes_found: AtomicU64::new(0),
             files_done: AtomicU64::new(0),
             bytes_done: AtomicU64::new(0),
+            bytes_verified: AtomicU64::new(0),
             directories_done: AtomicU64::new(0),
             links_done: AtomicU64::new(0),
             files_skipped: AtomicU64::new(0),
@@ -83,6 +86,7 @@ impl Progress {
             bytes_found: bytes_found.saturating_sub(self.bytes_skipped.load(Relaxed)),
             files_done: self.files_done.load(Relaxed),
             bytes_done: self.bytes_done.load(Relaxed),
+            bytes_verified: self.bytes_verified.load(Relaxed),
             directories_done: self.directories_done.load(Relaxed),
             links_done: self.links_done.load(Relaxed),
             files_skipped: self.files_skipped.load(Relaxed),
@@ -105,6 +109,7 @@ pub struct Snapshot {
     pub bytes_found: u64,
     pub files_done: u64,
     pub bytes_done: u64,
+    pub bytes_verified: u64,
     pub directories_done: u64,
     pub links_done: u64,
     pub files_skipped: u64,

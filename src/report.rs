@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
+use crate::checksum::Algorithm;
 use crate::error::{FailureKind, Step};
 use crate::exit::Outcome;
+use crate::lanes::bottleneck::Bottleneck;
 
 /// Version of the JSON report's layout; raised when a key changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -44,12 +46,19 @@ pub struct Report {
     pub excluded: u64,
     /// Items deleted at the destination.
     pub deleted: u64,
+    /// What was read back from the destination; absent without `--verify`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyReport>,
     /// Bytes of content per second of wall-clock time.
     pub bytes_per_second: f64,
     /// Which mechanism did how much: mechanism word to count of files.
     pub mechanisms: BTreeMap<&'static str, u64>,
     /// How the engine was set up, and which fast paths were not to be had, and why.
     pub setup: Setup,
+    /// How many workers there were, and how that was found.
+    pub concurrency: Concurrency,
+    /// What held the copy up.
+    pub bottleneck: Bottleneck,
     /// Attributes that could not be kept and are no error by policy: what, and how often.
     pub warnings: BTreeMap<&'static str, u64>,
     /// Failed items by kind.
@@ -90,12 +99,65 @@ pub struct Resumed {
     pub ranges: u64,
 }
 
+/// What `--verify` read back, found and mended.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct VerifyReport {
+    /// The checksum.
+    pub algorithm: Algorithm,
+    /// Files that were read back.
+    pub files: u64,
+    /// Bytes of them, holes included.
+    pub bytes: u64,
+    /// Time that workers spent on it, all of them together, in seconds.
+    pub worker_seconds: f64,
+    /// Files whose source was read once more, because the copy did not see their bytes (clones,
+    /// `copy_file_range`).
+    pub files_reread: u64,
+    /// How the files were read back.
+    pub read_back: ReadBack,
+    /// Ranges that were wrong on the device.
+    pub bad_ranges: u64,
+    /// Of which are right now.
+    pub repaired_ranges: u64,
+    /// Bytes of those.
+    pub repaired_bytes: u64,
+    /// Ranges that are still wrong; their files are among the failures.
+    pub unrepaired_ranges: u64,
+    /// The first 1000 ranges that were wrong.
+    pub damage: Vec<Damage>,
+}
+
+/// Numbers of files by the way in which they were read back.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ReadBack {
+    /// With O_DIRECT.
+    pub direct: u64,
+    /// Through the page cache, after their pages were dropped from it.
+    pub dropped: u64,
+    /// From memory: the destination is memory, or its pages would not go.
+    pub memory: u64,
+}
+
+/// A range of a file that was wrong on the device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Damage {
+    /// The source path.
+    #[serde(serialize_with = "path_or_base64")]
+    pub path: PathBuf,
+    /// First byte.
+    pub start: u64,
+    /// One behind the last byte.
+    pub end: u64,
+    /// Whether it is right now.
+    pub repaired: bool,
+}
+
 /// How the engine was set up for this pair of filesystems.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Setup {
     /// `uring`, `threads` or `clone`: what moved the bytes unless a file says otherwise.
     pub backend: &'static str,
-    /// Worker threads.
+    /// The most worker threads that there may be.
     pub threads: usize,
     /// Reads in flight per worker for small files.
     pub depth: usize,
@@ -105,6 +167,36 @@ pub struct Setup {
     pub destination_filesystem: String,
     /// Fast paths that were not to be had, each with its reason.
     pub notes: Vec<String>,
+}
+
+/// How many workers there were, and how that was found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Concurrency {
+    /// Workers wanted at the end.
+    pub workers: usize,
+    /// The most that there were at a time.
+    pub peak: usize,
+    /// Bounds of how many may be inside a lane at once, for lanes that had one at the end.
+    pub lanes: BTreeMap<&'static str, usize>,
+    /// Changes that were tried.
+    pub steps: u32,
+    /// What was set and what it came to, over time; at most 500 points at equal distances.
+    pub trace: Vec<TracePoint>,
+}
+
+/// One point of the trace.
+#[derive(Debug, Clone, Serialize)]
+pub struct TracePoint {
+    /// Since the workers began.
+    pub seconds: f64,
+    /// Workers wanted from then on.
+    pub workers: usize,
+    /// Bounds of lanes, as in [`Concurrency`].
+    pub lanes: BTreeMap<&'static str, usize>,
+    /// Content put in place since the point before.
+    pub bytes_per_second: f64,
+    /// Items begun since the point before.
+    pub items_per_second: f64,
 }
 
 /// One item that failed.

@@ -77,7 +77,9 @@ fn long_tree(scratch: &Scratch, seed: u64) -> PathBuf {
     for n in 0..6 {
         fs::write(tree.root.join(format!("large-{n}")), rng.bytes((20 << 20) + n * 777)).unwrap();
     }
-    fs::hard_link(tree.root.join("large-0"), tree.root.join("links/large-0-again")).unwrap();
+    // Met under its other name first, a file that was not finished begins again: not a large one.
+    fs::write(tree.root.join("linked"), rng.bytes(2 << 20)).unwrap();
+    fs::hard_link(tree.root.join("linked"), tree.root.join("links/linked-again")).unwrap();
     let sparse = fs::File::create(tree.root.join("large-sparse")).unwrap();
     sparse.set_len(1 << 30).unwrap();
     for n in 0..40 {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 use nix::unistd::{Whence, lseek};
 
 /// Hands out the data of one file, each byte once, in pieces that end on multiples of the chunk size.
@@ -99,6 +100,36 @@ impl ChunkSupply {
             position.next = end;
             return Ok(Some(start..end));
         }
+    }
+}
+
+/// Tells which ranges of a file are holes, asked for in ascending order.
+#[derive(Debug)]
+pub(crate) struct Holes {
+    /// Whether there can be any, and the filesystem tells them.
+    sparse: bool,
+    size_bytes: u64,
+    /// The data that was found last.
+    data: Range<u64>,
+}
+
+impl Holes {
+    /// For a file with this stat; `told` says that its filesystem can be asked.
+    pub(crate) fn of(stat: &FileStat, told: bool) -> Self {
+        let sparse = told && stat.st_blocks.saturating_mul(512) < stat.st_size;
+        Self { sparse, size_bytes: stat.st_size.cast_unsigned(), data: 0..0 }
+    }
+
+    /// Whether nothing but a hole is in `range`.
+    pub(crate) fn contain(&mut self, file: impl AsFd, range: &Range<u64>) -> Result<bool, Errno> {
+        if !self.sparse {
+            return Ok(false);
+        }
+        if range.start >= self.data.end {
+            let none = self.size_bytes..self.size_bytes;
+            self.data = next_data(file, range.start, self.size_bytes)?.unwrap_or(none);
+        }
+        Ok(range.end <= self.data.start)
     }
 }
 

@@ -5,16 +5,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::uio::{pread, pwrite};
 
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
+use crate::sys;
 use crate::sys::buffer::Buffer;
 
 /// Unit of buffered reading and writing: it stays in the second-level cache between the read and the
 /// write, which 1 MiB does not where that cache is 1 MiB (benches/README.md).
 const BUFFERED_UNIT: usize = 256 << 10;
+
+/// What one call of posix_fadvise(2) has fetched at most (`force_page_cache_ra` in Linux takes no more
+/// than the device's largest request).
+const READ_AHEAD_UNIT: usize = 1 << 20;
 
 /// Unit of reading a file of unknown size; most are shorter than a page.
 const STREAM_UNIT: usize = 64 << 10;
@@ -40,14 +46,11 @@ impl Plain {
     }
 
     /// Moves a small file now.
-    pub(super) fn copy_small(
-        &mut self,
-        source: BorrowedFd<'_>,
-        destination: BorrowedFd<'_>,
-        size: usize,
-    ) -> Result<Read, StepError> {
-        let (filled, read) = read_whole(source, &mut self.buffer, size, 0)?;
-        write_all(destination, &self.buffer[..filled], 0)?;
+    pub(super) fn copy_small<T>(&mut self, file: &mut SmallFile<T>) -> Result<Read, StepError> {
+        lanes::take_bytes(file.size as u64);
+        let (filled, read) = read_whole(file.source.as_fd(), &mut self.buffer, file.size, 0)?;
+        file.see(&self.buffer[..filled]);
+        write_all(file.destination.as_fd(), &self.buffer[..filled], 0)?;
         Ok(read)
     }
 
@@ -57,8 +60,15 @@ impl Plain {
         progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
         while let Some(chunk) = next_chunk(file)? {
-            self.copy_piece(file, chunk.clone())?;
-            account(file, chunk, progress);
+            read_ahead(file.source.as_fd(), &chunk);
+            let mut start = chunk.start;
+            while start < chunk.end {
+                // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
+                let piece = start..start + lanes::piece(chunk.end - start);
+                start = piece.end;
+                self.copy_piece(file, piece.clone())?;
+                account(file, piece, progress);
+            }
         }
         Ok(Mechanism::ReadWrite)
     }
@@ -72,12 +82,14 @@ impl Plain {
         let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
         let mut offset = piece.start;
         while offset < piece.end {
-            let unit = to_usize((piece.end - offset).min(BUFFERED_UNIT as u64));
+            let unit = to_usize((piece.end - offset).min(lanes::piece(BUFFERED_UNIT as u64)));
+            lanes::take_bytes(unit as u64);
             let part = &mut self.buffer[..unit];
             let read = read_some(source, part, offset).at(Step::Read)?;
             if read == 0 {
                 return Err(shrunk());
             }
+            file.see(offset, &part[..read]);
             if !(file.zeros_are_holes && part[..read].iter().all(|byte| *byte == 0)) {
                 write_all(destination, &part[..read], offset)?;
             }
@@ -100,9 +112,12 @@ impl Plain {
             let mut offset = chunk.start / alignment * alignment;
             while offset < chunk.end {
                 let want = (chunk.end - offset).next_multiple_of(alignment);
-                let part = &mut buffer[..to_usize(want.min(self.direct_unit as u64))];
+                let want = want.min(lanes::piece(self.direct_unit as u64));
+                lanes::take_bytes(want);
+                let part = &mut buffer[..to_usize(want)];
                 let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
                 let end = (offset + read as u64).min(chunk.end);
+                file.see(offset, &part[..to_usize(end - offset)]);
                 // The last block is written whole; the size is set when the file is finished.
                 let padded = to_usize((read as u64).next_multiple_of(alignment));
                 part[read..padded].fill(0);
@@ -116,10 +131,9 @@ impl Plain {
 }
 
 impl<T> Backend<T> for Plain {
-    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
-        let result = self
-            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
-            .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
+    fn small(&mut self, mut file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        let result =
+            self.copy_small(&mut file).map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         done.push(Finished { file, result });
     }
 
@@ -147,6 +161,22 @@ pub(super) fn next_chunk(file: &LargeFile) -> Result<Option<std::ops::Range<u64>
         return Ok(None);
     }
     file.chunks.next(&file.source).at(Step::Read)
+}
+
+/// Has the kernel fetch all of a chunk that is not in memory, so that the device has more to do than
+/// the next few pages. The kernel takes about one mebibyte at a time.
+fn read_ahead(source: BorrowedFd<'_>, chunk: &std::ops::Range<u64>) {
+    let is_cold =
+        |offset| matches!(sys::read_without_waiting(source, &mut [0], offset), Err(Errno::EAGAIN));
+    if !is_cold(chunk.start.cast_signed()) {
+        return;
+    }
+    for start in chunk.clone().step_by(READ_AHEAD_UNIT) {
+        let length = (chunk.end - start).min(READ_AHEAD_UNIT as u64);
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        // Advice that is not taken costs speed only.
+        let _ = posix_fadvise(source, start.cast_signed(), length.cast_signed(), advice);
+    }
 }
 
 /// Counts a piece that is written.
@@ -189,6 +219,22 @@ pub(super) fn read_whole(
     Ok((size, read))
 }
 
+/// Fills `buffer` from `offset` on, or reads up to the end of the file.
+pub(crate) fn read_up_to(
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read_some(source, &mut buffer[filled..], offset + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
 /// One read, repeated when a signal interrupts it.
 pub(super) fn read_some(
     source: BorrowedFd<'_>,
@@ -196,6 +242,7 @@ pub(super) fn read_some(
     offset: u64,
 ) -> Result<usize, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    let _pass = lanes::enter(Lane::SourceRead);
     loop {
         match pread(source, buffer, offset) {
             Err(Errno::EINTR) => {}
@@ -244,18 +291,24 @@ fn read_direct(
 }
 
 /// Moves what reading gives until it gives no more, for files whose size says nothing. Returns the
-/// number of bytes.
+/// number of bytes; `see` gets them first.
 pub(crate) fn stream(
     source: BorrowedFd<'_>,
     destination: BorrowedFd<'_>,
+    mut see: impl FnMut(&[u8]),
 ) -> Result<u64, StepError> {
     let mut buffer = vec![0; STREAM_UNIT];
     let mut moved = 0;
     loop {
         // No position: not every such file takes one. And no waiting, for some never end.
-        match nix::unistd::read(source, &mut buffer) {
+        let pass = lanes::enter(Lane::SourceRead);
+        let read = nix::unistd::read(source, &mut buffer);
+        drop(pass);
+        match read {
             Ok(0) => return Ok(moved),
             Ok(read) => {
+                lanes::take_bytes(read as u64);
+                see(&buffer[..read]);
                 write_all(destination, &buffer[..read], moved)?;
                 moved += read as u64;
             }
@@ -266,12 +319,13 @@ pub(crate) fn stream(
 }
 
 /// Writes all of `bytes` at `offset`.
-pub(super) fn write_all(
+pub(crate) fn write_all(
     destination: BorrowedFd<'_>,
     mut bytes: &[u8],
     offset: u64,
 ) -> Result<(), StepError> {
     let mut offset = i64::try_from(offset).map_err(|_| Errno::EFBIG).at(Step::Write)?;
+    let _pass = lanes::enter(Lane::DestinationWrite);
     while !bytes.is_empty() {
         match pwrite(destination, bytes, offset) {
             Ok(0) => return Err(StepError::os(Step::Write, Errno::EIO)),
@@ -315,6 +369,7 @@ mod tests {
             direct: None,
             stop: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            cells: None,
         };
         let mut plain = Plain::new(1 << 20).expect("a buffer");
         plain.large_buffered(&file, &|_| {}).expect("copied");

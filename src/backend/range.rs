@@ -9,6 +9,7 @@ use nix::fcntl::copy_file_range;
 use super::plain::{Plain, account, next_chunk, read_some, shrunk};
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SmallFile};
 use crate::error::{AtStep, Step, StepError};
+use crate::lanes::{self, Lane};
 
 /// `copy_file_range` with a fallback.
 #[derive(Debug)]
@@ -37,8 +38,13 @@ impl Range {
         let mut to = from;
         let mut moved = 0;
         while self.usable && moved < bytes {
-            let rest = usize::try_from(bytes - moved).unwrap_or(1 << 30);
-            match copy_file_range(source, Some(&mut from), destination, Some(&mut to), rest) {
+            let rest = lanes::piece(bytes - moved);
+            lanes::take_bytes(rest);
+            let rest = usize::try_from(rest).unwrap_or(1 << 30);
+            let pass = lanes::enter(Lane::DestinationWrite);
+            let copied = copy_file_range(source, Some(&mut from), destination, Some(&mut to), rest);
+            drop(pass);
+            match copied {
                 // Some pseudo and FUSE filesystems say 0 although there is data.
                 Ok(0) if moved == 0 => return Ok(None),
                 Ok(0) => break,
@@ -57,7 +63,7 @@ impl Range {
 }
 
 impl<T> Backend<T> for Range {
-    fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+    fn small(&mut self, mut file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
         let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
         let size = file.size as u64;
         let result = match self.copy(source, destination, 0, size) {
@@ -67,7 +73,7 @@ impl<T> Backend<T> for Range {
             }
             Ok(None) => self
                 .plain
-                .copy_small(source, destination, file.size)
+                .copy_small(&mut file)
                 .map(|read| Moved { mechanism: Mechanism::ReadWrite, read }),
             Err(error) => Err(error),
         };
@@ -93,7 +99,7 @@ impl<T> Backend<T> for Range {
             let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
             match self.copy(source, destination, chunk.start, length)? {
                 Some(moved) if moved < length => return Err(shrunk()),
-                Some(_) => {}
+                Some(_) => file.unseen(chunk.clone()),
                 None => {
                     // This chunk is ours already: move it plainly, then go on that way.
                     self.plain.copy_piece(file, chunk.clone())?;

@@ -12,10 +12,25 @@ use super::plain::{
 };
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, SmallFile};
 use crate::error::{AtStep, Step, StepError};
-use crate::sys::ring::{Ring, Slot};
+use crate::lanes::{self, Lane};
+use crate::sys::ring::{Completion, Ring, Slot};
 
-/// Length of a slot for small files; a file must be shorter than this to go through the ring.
-pub(crate) const SMALL_SLOT_BYTES: usize = 128 << 10;
+/// Length of most slots for small files; a file must be shorter than its slot, since reading one
+/// byte more shows that it has grown.
+const SMALL_SLOT_BYTES: usize = 128 << 10;
+/// Length of the slots for the longest small files.
+const WIDE_SLOT_BYTES: usize = (1 << 20) + 4096; // SMALL_MAX_BYTES and a page
+/// Reads handed to the kernel at once. Its block layer then tells the device of all of them together,
+/// which on a virtual machine saves an exit to the host for each (a tenth of all CPU time).
+const BATCH: usize = 16;
+/// After a file that was not in memory, so many are read through the ring without trying: the attempt
+/// itself would start the read, one by one.
+const PRESUMED_COLD: u8 = 31;
+/// One slot of so many is a wide one: both kinds take about the same memory.
+const SLOTS_PER_WIDE: usize = 8;
+/// Memory for each small file in flight, in bytes: the mean over both kinds of slots.
+pub(crate) const BYTES_IN_FLIGHT: usize =
+    ((SLOTS_PER_WIDE - 1) * SMALL_SLOT_BYTES + WIDE_SLOT_BYTES) / SLOTS_PER_WIDE;
 
 /// One ring for small files and, once needed, one for large files.
 #[derive(Debug)]
@@ -25,6 +40,10 @@ pub(crate) struct Uring<T> {
     /// The file that each slot belongs to.
     waiting: Vec<Option<SmallFile<T>>>,
     free: Vec<Slot>,
+    /// Free slots of [`WIDE_SLOT_BYTES`].
+    free_wide: Vec<Slot>,
+    /// So many more files are taken not to be in memory.
+    presumed_cold: u8,
     /// The ring itself failed: it is not used any more, its buffers stay with it until the end.
     broken: bool,
     large: Option<Ring>,
@@ -43,11 +62,17 @@ impl<T> Uring<T> {
         large_slots: usize,
         large_slot_bytes: usize,
     ) -> Result<Self, Errno> {
+        let wide = (depth / SLOTS_PER_WIDE).max(1);
+        let narrow = depth.saturating_sub(wide).max(1);
+        let lengths = [(narrow, SMALL_SLOT_BYTES), (wide, WIDE_SLOT_BYTES)];
+        let lengths = lengths.into_iter().flat_map(|(count, length)| vec![length; count]);
         Ok(Self {
             plain,
-            small: Ring::new(depth, SMALL_SLOT_BYTES)?,
-            waiting: (0..depth).map(|_| None).collect(),
-            free: (0..depth).collect(),
+            small: Ring::new(lengths)?,
+            waiting: (0..narrow + wide).map(|_| None).collect(),
+            free: (0..narrow).collect(),
+            free_wide: (narrow..narrow + wide).collect(),
+            presumed_cold: 0,
             broken: false,
             large: None,
             large_slots,
@@ -55,46 +80,68 @@ impl<T> Uring<T> {
         })
     }
 
+    /// The free slots that a file of this size may take.
+    fn free_for(&mut self, size: usize) -> &mut Vec<Slot> {
+        if size < SMALL_SLOT_BYTES { &mut self.free } else { &mut self.free_wide }
+    }
+
     /// Reads what is in memory; what is not goes in flight. `None` means that it is in flight.
     fn start(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
-        if self.broken || file.size >= SMALL_SLOT_BYTES || !file.pair.reads_without_waiting() {
+        let size = file.size;
+        if self.broken || size >= WIDE_SLOT_BYTES || !file.pair.reads_without_waiting() {
             return Some(self.plainly(file));
         }
-        let Some(slot) = self.free.pop() else { return Some(self.plainly(file)) };
-        let buffer = &mut self.small.slot(slot)[..=file.size];
-        match crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0) {
-            Ok(filled) => {
-                self.free.push(slot);
+        let Some(slot) = self.free_for(size).pop() else { return Some(self.plainly(file)) };
+        lanes::take_bytes(size as u64);
+        if self.presumed_cold > 0 {
+            self.presumed_cold -= 1;
+            return self.put_in_flight(slot, file);
+        }
+        let buffer = &mut self.small.slot(slot)[..=size];
+        let pass = lanes::enter(Lane::SourceRead);
+        let read = crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0);
+        drop(pass);
+        match read {
+            Ok(filled) if filled >= size => {
+                self.free_for(size).push(slot);
                 Some(self.finish(slot, file, filled, Mechanism::ReadWrite))
             }
-            Err(Errno::EAGAIN) => {
-                let source = Arc::clone(&file.source);
-                if self.small.read(slot, source, 0, file.size + 1).is_err() {
-                    self.free.push(slot);
-                    return Some(self.plainly(file));
-                }
-                self.waiting[slot] = Some(file);
-                None
+            // Not in memory, or only its beginning.
+            Ok(_) | Err(Errno::EAGAIN) => {
+                self.presumed_cold = PRESUMED_COLD;
+                self.put_in_flight(slot, file)
             }
             Err(_) => {
                 file.pair.cannot_read_without_waiting();
-                self.free.push(slot);
+                self.free_for(size).push(slot);
                 Some(self.plainly(file))
             }
         }
+    }
+
+    /// Queues the read of a whole file.
+    fn put_in_flight(&mut self, slot: Slot, file: SmallFile<T>) -> Option<Finished<T>> {
+        let source = Arc::clone(&file.source);
+        if self.small.read(slot, source, 0, file.size + 1).is_err() {
+            self.free_for(file.size).push(slot);
+            return Some(self.plainly(file));
+        }
+        self.waiting[slot] = Some(file);
+        None
     }
 
     /// Writes what `slot` holds, after reading the rest if the read was short.
     fn finish(
         &mut self,
         slot: Slot,
-        file: SmallFile<T>,
+        mut file: SmallFile<T>,
         filled: usize,
         mechanism: Mechanism,
     ) -> Finished<T> {
         let buffer = self.small.slot(slot);
         let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
             |(length, read)| {
+                file.see(&buffer[..length]);
                 write_all(file.destination.as_fd(), &buffer[..length], 0)?;
                 Ok(Moved { mechanism, read })
             },
@@ -102,19 +149,23 @@ impl<T> Uring<T> {
         Finished { file, result }
     }
 
-    fn plainly(&mut self, file: SmallFile<T>) -> Finished<T> {
+    fn plainly(&mut self, mut file: SmallFile<T>) -> Finished<T> {
         let result = self
             .plain
-            .copy_small(file.source.as_fd(), file.destination.as_fd(), file.size)
+            .copy_small(&mut file)
             .map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         Finished { file, result }
     }
 
     /// Takes one completion.
     fn complete(&mut self, done: &mut Vec<Finished<T>>) {
-        match self.small.wait() {
+        let pass = lanes::enter(Lane::SourceRead);
+        let completion = self.small.wait();
+        drop(pass);
+        match completion {
             Ok(Some(completion)) => {
                 let Some(file) = self.waiting[completion.slot].take() else { return };
+                let size = file.size;
                 let finished = match completion.result {
                     Ok(filled) => self.finish(completion.slot, file, filled, Mechanism::RingRead),
                     // A descriptor that the ring may not wait for: read it ourselves.
@@ -123,7 +174,7 @@ impl<T> Uring<T> {
                     }
                     Err(errno) => Finished { file, result: Err(StepError::os(Step::Read, errno)) },
                 };
-                self.free.push(completion.slot);
+                self.free_for(size).push(completion.slot);
                 done.push(finished);
             }
             Ok(None) => {}
@@ -141,12 +192,11 @@ impl<T> Uring<T> {
 
 impl<T> Backend<T> for Uring<T> {
     fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
-        if self.free.is_empty() && !self.broken {
+        while self.free_for(file.size).is_empty() && !self.broken && self.small.in_flight() > 0 {
             self.complete(done);
         }
         done.extend(self.start(file));
-        // Batches of queued reads would wait for the ring to fill up; the device should start now.
-        if !self.broken && self.small.flush().is_err() {
+        if !self.broken && self.small.unsubmitted() >= BATCH && self.small.flush().is_err() {
             self.complete(done);
         }
     }
@@ -164,12 +214,14 @@ impl<T> Backend<T> for Uring<T> {
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
+        // Small files need not wait for a large one. An error comes again when they are waited for.
+        let _ = self.small.flush();
         let Some(alignment) = file.direct else {
             return Backend::<T>::large(&mut self.plain, file, progress);
         };
         let ring = match &mut self.large {
             Some(ring) => ring,
-            none => match Ring::new(self.large_slots, self.large_slot_bytes) {
+            none => match Ring::new(vec![self.large_slot_bytes; self.large_slots]) {
                 Ok(ring) => none.insert(ring),
                 Err(_) => return Backend::<T>::large(&mut self.plain, file, progress),
             },
@@ -215,7 +267,7 @@ impl Overlapped<'_> {
             self.start(slot, stage, &mut rest).unwrap_or_else(|error| failure = Some(error));
         }
         // After a failure nothing new is started, but what is in flight must come home.
-        while let Some(completion) = self.ring.wait().at(Step::Read)? {
+        while let Some(completion) = self.wait(&stages)? {
             let stage = &mut stages[completion.slot];
             let step =
                 self.advance(completion.slot, stage, completion.result).and_then(
@@ -234,6 +286,16 @@ impl Overlapped<'_> {
         failure.map_or(Ok(Mechanism::RingDirect), Err)
     }
 
+    /// The next completion. The time belongs to whatever most of the slots wait for.
+    fn wait(&mut self, stages: &[Stage]) -> Result<Option<Completion>, StepError> {
+        let count = |kind: fn(&Stage) -> bool| stages.iter().filter(|stage| kind(stage)).count();
+        let reading = count(|stage| matches!(stage, Stage::Reading(_)));
+        let writing = count(|stage| matches!(stage, Stage::Writing { .. }));
+        let lane = if reading > writing { Lane::SourceRead } else { Lane::DestinationWrite };
+        let _pass = lanes::enter(lane);
+        self.ring.wait().at(Step::Read)
+    }
+
     /// Takes the next piece, if there is one, and starts reading it.
     fn start(
         &mut self,
@@ -246,7 +308,9 @@ impl Overlapped<'_> {
             None => next_chunk(self.file)?,
         };
         let Some(chunk) = chunk else { return Ok(()) };
-        let end = chunk.end.min(chunk.start + self.ring.slot_bytes() as u64);
+        let most = lanes::piece(self.ring.slot_bytes(slot) as u64);
+        let end = chunk.end.min(chunk.start + most);
+        lanes::take_bytes(end - chunk.start);
         if end < chunk.end {
             *rest = Some(end..chunk.end);
         }
@@ -273,6 +337,7 @@ impl Overlapped<'_> {
                     return Err(shrunk());
                 }
                 let padded = to_usize((length as u64).next_multiple_of(self.alignment));
+                self.file.see(piece.start, &self.ring.slot(slot)[..length]);
                 self.ring.slot(slot)[length..padded].fill(0);
                 self.write(slot, stage, piece, padded, 0)
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ArgMatches;
+use longshore::control_socket::{Place, Server};
 use longshore::display::{Display, human};
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
@@ -15,14 +16,16 @@ use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::filter::{Filter, Verdict};
 use longshore::journal::{self, Prepared};
+use longshore::manifest::Writer;
 use longshore::options::{
-    BackendChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice, JournalPlace,
-    Preserve, SyncPolicy, Target, XattrPolicy,
+    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice,
+    JournalPlace, Preserve, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
+use longshore::report::Report;
 use longshore::selection::Selection;
 
-use super::{Attribute, BackendArg, CopyArgs, SyncArg, XattrArg, output, signals};
+use super::{Attribute, BackendArg, ConcurrencyArg, CopyArgs, SyncArg, XattrArg, output, signals};
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
 pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
@@ -40,7 +43,9 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     }
     let display = Display::new(args.progress.into());
     let control = Control {
-        count_ahead: display.draws_bars(),
+        // Counting ahead looks at every file, which a limit of operations is there to prevent.
+        count_ahead: display.draws_bars() && args.ops_limit.is_none(),
+        manifest: create_manifest(args, &plan)?,
         journal: ticket,
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
@@ -60,8 +65,13 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         ));
     }
     let id = display.add("", Arc::clone(&control.progress));
-    let report = engine::run(&plan, &control)?;
+    let server = Server::start(place(args), &control.lanes, &control.progress);
+    let mut report = engine::run(&plan, &control)?;
+    report.setup.notes.extend(server.note());
+    drop(server);
     display.finish(id, &report);
+    let written =
+        control.manifest.as_deref().map_or(Ok(()), |writer| finish_manifest(writer, &report));
     display.summarize(&report, args.failed_list.as_deref());
     if let Some(path) = &args.report
         && let Err(error) = write_report(path, &report)
@@ -69,7 +79,35 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         output::refuse(error.as_ref());
         return Ok(report.outcome.worst(Outcome::Partial)); // "refused" would say: nothing written
     }
+    if let Err(error) = written {
+        output::refuse(error.as_ref());
+        return Ok(report.outcome.worst(Outcome::Partial));
+    }
     Ok(report.outcome)
+}
+
+/// Where the control socket shall be.
+fn place(args: &CopyArgs) -> Place {
+    match &args.control {
+        None => Place::Default,
+        Some(path) if path == Path::new("none") => Place::None,
+        Some(path) => Place::At(path.clone()),
+    }
+}
+
+fn create_manifest(args: &CopyArgs, plan: &Plan) -> anyhow::Result<Option<Arc<Writer>>> {
+    let create = |path: &PathBuf| Writer::create(path, plan).map(Arc::new);
+    Ok(args.manifest.as_ref().map(create).transpose()?)
+}
+
+/// A copy that was stopped leaves no manifest: the one of the run that goes on has everything.
+fn finish_manifest(writer: &Writer, report: &Report) -> anyhow::Result<()> {
+    let complete = match report.outcome {
+        Outcome::Complete => Some(true),
+        Outcome::Partial => Some(false),
+        _ => None,
+    };
+    writer.finish(complete).context("failed to write the manifest")
 }
 
 /// Which source gets which path: the first lines of a dry run.
@@ -78,13 +116,13 @@ fn mapping(plan: &Plan) -> String {
     plan.roots.iter().map(line).collect()
 }
 
-fn create_list(path: &Path) -> anyhow::Result<FailedList> {
+pub(crate) fn create_list(path: &Path) -> anyhow::Result<FailedList> {
     FailedList::create(path)
         .with_context(|| format!("failed to create the failed list {}", path.display()))
 }
 
 /// Makes sure that the report can be written, before anything is copied; what is there stays.
-fn create_report(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn create_report(path: &Path) -> anyhow::Result<()> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -122,7 +160,13 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             BackendArg::Clone => BackendChoice::Clone,
         },
         threads: args.threads,
-        filter: Arc::new(filter(args, matches)?),
+        concurrency: match args.concurrency {
+            ConcurrencyArg::Adaptive => ConcurrencyChoice::Adaptive,
+            ConcurrencyArg::Fixed => ConcurrencyChoice::Fixed,
+        },
+        bandwidth_limit: args.bandwidth_limit,
+        ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),
+        filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
         selection,
         update: args.update,
         delete: args.delete,
@@ -132,6 +176,8 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
             SyncArg::File => SyncPolicy::File,
             SyncArg::None => SyncPolicy::None,
         },
+        verify: args.verify.is_some(),
+        checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
         dry_run: args.dry_run,
         journal: journal_choice(args),
     };
@@ -179,10 +225,14 @@ fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The rules in the order in which they were typed: the first that matches decides.
-fn filter(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Filter> {
+pub(crate) fn filter(
+    include: &[String],
+    exclude: &[String],
+    matches: &ArgMatches,
+) -> anyhow::Result<Filter> {
     let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
-    let includes = indices("include").into_iter().zip(&args.include);
-    let excludes = indices("exclude").into_iter().zip(&args.exclude);
+    let includes = indices("include").into_iter().zip(include);
+    let excludes = indices("exclude").into_iter().zip(exclude);
     let mut rules: Vec<_> = includes
         .map(|(index, pattern)| (index, Verdict::Include, pattern))
         .chain(excludes.map(|(index, pattern)| (index, Verdict::Exclude, pattern)))

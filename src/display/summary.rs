@@ -14,6 +14,9 @@ use crate::report::{Failure, Report};
 /// Failed items that are shown with their message; one more and the worst report has 25 lines.
 const FAILURES_SHOWN: usize = 7;
 
+/// A shorter copy is not held up by anything that anybody would look for.
+const BOTTLENECK_FROM_SECONDS: f64 = 1.0;
+
 /// Where the values of the table begin.
 const VALUE_COLUMN: usize = 14;
 
@@ -36,6 +39,8 @@ pub fn text(report: &Report, failed_list: Option<&Path>, colour: bool) -> String
         row(&mut out, "data", &data(report));
         row(&mut out, "time", &time(report));
         row(&mut out, "how", &how(report));
+        row(&mut out, "held up by", &held_up_by(report));
+        row(&mut out, "verified", &verified(report));
     }
     row(&mut out, "left alone", &left_alone(report));
     row(&mut out, "warnings", &words(&report.warnings));
@@ -173,6 +178,41 @@ fn how(report: &Report) -> String {
         })
         .collect();
     parts.join(", ")
+}
+
+/// What held the copy up, when there was enough of it to tell. With failures there is no room.
+fn held_up_by(report: &Report) -> String {
+    let bottleneck = &report.bottleneck;
+    if report.seconds < BOTTLENECK_FROM_SECONDS || !report.failures.is_empty() {
+        return String::new();
+    }
+    let of = match bottleneck.name {
+        "" => return String::new(),
+        "cpu" => "of the processors' time",
+        _ => "of the waiting",
+    };
+    format!("{} ({:.0} % {of})", bottleneck.name.replace('-', " "), bottleneck.share * 100.0)
+}
+
+fn verified(report: &Report) -> String {
+    let Some(verify) = &report.verify else { return String::new() };
+    let mut text = format!(
+        "{} read back ({})",
+        human::counted(verify.files, "file", "files"),
+        verify.algorithm.word()
+    );
+    if verify.read_back.memory > 0 && verify.read_back.memory == verify.files {
+        text.push_str(", from memory only");
+    }
+    if verify.bad_ranges > 0 {
+        let _ = write!(
+            text,
+            "; {} found, {} repaired",
+            human::counted(verify.bad_ranges, "bad range", "bad ranges"),
+            human::count(verify.repaired_ranges)
+        );
+    }
+    text
 }
 
 /// A mechanism's word of the report, for people. Unknown words are shown as they are.

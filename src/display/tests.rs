@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::report::{Copied, Failure, Setup};
+use crate::report::{Copied, Damage, Failure, Setup, VerifyReport};
 
 /// A copy in the middle of its work.
 pub(super) fn snapshot() -> Snapshot {
@@ -17,6 +17,7 @@ pub(super) fn snapshot() -> Snapshot {
         bytes_found: 4_831_838_208,
         files_done: 1200,
         bytes_done: 1_224_065_679,
+        bytes_verified: 0,
         directories_done: 56,
         links_done: 7,
         files_skipped: 34,
@@ -47,6 +48,7 @@ pub(super) fn observed(label: &str) -> Observed<'_> {
 
 pub(super) fn report(outcome: Outcome) -> Report {
     Report {
+        verify: None,
         version: crate::report::REPORT_VERSION,
         outcome,
         exit_code: outcome.code(),
@@ -62,6 +64,8 @@ pub(super) fn report(outcome: Outcome) -> Report {
         deleted: 0,
         bytes_per_second: 304_087_040.0,
         mechanisms: [("read-write", 1234)].into(),
+        concurrency: crate::report::Concurrency::default(),
+        bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
         setup: Setup::default(),
         warnings: [].into(),
         errors: [].into(),
@@ -133,6 +137,7 @@ fn json_lines_have_the_documented_keys() {
             "bytes_found",
             "bytes_per_second",
             "bytes_resumed",
+            "bytes_verified",
             "copy",
             "directories_done",
             "elapsed_seconds",
@@ -155,7 +160,9 @@ fn json_lines_have_the_documented_keys() {
     assert_eq!(
         keys(lines.last().unwrap()),
         [
+            "bottleneck",
             "bytes_per_second",
+            "concurrency",
             "copied",
             "copy",
             "deleted",
@@ -185,6 +192,17 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
     let mut ended = report(Outcome::Fatal);
     ended.stopped_by = Some("no space left".to_owned());
     ended.resumed = Some(crate::report::Resumed::default());
+    ended.concurrency.trace.push(crate::report::TracePoint {
+        seconds: 0.1,
+        workers: 4,
+        lanes: std::collections::BTreeMap::new(),
+        bytes_per_second: 1.0,
+        items_per_second: 1.0,
+    });
+    ended.verify = Some(VerifyReport {
+        damage: vec![Damage { path: "/a".into(), start: 0, end: 4096, repaired: true }],
+        ..VerifyReport::default()
+    });
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,
@@ -213,7 +231,17 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
 /// `copied.files`, `failures[].path`; the keys of maps whose keys are data are left out.
 fn collect(prefix: &str, value: &Value, keys: &mut std::collections::BTreeSet<String>) {
     match value {
-        Value::Object(map) if !["mechanisms.", "warnings.", "errors."].contains(&prefix) => {
+        Value::Object(map)
+            if ![
+                "mechanisms.",
+                "warnings.",
+                "errors.",
+                "bottleneck.waits.",
+                "concurrency.lanes.",
+                "concurrency.trace[].lanes.",
+            ]
+            .contains(&prefix) =>
+        {
             for (key, value) in map {
                 keys.insert(format!("{prefix}{key}"));
                 collect(&format!("{prefix}{key}."), value, keys);

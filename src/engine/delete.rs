@@ -17,6 +17,7 @@ use super::inode::{inode, is_directory};
 use super::job::Job;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::is_journal_name;
+use crate::lanes::{self, Lane};
 use crate::plan::Root;
 use crate::sys;
 
@@ -179,6 +180,8 @@ fn remove(
 /// Removes one name, unless this is a dry run, and counts it.
 fn unlink(job: &Job<'_>, dir: &OwnedFd, name: &CStr, flag: UnlinkatFlags) -> Result<(), StepError> {
     if !job.options().dry_run {
+        lanes::begin_item();
+        let _pass = lanes::enter(Lane::DestinationCreate);
         unlinkat(dir, name, flag).at(Step::Delete)?;
     }
     job.tally.deleted.fetch_add(1, Relaxed);

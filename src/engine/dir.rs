@@ -32,6 +32,8 @@ pub(crate) struct RootPath {
     pub(crate) source: PathBuf,
     /// Its place among the sources.
     pub(crate) index: usize,
+    /// The copy's path in a manifest.
+    pub(crate) in_manifest: PathBuf,
 }
 
 /// A directory of the source and its twin at the destination.

@@ -17,6 +17,7 @@ use super::job::Enter;
 use super::worker::Worker;
 use super::xattrs::DEFAULT_ACL;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
 /// Mode of a directory while it is being filled: nobody else looks into half a copy, and a read-only
@@ -26,6 +27,7 @@ const FILLING: Mode = Mode::S_IRWXU;
 impl Worker<'_> {
     /// Makes a directory at the destination and starts reading it.
     pub(crate) fn enter(&mut self, enter: Enter) {
+        lanes::begin_item();
         let parent = Arc::clone(&enter.parent);
         match self.with_descriptors(|worker| worker.open_both(&enter)) {
             Ok(Some(dir)) => {
@@ -48,6 +50,7 @@ impl Worker<'_> {
         if enter.selection.as_ref().is_some_and(|node| node.is_empty()) {
             return Ok(None);
         }
+        let pass = lanes::enter(Lane::SourceMetadata);
         let above = parent.source().at(Step::OpenDirectory)?;
         let source = openat(above, source_name.as_c_str(), OPEN_DIRECTORY, Mode::empty())
             .at(Step::OpenDirectory)?;
@@ -65,6 +68,7 @@ impl Worker<'_> {
             selection = Some(Arc::default());
         }
         let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.as_fd()))?;
+        drop(pass);
         let mut opened = Opened {
             source,
             destination: None,
@@ -100,6 +104,7 @@ impl Worker<'_> {
         name: &CStr,
         opened: &mut Opened,
     ) -> Result<(), StepError> {
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let above = parent.destination().at(Step::CreateDirectory)?;
         match mkdirat(&above, name, FILLING) {
             Ok(()) => {}
@@ -135,6 +140,9 @@ impl Worker<'_> {
         dir.reopen_parent();
         dir.close();
         if !stopped {
+            if let Some(checks) = &self.job.checks {
+                checks.record_directory(dir);
+            }
             self.job.tally.directories.fetch_add(1, Relaxed);
             self.job.control.progress.directories_done.fetch_add(1, Relaxed);
         }
@@ -142,6 +150,7 @@ impl Worker<'_> {
 
     fn apply_to_directory(&self, dir: &Dir) -> Result<(), StepError> {
         let Some(stat) = &dir.destination_stat else { return Ok(()) };
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let destination = dir.destination().at(Step::OpenDirectory)?;
         let fresh = Fresh {
             owner: (stat.st_uid, stat.st_gid),

@@ -12,6 +12,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use super::attributes::Fresh;
+use super::check::Content;
 use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
@@ -22,8 +23,10 @@ use super::worker::Worker;
 use super::xattrs::Xattrs;
 use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
+use crate::checksum::Growing;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::Temporary;
+use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
 /// How often a file that changes while it is read is read again from the start.
@@ -57,6 +60,8 @@ pub(crate) struct Pending {
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
+    /// Digests of the content, when they are wanted and were taken on the way.
+    pub(crate) content: Option<Content>,
 }
 
 /// An opened source and everything decided about it.
@@ -71,6 +76,7 @@ struct Source {
 impl Worker<'_> {
     /// One regular file that was expected by its directory.
     pub(crate) fn file(&mut self, dir: &Arc<Dir>, source_name: &CStr, name: &CStr) {
+        lanes::begin_item();
         if !self.take_as_finished(dir, source_name, name) {
             self.try_file(dir, source_name, name, 0, true);
         }
@@ -85,7 +91,8 @@ impl Worker<'_> {
         attempt: u8,
         linked: bool,
     ) {
-        let opened = self.with_descriptors(|_| open_source(dir, source_name));
+        let opened =
+            self.with_descriptors(|worker| open_source(dir, source_name, || worker.job.stopped()));
         let result = match opened {
             Ok((file, stat)) if is_regular(stat.st_mode) => {
                 match self.claim(dir, source_name, name, &stat, linked) {
@@ -97,6 +104,7 @@ impl Worker<'_> {
                             self.job.control.progress.bytes_found.fetch_add(size, Relaxed);
                         }
                         let link = claimed.map(|_| inode(&stat));
+                        let stat = self.about_to_be_read(stat);
                         let source = Source { file, stat, link, attempt };
                         self.copy_file(dir, source_name, name, source)
                     }
@@ -141,6 +149,7 @@ impl Worker<'_> {
         if self.job.options().update && self.is_up_to_date(dir, name, &source)? {
             self.job.control.progress.files_skipped.fetch_add(1, Relaxed);
             self.job.control.progress.bytes_skipped.fetch_add(size, Relaxed);
+            self.file_was_there(dir, source_name, name, &stat);
             self.first_name_is_complete(dir, source_name, name, &stat, source.link);
             self.settle(dir, 1);
             return Ok(());
@@ -161,6 +170,7 @@ impl Worker<'_> {
         let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
         let destination = dir.destination().at(Step::Create)?;
+        let pass = lanes::enter(Lane::DestinationCreate);
         let aside = streamed || size > SMALL_MAX_BYTES;
         let partial = self.partial(dir, name, &stat, aside && !streamed);
         let aside = aside || self.was_finished(dir, name);
@@ -181,6 +191,7 @@ impl Worker<'_> {
                 *dir.new_owner.get_or_init(|| (made.st_uid, made.st_gid))
             }
         };
+        drop(pass);
         let pending = Pending {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
@@ -197,6 +208,7 @@ impl Worker<'_> {
             xattrs,
             link: source.link,
             attempt: source.attempt,
+            content: None,
         };
         if streamed {
             self.stream(pending, &source.file, created.file);
@@ -207,7 +219,11 @@ impl Worker<'_> {
             return Ok(());
         }
         if pair.may_clone() {
-            match sys::clone_file(&created.file, &source.file) {
+            let cloned = {
+                let _pass = lanes::enter(Lane::DestinationWrite);
+                sys::clone_file(&created.file, &source.file)
+            };
+            match cloned {
                 Ok(()) => {
                     pair.cloned();
                     self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
@@ -231,6 +247,8 @@ impl Worker<'_> {
                 destination: created.file,
                 size,
                 pair,
+                checksum: self.job.checksum(),
+                digest: None,
                 owner: pending,
             });
         }
@@ -241,6 +259,7 @@ impl Worker<'_> {
         if !pair.may_have_xattrs() {
             return Ok(Xattrs::default());
         }
+        let _pass = lanes::enter(Lane::SourceMetadata);
         let xattrs = self.job.attributes.read_xattrs(XattrTarget::Fd(source.file.as_fd()))?;
         Ok(xattrs.unwrap_or_else(|| {
             // A file mounted over another one speaks for its own filesystem only.
@@ -253,8 +272,15 @@ impl Worker<'_> {
 
     /// Copies a file whose size says nothing.
     fn stream(&mut self, mut pending: Pending, source: &OwnedFd, destination: OwnedFd) {
-        match plain::stream(source.as_fd(), destination.as_fd()) {
+        let mut digests = self.job.checksum().map(Growing::new);
+        let see = |bytes: &[u8]| {
+            if let Some(digests) = &mut digests {
+                digests.feed(bytes);
+            }
+        };
+        match plain::stream(source.as_fd(), destination.as_fd(), see) {
             Ok(moved) => {
+                pending.content = digests.map(|digests| Content::Cells(Arc::new(digests.finish())));
                 self.job.control.progress.bytes_done.fetch_add(moved, Relaxed);
                 pending.stat.st_size = moved.cast_signed();
                 let mechanism = if moved == 0 { Mechanism::Empty } else { Mechanism::ReadWrite };
@@ -282,6 +308,7 @@ impl Worker<'_> {
     /// Whether the destination already holds this file: same type, size and time. Owner and mode are
     /// put right without copying.
     fn is_up_to_date(&self, dir: &Dir, name: &CStr, source: &Source) -> Result<bool, StepError> {
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let Ok(destination) = dir.destination() else { return Ok(false) };
         let Ok(there) = fstatat(&destination, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
             return Ok(false);
@@ -314,14 +341,30 @@ impl Worker<'_> {
 }
 
 /// Opens a source file and looks at it.
-fn open_source(dir: &Dir, name: &CStr) -> Result<(OwnedFd, FileStat), StepError> {
+fn open_source(
+    dir: &Dir,
+    name: &CStr,
+    stopped: impl Fn() -> bool,
+) -> Result<(OwnedFd, FileStat), StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let above = dir.source().at(Step::Open)?;
+    open_source_in(&above, name, stopped)
+}
+
+/// Opens a source file in an open directory and looks at it.
+pub(crate) fn open_source_in(
+    above: &OwnedFd,
+    name: &CStr,
+    stopped: impl Fn() -> bool,
+) -> Result<(OwnedFd, FileStat), StepError> {
     let open = |flags| {
         let deadline = Instant::now() + LEASE_WAIT;
         loop {
-            match openat(&above, name, flags, Mode::empty()) {
+            match openat(above, name, flags, Mode::empty()) {
                 // Somebody holds a write lease, who has now been asked to give it back.
-                Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(LEASE_NAP),
+                Err(Errno::EAGAIN) if Instant::now() < deadline && !stopped() => {
+                    std::thread::sleep(LEASE_NAP);
+                }
                 other => return other,
             }
         }

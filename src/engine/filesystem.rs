@@ -18,6 +18,8 @@ pub(crate) struct Filesystem {
     pub(crate) direct: bool,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
+    /// Every request may take a way to a server and back.
+    pub(crate) remote: bool,
     /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
     pub(crate) tells_holes: bool,
     /// Files hold what reading them gives, whatever their size says.
@@ -80,6 +82,10 @@ impl Filesystem {
             made_on_reading,
             zero_is_no_size: made_on_reading || matches!(word, "fuse" | "unknown"),
             in_memory: matches!(word, "tmpfs" | "ramfs"),
+            remote: matches!(
+                word,
+                "nfs" | "cifs" | "smb2" | "fuse" | "lustre" | "gpfs" | "ceph" | "gfs2" | "ocfs2"
+            ),
             asynchronous: matches!(word, "ext4" | "xfs" | "btrfs" | "f2fs"),
             direct: matches!(word, "ext4" | "xfs"),
             server_copy: matches!(word, "nfs" | "cifs" | "smb2" | "ceph" | "ocfs2"),

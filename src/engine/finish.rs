@@ -8,22 +8,28 @@ use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::fsync;
 
+use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
 use super::publish::{self, Visible};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::options::SyncPolicy;
 
 impl Worker<'_> {
     /// The content of a small file has been moved, or not.
     pub(crate) fn small_is_moved(&mut self, finished: Finished<Pending>) {
-        let SmallFile { source, destination, owner: pending, .. } = finished.file;
+        let SmallFile { source, destination, owner: mut pending, digest, .. } = finished.file;
+        pending.content = digest.map(Content::whole);
         match finished.result {
             Ok(moved) if moved.read == Read::Exact => {
                 let size = pending.stat.st_size.cast_unsigned();
                 self.job.control.progress.bytes_done.fetch_add(size, Relaxed);
                 self.content_is_there(pending, &source, destination, moved.mechanism, size);
+                // Network filesystems wait for the server even to close what was read.
+                let _pass = lanes::enter(Lane::SourceMetadata);
+                drop(source);
             }
             Ok(moved) => {
                 let grown = moved.read == Read::Grown;
@@ -40,13 +46,17 @@ impl Worker<'_> {
     /// changed meanwhile, the file is finished.
     pub(crate) fn content_is_there(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         source: &OwnedFd,
         destination: OwnedFd,
         mechanism: Mechanism,
         moved: u64,
     ) {
-        match fstat(source) {
+        let looked = {
+            let _pass = lanes::enter(Lane::SourceMetadata);
+            fstat(source)
+        };
+        match looked {
             Ok(now) if is_unchanged(&pending, &now) => {}
             Ok(now) => {
                 let grown = now.st_size > pending.stat.st_size;
@@ -58,12 +68,12 @@ impl Worker<'_> {
                 return;
             }
         }
-        let size = pending.stat.st_size.cast_unsigned();
-        match self.finish_file(&pending, source, destination, true) {
+        // A file that is read back gets its times, and what forbids setting them, when it is right.
+        let now = !self.job.reads_back() || pending.stat.st_size == 0;
+        match self.finish_file(&pending, source, destination, now) {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
-                self.count_file(size);
-                self.note_finished(&pending.dir, &pending.name, &pending.stat);
+                self.file_is_published(&mut pending);
             }
             Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
@@ -113,6 +123,7 @@ impl Worker<'_> {
         destination: OwnedFd,
         times: bool,
     ) -> Result<Result<(), StepError>, StepError> {
+        let pass = lanes::enter(Lane::DestinationCreate);
         let attributes = &self.job.attributes;
         let target = destination.as_fd();
         let applied = pending
@@ -124,13 +135,16 @@ impl Worker<'_> {
                 |()| if times { attributes.set_times(target, &pending.stat) } else { Ok(()) },
             );
         if self.job.options().sync == SyncPolicy::File {
+            drop(pass);
+            let _pass = lanes::enter(Lane::DestinationWrite);
             fsync(&destination).at(Step::Sync)?;
         }
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let aside = matches!(pending.visible, Visible::As(_));
         let written = aside.then(|| publish::identity(&destination)).transpose()?;
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
-        let for_flags = (applied.is_ok() && (preserve.flags || preserve.project))
+        let for_flags = (times && applied.is_ok() && (preserve.flags || preserve.project))
             .then(|| destination.try_clone().map_err(|_| Errno::EMFILE).at(Step::Xattr))
             .transpose()?;
         close(destination)?;
@@ -180,12 +194,13 @@ impl Worker<'_> {
     /// Removes what there is of a file that will not be finished.
     pub(crate) fn abandon(&self, pending: &Pending) {
         self.note_dropped(pending);
+        let _pass = lanes::enter(Lane::DestinationCreate);
         if let Ok(dir) = pending.dir.destination() {
             publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
         }
     }
 
-    /// Counts a complete file of `size` bytes.
+    /// Counts a complete file of `size` bytes: it is finished for good, and verified if that was asked.
     pub(crate) fn count_file(&self, size: u64) {
         self.job.tally.files.fetch_add(1, Relaxed);
         self.job.tally.bytes.fetch_add(size, Relaxed);

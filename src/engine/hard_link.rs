@@ -22,6 +22,7 @@ use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{AtStep, Step, StepError};
 use crate::journal::record;
+use crate::lanes::{self, Lane};
 
 impl Worker<'_> {
     pub(crate) fn claim(
@@ -58,7 +59,7 @@ impl Worker<'_> {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
             name: name.to_owned(),
-            print: Some(record::print(stat)),
+            print: record::is_trusted(stat).then(|| record::print(stat)),
         };
         for waiting in self.job.links.complete(inode, || first.clone()) {
             self.link(&waiting.dir, &waiting.source_name, &waiting.name, &first);
@@ -89,12 +90,18 @@ impl Worker<'_> {
             return;
         }
         if self.is_linked_already(dir, name, first) {
+            if let Some(checks) = &self.job.checks {
+                checks.record_link(dir, name, first);
+            }
             return self.take_link_as_finished(dir);
         }
         self.forget_partial(dir, name);
         match make_link(dir, name, first) {
             Ok(()) => {
                 self.note_link(dir, name, first);
+                if let Some(checks) = &self.job.checks {
+                    checks.record_link(dir, name, first);
+                }
                 self.job.tally.hard_links.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
                 self.settle(dir, 1);
@@ -129,6 +136,7 @@ impl Worker<'_> {
 
 /// Links `name` in `dir` to the first name, replacing what is there.
 fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
+    let _pass = lanes::enter(Lane::DestinationCreate);
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
     let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());

@@ -10,6 +10,12 @@ pub(crate) fn inode(stat: &FileStat) -> Inode {
     (stat.st_dev, stat.st_ino)
 }
 
+/// Whether two stats of a file show the same content, as far as size and modification time tell.
+pub(crate) fn same_version(one: &FileStat, other: &FileStat) -> bool {
+    one.st_size == other.st_size
+        && (one.st_mtime, one.st_mtime_nsec) == (other.st_mtime, other.st_mtime_nsec)
+}
+
 /// Whether a mode is a directory's.
 pub(crate) fn is_directory(mode: u32) -> bool {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR

@@ -13,6 +13,7 @@ use nix::sys::stat::{FileStat, Mode};
 
 use super::Control;
 use super::attributes::Attributes;
+use super::check::{Checks, Part};
 use super::dir::Dir;
 use super::failures::{FailedList, Failures};
 use super::filesystem::Filesystem;
@@ -22,6 +23,7 @@ use super::links::LinkTable;
 use super::sizing::Sizing;
 use super::tally::Tally;
 use crate::backend::pair::Pair;
+use crate::checksum::Algorithm;
 use crate::error::StepError;
 use crate::journal::Journal;
 use crate::options::CopyOptions;
@@ -41,6 +43,8 @@ pub(crate) enum Task {
     Slice(Arc<Dir>, Names),
     /// Chunks of a large file that others are copying too.
     Help(Arc<LargeCopy>),
+    /// Published files to be read back, or read for their digests.
+    Check(Vec<Part>),
 }
 
 impl Task {
@@ -103,6 +107,8 @@ pub(crate) struct Job<'j> {
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) links: LinkTable,
     pub(crate) failures: Failures,
+    /// What `--verify` and `--manifest` ask for.
+    pub(crate) checks: Option<Checks>,
     /// By the device numbers of source and destination.
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Source and destination directories of the roots; the latter must not be entered as sources.
@@ -147,6 +153,12 @@ impl<'j> Job<'j> {
             journal,
             links: LinkTable::default(),
             failures: Failures::default(),
+            checks: Checks::new(
+                plan.options.checksum,
+                plan.options.verify && !plan.options.dry_run,
+                control.manifest.clone(),
+                sizing.threads,
+            ),
             pairs: RwLock::default(),
             roots: RwLock::default(),
             written: Mutex::default(),
@@ -160,6 +172,24 @@ impl<'j> Job<'j> {
 
     pub(crate) fn options(&self) -> &'j CopyOptions {
         &self.plan.options
+    }
+
+    /// The checksum to be taken of what is moved, if any.
+    pub(crate) fn checksum(&self) -> Option<Algorithm> {
+        self.checks.as_ref().map(Checks::algorithm)
+    }
+
+    /// Whether published files are read back.
+    pub(crate) fn reads_back(&self) -> bool {
+        self.checks.as_ref().is_some_and(Checks::reads_back)
+    }
+
+    /// Whether the filesystems of a directory's source and destination tell their holes.
+    pub(crate) fn tells_holes(&self, dir: &Dir) -> (bool, bool) {
+        let pair = dir.destination_stat.as_ref().and_then(|stat| self.pair(&dir.stat, stat));
+        pair.map_or((false, false), |(_, filesystems)| {
+            (filesystems.source.tells_holes, filesystems.destination.tells_holes)
+        })
     }
 
     /// Whether workers must drop what they have not begun.
@@ -189,6 +219,7 @@ impl<'j> Job<'j> {
             let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
             fatal.get_or_insert((path.clone(), error));
             self.stop.store(true, Relaxed);
+            self.control.lanes.stop();
         }
         self.failures.add(path, error, list);
     }
@@ -257,6 +288,12 @@ impl<'j> Job<'j> {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             written.push((device, openat(directory, c".", flags, Mode::empty()).ok()));
         }
+    }
+
+    /// Copies of the descriptors to flush every device by, while the copy goes on.
+    pub(crate) fn written_devices(&self) -> Vec<Option<OwnedFd>> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.iter().map(|(_, fd)| fd.as_ref().and_then(|fd| fd.try_clone().ok())).collect()
     }
 
     /// The descriptors to flush every device by.

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::unistd::ftruncate;
 
+use super::check::Content;
 use super::file::{Pending, is_sparse};
 use super::job::{Filesystems, Task};
 use super::resume::note_range;
@@ -16,8 +17,10 @@ use super::sizing::Mover;
 use super::worker::Worker;
 use crate::backend::chunk::ChunkSupply;
 use crate::backend::{LargeFile, Mechanism};
+use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::{Temporary, ranges};
+use crate::lanes::{self, Lane};
 use crate::sys;
 
 /// Below this O_DIRECT gains nothing over the page cache.
@@ -67,12 +70,14 @@ impl Worker<'_> {
         } else {
             go_direct(&source, &destination, size, data, filesystems)
         };
+        let pass = lanes::enter(Lane::DestinationWrite);
         let prepared = match (sparse, direct) {
             // The size first: a sparse file may end in a hole.
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
             (false, Some(_)) => allocate(&destination, size),
             (false, None) => Ok(()),
         };
+        drop(pass);
         if let Err(error) = prepared {
             drop((source, destination));
             return self.give_up(pending, error);
@@ -82,6 +87,11 @@ impl Worker<'_> {
         self.begin_ranges(&mut pending, destination.as_fd(), chunk_bytes);
         let written = self.written_before(&pending, block);
         let resumed = ranges::bytes(&written);
+        let cells = self.job.checksum().map(|algorithm| Cells::new(algorithm, size));
+        for range in cells.iter().flat_map(|cells| written.iter().map(move |range| (cells, range)))
+        {
+            range.0.unseen(range.1.clone());
+        }
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
@@ -92,6 +102,7 @@ impl Worker<'_> {
                 direct,
                 stop: AtomicBool::new(false),
                 moved: AtomicU64::new(0),
+                cells: cells.map(Arc::new),
             },
             temporary: pending.temporary.clone(),
             resumed,
@@ -105,7 +116,9 @@ impl Worker<'_> {
         // Two threads writing one buffered file get in each other's way, except in memory, and except
         // between holes, where finding and reading the next data is what takes time.
         let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
-        let shared = direct.is_some() || in_memory || sparse;
+        // And except where every request goes to a server and back.
+        let remote = filesystems.source.remote || filesystems.destination.remote;
+        let shared = direct.is_some() || in_memory || sparse || remote;
         if shared && size > 2 * chunk_bytes {
             self.push(Task::Help(Arc::clone(&copy)));
         }
@@ -120,7 +133,7 @@ impl Worker<'_> {
         if copy.file.chunks.is_empty() || copy.file.stop.load(Relaxed) || !copy.join() {
             return;
         }
-        if self.job.sizing.threads > 2 {
+        if self.job.control.lanes.worker_cap() > 2 {
             self.push(Task::Help(Arc::clone(&copy)));
         }
         self.take_part(copy);
@@ -143,7 +156,7 @@ impl Worker<'_> {
         }
     }
 
-    fn finish_large(&mut self, pending: Pending, copy: Arc<LargeCopy>) {
+    fn finish_large(&mut self, mut pending: Pending, copy: Arc<LargeCopy>) {
         let (error, mechanism) = {
             let state = copy.lock();
             (state.error, state.mechanism)
@@ -173,6 +186,10 @@ impl Worker<'_> {
             && let Err(errno) = ftruncate(&destination, size)
         {
             return self.give_up(pending, StepError::os(Step::Write, errno));
+        }
+        if let Some(cells) = &copy.file.cells {
+            cells.all_moved();
+            pending.content = Some(Content::Cells(Arc::clone(cells)));
         }
         let moved = copy.file.moved.load(Relaxed);
         let holes = size.cast_unsigned().saturating_sub(moved).saturating_sub(copy.resumed);

@@ -147,7 +147,11 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let fd = OwnedFd::from(std::fs::File::open(home.path()).expect("opens"));
         let mut stat = nix::sys::stat::fstat(&fd).expect("a stat");
-        let root = Arc::new(RootPath { source: home.path().to_owned(), index: 0 });
+        let root = Arc::new(RootPath {
+            source: home.path().to_owned(),
+            index: 0,
+            in_manifest: std::path::PathBuf::new(),
+        });
         let dir = Arc::new(Dir::anchor(root, fd, None, false).expect("an anchor"));
         let name = || Name {
             dir: Arc::clone(&dir),

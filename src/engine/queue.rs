@@ -6,7 +6,7 @@
 //! per level of the tree and worker.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_deque::{Steal, Stealer, Worker};
@@ -14,7 +14,11 @@ use crossbeam_deque::{Steal, Stealer, Worker};
 /// The tasks of all workers, and who is waiting for one.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    stealers: Vec<Stealer<T>>,
+    /// One for each deque made so far.
+    stealers: Vec<OnceLock<Stealer<T>>>,
+    made: AtomicUsize,
+    /// Deques of workers that have gone home, with their numbers. What was left in one is stolen.
+    spare: Mutex<Vec<(usize, Worker<T>)>>,
     /// Tasks pushed and not yet done.
     outstanding: AtomicUsize,
     sleepers: AtomicUsize,
@@ -22,13 +26,16 @@ pub(crate) struct Queue<T> {
     abandoned: AtomicBool,
     gate: Mutex<()>,
     bell: Condvar,
+    /// Rung when everything is done.
+    over: Condvar,
 }
 
-/// One worker's end of the queue; stays on its thread.
+/// One worker's end of the queue. Its deque is kept for another worker when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Handle<'q, T> {
     queue: &'q Queue<T>,
-    own: Worker<T>,
+    /// `None` only while it is being dropped.
+    own: Option<Worker<T>>,
     index: usize,
 }
 
@@ -44,31 +51,49 @@ pub(crate) enum Found<T> {
 }
 
 impl<T> Queue<T> {
-    /// A queue for `count` workers, and their deques, to be turned into handles on their threads.
-    pub(crate) fn new(count: usize) -> (Self, Vec<Worker<T>>) {
-        let workers: Vec<Worker<T>> = (0..count).map(|_| Worker::new_lifo()).collect();
-        let queue = Self {
-            stealers: workers.iter().map(Worker::stealer).collect(),
+    /// A queue for at most so many workers at a time.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            stealers: (0..most).map(|_| OnceLock::new()).collect(),
+            made: AtomicUsize::new(0),
+            spare: Mutex::new(Vec::new()),
             outstanding: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
             gate: Mutex::new(()),
             bell: Condvar::new(),
-        };
-        (queue, workers)
-    }
-
-    /// Puts the first tasks into one worker's deque, before any worker runs.
-    pub(crate) fn start(&self, own: &Worker<T>, tasks: impl IntoIterator<Item = T>) {
-        for task in tasks {
-            self.outstanding.fetch_add(1, SeqCst);
-            own.push(task);
+            over: Condvar::new(),
         }
     }
 
-    /// The handle of worker `index`.
-    pub(crate) fn handle(&self, own: Worker<T>, index: usize) -> Handle<'_, T> {
-        Handle { queue: self, own, index }
+    /// A place for one more worker; `None` when there are as many as there may be.
+    pub(crate) fn join(&self) -> Option<Handle<'_, T>> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((index, own)) = spare.pop() {
+            return Some(Handle { queue: self, own: Some(own), index });
+        }
+        // The lock is held: nobody else makes a deque now.
+        let index = self.made.load(SeqCst);
+        let place = self.stealers.get(index)?;
+        let own = Worker::new_lifo();
+        let _ = place.set(own.stealer()); // only ever set here
+        self.made.store(index + 1, SeqCst);
+        Some(Handle { queue: self, own: Some(own), index })
+    }
+
+    /// Waits until everything is done (true), at most so long (false).
+    pub(crate) fn wait(&self, limit: Duration) -> bool {
+        let over = || self.abandoned.load(SeqCst) || self.outstanding.load(SeqCst) == 0;
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if !over() {
+            drop(self.over.wait_timeout(gate, limit).unwrap_or_else(PoisonError::into_inner));
+        }
+        over()
+    }
+
+    fn stealers(&self) -> impl DoubleEndedIterator<Item = &Stealer<T>> + ExactSizeIterator {
+        let made = self.made.load(SeqCst);
+        self.stealers[..made].iter().map(|place| place.get().expect("set before it was counted"))
     }
 
     /// Sends everybody home although tasks are left: the others would wait for ever for one that a
@@ -83,6 +108,7 @@ impl<T> Queue<T> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         if everybody {
             self.bell.notify_all();
+            self.over.notify_all();
         } else {
             self.bell.notify_one();
         }
@@ -90,9 +116,10 @@ impl<T> Queue<T> {
     }
 
     fn steal(&self, thief: usize) -> Option<T> {
-        let count = self.stealers.len();
-        for step in 1..count {
-            let victim = &self.stealers[(thief + step) % count];
+        // From the next one on, round to the one before.
+        let made = self.made.load(SeqCst);
+        let behind = self.stealers[..made].iter().skip(thief + 1);
+        for victim in behind.chain(&self.stealers[..thief.min(made)]).filter_map(OnceLock::get) {
             loop {
                 match victim.steal() {
                     Steal::Success(task) => return Some(task),
@@ -109,10 +136,14 @@ impl<T> Handle<'_, T> {
     /// Adds a task; this worker takes its newest first.
     pub(crate) fn push(&self, task: T) {
         self.queue.outstanding.fetch_add(1, SeqCst);
-        self.own.push(task);
+        self.own().push(task);
         if self.queue.sleepers.load(SeqCst) > 0 {
             self.queue.ring(false);
         }
+    }
+
+    fn own(&self) -> &Worker<T> {
+        self.own.as_ref().expect("only dropping takes the deque away")
     }
 
     /// The next task: an own one, else a stolen one.
@@ -120,7 +151,7 @@ impl<T> Handle<'_, T> {
         if self.queue.abandoned.load(SeqCst) {
             return Found::Finished;
         }
-        if let Some(task) = self.own.pop().or_else(|| self.queue.steal(self.index)) {
+        if let Some(task) = self.own().pop().or_else(|| self.queue.steal(self.index)) {
             return Found::Task(task);
         }
         if self.queue.outstanding.load(SeqCst) == 0 { Found::Finished } else { Found::NothingYet }
@@ -138,11 +169,18 @@ impl<T> Handle<'_, T> {
         let queue = self.queue;
         let gate = queue.gate.lock().unwrap_or_else(PoisonError::into_inner);
         queue.sleepers.fetch_add(1, SeqCst);
-        let work = queue.stealers.iter().any(|deque| !deque.is_empty());
+        let work = queue.stealers().any(|deque| !deque.is_empty());
         if !work && queue.outstanding.load(SeqCst) > 0 {
             drop(queue.bell.wait_timeout(gate, limit).unwrap_or_else(PoisonError::into_inner));
         }
         queue.sleepers.fetch_sub(1, SeqCst);
+    }
+}
+
+impl<T> Drop for Handle<'_, T> {
+    fn drop(&mut self) {
+        let mut spare = self.queue.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.extend(self.own.take().map(|own| (self.index, own)));
     }
 }
 
@@ -156,16 +194,15 @@ mod tests {
     #[test]
     fn every_task_is_done_once_and_all_workers_come_home() {
         let done = AtomicU64::new(0);
-        let (queue, workers) = Queue::<u32>::new(4);
+        let queue = Queue::<u32>::new(4);
         std::thread::scope(|scope| {
-            for (index, own) in workers.into_iter().enumerate() {
-                let handle_of = &queue;
+            for index in 0..4 {
+                let handle = queue.join().expect("there is room for four");
                 let done = &done;
                 if index == 0 {
-                    handle_of.start(&own, [14]);
+                    handle.push(14);
                 }
                 scope.spawn(move || {
-                    let handle = handle_of.handle(own, index);
                     loop {
                         match handle.find() {
                             Found::Task(rank) => {
@@ -189,13 +226,31 @@ mod tests {
     /// A worker that panics never says `done`; the others must not wait for it.
     #[test]
     fn workers_come_home_when_the_queue_is_abandoned() {
-        let (queue, mut workers) = Queue::<u32>::new(2);
-        queue.start(&workers[0], [1]);
-        let holder = queue.handle(workers.remove(0), 0);
+        let queue = Queue::<u32>::new(2);
+        let holder = queue.join().expect("room");
+        holder.push(1);
         assert!(matches!(holder.find(), Found::Task(1)));
-        let other = queue.handle(workers.remove(0), 1);
+        let other = queue.join().expect("room");
         assert!(matches!(other.find(), Found::NothingYet));
         queue.abandon();
         assert!(matches!(other.find(), Found::Finished));
+    }
+
+    #[test]
+    fn what_a_worker_leaves_behind_is_done_by_another_who_takes_its_place() {
+        let queue = Queue::<u32>::new(2);
+        let stays = queue.join().expect("room");
+        let leaves = queue.join().expect("room");
+        leaves.push(1);
+        leaves.push(2);
+        drop(leaves);
+        assert!(matches!(stays.find(), Found::Task(1)));
+        let comes = queue.join().expect("a place became free");
+        assert!(queue.join().is_none());
+        assert!(matches!(comes.find(), Found::Task(2)));
+        assert!(!queue.wait(Duration::ZERO));
+        stays.done();
+        comes.done();
+        assert!(queue.wait(Duration::from_secs(5)));
     }
 }

@@ -9,12 +9,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::filesystem::Filesystem;
 use crate::error::Refusal;
-use crate::options::{BackendChoice, CopyOptions};
+use crate::options::{BackendChoice, ConcurrencyChoice, CopyOptions};
 use crate::sys::ring;
 
 /// Reads of small files in flight per worker: measured, more gains nothing.
 const DEPTH: usize = 64;
-/// Memory for buffers of small files, of all workers together: 64 files x 128 KiB x 8 workers.
+/// Memory for buffers of small files, of all workers together: 64 files for each of 4 workers.
 const SMALL_BUFFERS_BYTES: usize = 64 << 20;
 /// Memory for buffers of large files, of all workers together.
 const LARGE_BUFFERS_BYTES: usize = 48 << 20;
@@ -28,6 +28,12 @@ const LARGE_SLOTS: usize = 4;
 const THREADS_PER_CORE: usize = 4;
 /// More threads than this gain nothing without adapting to the filesystem.
 const THREADS_MAX: usize = 32;
+/// More threads than this are never tried: they hide 1 ms for 100,000 operations a second.
+const ADAPTIVE_MAX: usize = 128;
+/// Ancestors whose descriptors stay open give way to more workers down to so many.
+const KEEP_WITH_EXTRAS: usize = 8;
+/// Smallest unit of O_DIRECT.
+const EXTRA_UNIT_MIN: usize = 256 << 10;
 /// Ancestors of the current directory whose descriptors stay open, per worker.
 const KEEP_MAX: usize = 256;
 /// A chain shorter than this would be opened again at every step.
@@ -53,7 +59,14 @@ pub(crate) struct Sizing {
     pub(crate) mover: Mover,
     /// Whether cloning is tried first.
     pub(crate) clone: bool,
+    /// The most workers that there may be.
     pub(crate) threads: usize,
+    /// Workers to begin with.
+    pub(crate) starters: usize,
+    /// Unit of O_DIRECT, in bytes, of workers that come later.
+    pub(crate) extra_unit: usize,
+    /// Workers that a directory is cut up for, even before they are there.
+    pub(crate) expected: usize,
     /// Small files in flight per worker.
     pub(crate) depth: usize,
     /// Chunks of large files in flight per worker.
@@ -80,31 +93,42 @@ impl Sizing {
         let mover = choose_mover(options.backend, source, destination, &mut notes)?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let in_memory = source.in_memory && destination.in_memory;
-        let wanted = options.threads.map_or_else(
-            || {
-                if in_memory || mover == Mover::Uring {
-                    cores
-                } else {
-                    (cores * THREADS_PER_CORE).min(THREADS_MAX)
-                }
-            },
-            NonZeroUsize::get,
-        );
+        let adaptive = options.concurrency == ConcurrencyChoice::Adaptive;
+        let typed = options.threads.map(NonZeroUsize::get);
+        let wanted = match typed {
+            Some(threads) => threads,
+            None if adaptive => ADAPTIVE_MAX,
+            None if in_memory || mover == Mover::Uring => cores,
+            None => (cores * THREADS_PER_CORE).min(THREADS_MAX),
+        };
+        let begin = if adaptive { cores.min(wanted) } else { wanted };
         let descriptors = descriptors();
-        let (threads, depth, keep) = share_descriptors(descriptors, wanted, mover)?;
+        let (starters, depth, keep) = share_descriptors(descriptors, begin, mover)?;
+        let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
+        let (extras, keep) =
+            room_for_extras(usable, (starters, depth, keep), wanted - begin, mover);
+        let threads = starters + extras;
+        let wanted = typed.unwrap_or(begin);
         if threads < wanted {
             notes.push(format!(
                 "only {threads} of {wanted} threads: the limit of open files leaves {descriptors}; \
                  raise it with ulimit -n"
             ));
         }
-        let per_worker = LARGE_BUFFERS_BYTES / threads;
+        let per_worker = LARGE_BUFFERS_BYTES / starters;
         let chunk_bytes =
             per_worker.clamp(CHUNK_MIN_BYTES, CHUNK_BYTES) / CHUNK_MIN_BYTES * CHUNK_MIN_BYTES;
         Ok(Self {
             mover,
             clone: matches!(options.backend, BackendChoice::Auto | BackendChoice::Clone),
             threads,
+            starters,
+            extra_unit: (LARGE_BUFFERS_BYTES / threads).clamp(EXTRA_UNIT_MIN, CHUNK_MIN_BYTES),
+            expected: if source.remote || destination.remote {
+                threads.min(THREADS_MAX)
+            } else {
+                1
+            },
             depth,
             large_slots: (per_worker / chunk_bytes).clamp(1, LARGE_SLOTS),
             chunk_bytes,
@@ -165,7 +189,7 @@ fn why_no_ring(errno: Errno) -> String {
 }
 
 /// Raises the soft limit of open files to the hard one and says how many more may be opened.
-fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     let open = std::fs::read_dir("/proc/self/fd").map_or(8, Iterator::count);
@@ -191,7 +215,7 @@ fn share_descriptors(
     // With few descriptors, half as many workers with room to move do better than twice as many.
     let threads = wanted.min(usable / (2 * least)).max(1);
     let share = usable / threads;
-    let memory = SMALL_BUFFERS_BYTES / threads / crate::backend::uring::SMALL_SLOT_BYTES;
+    let memory = SMALL_BUFFERS_BYTES / threads / crate::backend::uring::BYTES_IN_FLIGHT;
     let most = if mover == Mover::Uring { DEPTH.min(memory.max(1)) } else { 1 };
     let fits = |depth: &usize| per_worker(*depth, KEEP_MIN, mover) <= share;
     // Half for the files, the rest for long chains.
@@ -201,6 +225,23 @@ fn share_descriptors(
         .find(|keep| per_worker(depth, *keep, mover) <= share)
         .unwrap_or(KEEP_MIN);
     Ok((threads, depth, keep))
+}
+
+/// How many workers more than those that the copy begins with the descriptors allow, at most `wanted`,
+/// and how many ancestors then stay open per worker.
+fn room_for_extras(
+    usable: usize,
+    (starters, depth, keep): (usize, usize, usize),
+    wanted: usize,
+    mover: Mover,
+) -> (usize, usize) {
+    let room = |keep| {
+        let rest = usable.saturating_sub(starters * per_worker(depth, keep, mover));
+        rest / per_worker(1, keep, Mover::Plain)
+    };
+    let least = keep.min(KEEP_WITH_EXTRAS);
+    let keep = (least..=keep).rev().find(|keep| room(*keep) >= wanted).unwrap_or(least);
+    (room(keep).min(wanted), keep)
 }
 
 /// Descriptors that one worker may have open: its rings; for each small file in flight the file and
@@ -228,6 +269,22 @@ mod tests {
                         "{used} of {descriptors}: {threads} {depth} {keep}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn extras_fit_into_what_the_others_leave() {
+        for descriptors in (24..6000).step_by(7) {
+            for mover in [Mover::Uring, Mover::Plain] {
+                let shared = share_descriptors(descriptors, 2, mover).expect("enough for one");
+                let usable = descriptors - SPARE_DESCRIPTORS;
+                let (extras, keep) = room_for_extras(usable, shared, 126, mover);
+                let (starters, depth, _) = shared;
+                let used = starters * per_worker(depth, keep, mover)
+                    + extras * per_worker(1, keep, Mover::Plain);
+                assert!(used <= usable, "{used} of {usable}: {shared:?} {extras} {keep}");
+                assert!(extras == 126 || descriptors < 5000, "{extras} of {descriptors}");
             }
         }
     }

@@ -20,6 +20,7 @@ use super::walk::stat_entry;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 use crate::sys::XattrTarget;
 
 impl Worker<'_> {
@@ -32,6 +33,7 @@ impl Worker<'_> {
         name: &CStr,
         linked: bool,
     ) {
+        lanes::begin_item();
         if linked && self.take_as_finished(dir, source_name, name) {
             return;
         }
@@ -53,7 +55,7 @@ impl Worker<'_> {
         linked: bool,
     ) -> Result<bool, StepError> {
         let source = dir.source().at(Step::Stat)?;
-        let stat = stat_entry(&source, source_name).at(Step::Stat)?;
+        let stat = self.about_to_be_read(stat_entry(&source, source_name).at(Step::Stat)?);
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
             return Err(StepError::found(Step::Stat, FailureKind::SourceChanged));
@@ -109,15 +111,21 @@ impl Worker<'_> {
             (false, true) => ByName::MayHaveAcl,
         };
         let aside = self.was_finished(dir, name);
+        let make = |name: &CStr, step, how: &dyn Fn(&CStr) -> Result<(), Errno>| {
+            let _pass = lanes::enter(Lane::DestinationCreate);
+            publish::make(target.as_fd(), name, step, aside, how)
+        };
+        let mut text = None;
         let visible = if by_name == ByName::Symlink {
-            let text = readlinkat(&source, source_name).at(Step::ReadLink)?;
-            let text =
-                CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
-            publish::make(target.as_fd(), name, Step::Symlink, aside, |name| {
-                symlinkat(text.as_c_str(), &target, name)
-            })?
+            let pass = lanes::enter(Lane::SourceMetadata);
+            let found = readlinkat(&source, source_name).at(Step::ReadLink)?;
+            drop(pass);
+            let found =
+                CString::new(found.as_bytes()).map_err(|_| Errno::EINVAL).at(Step::ReadLink)?;
+            let text = text.insert(found).as_c_str();
+            make(name, Step::Symlink, &|name| symlinkat(text, &target, name))?
         } else {
-            publish::make(target.as_fd(), name, Step::MakeNode, aside, |name| {
+            make(name, Step::MakeNode, &|name| {
                 mknodat(&target, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
             })?
         };
@@ -127,13 +135,19 @@ impl Worker<'_> {
         };
         let attributes = &self.job.attributes;
         let path = path_of(source.as_fd(), source_name);
-        let applied = attributes
-            .read_xattrs(XattrTarget::Path(&path))
-            .map(|found| found.unwrap_or_else(Xattrs::default))
-            .and_then(|xattrs| {
-                attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
-            });
+        let pass = lanes::enter(Lane::SourceMetadata);
+        let found = attributes.read_xattrs(XattrTarget::Path(&path));
+        drop(pass);
+        let _pass = lanes::enter(Lane::DestinationCreate);
+        let applied = found.map(|found| found.unwrap_or_else(Xattrs::default)).and_then(|xattrs| {
+            attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
+        });
         publish::publish_made(target.as_fd(), &visible, name)?;
+        if let Some(checks) = &self.job.checks
+            && applied.is_ok()
+        {
+            checks.record_special(dir, name, stat, text.as_deref());
+        }
         applied
     }
 }

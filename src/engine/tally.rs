@@ -21,18 +21,21 @@ pub(crate) enum Warning {
     FlagsUnsupported,
     /// `security.selinux` was left to the destination's policy.
     SecurityLabel,
+    /// Only root can give a file capabilities.
+    CapabilityNotKept,
     /// The destination takes no (further) hard link; the name was copied as a file of its own.
     HardLinkNotKept,
 }
 
 impl Warning {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::OwnerNotKept,
         Self::GroupNotKept,
         Self::XattrUnsupported,
         Self::AclUnsupported,
         Self::FlagsUnsupported,
         Self::SecurityLabel,
+        Self::CapabilityNotKept,
         Self::HardLinkNotKept,
     ];
 
@@ -45,6 +48,7 @@ impl Warning {
             Self::AclUnsupported => "acl-unsupported",
             Self::FlagsUnsupported => "flags-unsupported",
             Self::SecurityLabel => "security-label-left-to-destination",
+            Self::CapabilityNotKept => "capability-not-kept",
             Self::HardLinkNotKept => "hard-link-not-kept",
         }
     }

@@ -20,6 +20,8 @@ use super::job::{Enter, Names, Task};
 use super::publish::is_reserved;
 use super::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
+use crate::manifest;
 use crate::plan::Root;
 use crate::selection::Node;
 use crate::sys;
@@ -82,7 +84,11 @@ impl Worker<'_> {
             let stat = nix::sys::stat::fstat(destination).at(Step::Stat)?;
             journal.writes_to(stat.st_dev, destination);
         }
-        let path = Arc::new(RootPath { source: root.source.clone(), index });
+        let path = Arc::new(RootPath {
+            source: root.source.clone(),
+            index,
+            in_manifest: manifest::path_of_root(self.job.plan, root),
+        });
         Dir::anchor(path, source, destination, default_acl).at(Step::Stat)
     }
 
@@ -121,7 +127,7 @@ impl Worker<'_> {
     fn hand_out(&mut self, dir: &Arc<Dir>, filled: &[u8]) {
         let mut names = Names::default();
         let mut files = 0;
-        let workers = self.job.sizing.threads;
+        let workers = self.job.control.lanes.workers().max(self.job.sizing.expected);
         let entries = sys::entries(filled).filter(|entry| entry.kind != libc::DT_DIR).count();
         let slice = (entries / (SLICES_PER_WORKER * workers)).clamp(1, SLICE_MAX);
         for entry in sys::entries(filled) {
@@ -248,6 +254,7 @@ impl Worker<'_> {
 /// done with at once. The descriptor may have been closed and opened again since the last buffer, so
 /// the position is always set.
 fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let source = dir.source().at(Step::ReadDirectory)?;
     if position != 0 {
         lseek(&source, position, Whence::SeekSet).at(Step::ReadDirectory)?;
@@ -268,5 +275,6 @@ fn fill(dir: &Dir, position: i64, buffer: &mut [u8]) -> Result<Filled, StepError
 
 /// Stat of an entry, not following it.
 pub(crate) fn stat_entry(dir: &Arc<OwnedFd>, name: &CStr) -> Result<FileStat, Errno> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }

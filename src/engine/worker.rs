@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_deque::Worker as Deque;
 use nix::errno::Errno;
 
+use super::check::Reader;
+use super::crew::Present;
 use super::dir::Dir;
 use super::file::Pending;
 use super::job::{Job, Names, Task};
-use super::queue::{Found, Handle, Queue};
+use super::queue::{Found, Handle};
 use super::sizing::Mover;
 use crate::backend::plain::Plain;
 use crate::backend::range::Range;
@@ -34,6 +35,10 @@ pub(crate) struct Worker<'w> {
     pub(crate) backend: Box<dyn Backend<Pending>>,
     pub(crate) entries: Vec<u8>,
     pub(crate) journal: Option<Writer>,
+    extra: bool,
+    present: &'w Present,
+    /// What reads files back, once there are some.
+    pub(crate) reader: Option<Reader>,
     finished: Vec<Finished<Pending>>,
 }
 
@@ -45,13 +50,15 @@ impl<'w> Worker<'w> {
     /// The errno of mapping buffers.
     pub(crate) fn new(
         job: &'w Job<'w>,
-        queue: &'w Queue<Task>,
-        own: Deque<Task>,
-        index: usize,
+        handle: Handle<'w, Task>,
+        extra: bool,
+        present: &'w Present,
     ) -> Result<Self, Errno> {
         let sizing = job.sizing;
         let plain = || Plain::new(sizing.chunk_bytes);
         let backend: Box<dyn Backend<Pending>> = match sizing.mover {
+            // Those that come later are for waiting: their memory is kept small.
+            _ if extra => Box::new(Plain::new(sizing.extra_unit)?),
             Mover::Plain => Box::new(plain()?),
             Mover::Range => Box::new(Range::new(plain()?)),
             Mover::Uring => {
@@ -63,17 +70,27 @@ impl<'w> Worker<'w> {
         };
         Ok(Self {
             job,
-            handle: queue.handle(own, index),
+            handle,
             backend,
             entries: vec![0; ENTRIES_BYTES],
             journal: job.journal.as_ref().map(Writer::new),
+            extra,
+            present,
+            reader: None,
             finished: Vec::new(),
         })
     }
 
-    /// Works until every task of every worker is done.
+    /// Works until every task of every worker is done, or fewer workers are wanted.
     pub(crate) fn run(&mut self) {
+        let _seat = self.job.control.lanes.sit();
         loop {
+            if self.present.may_go(self.extra, self.job.control.lanes.workers()) {
+                while self.backend.in_flight() > 0 {
+                    self.take_finished(true);
+                }
+                return;
+            }
             match self.handle.find() {
                 Found::Task(task) => {
                     let walk = task.is_walk();
@@ -102,6 +119,7 @@ impl<'w> Worker<'w> {
             Task::Read(dir, position) => self.read(dir, position),
             Task::Slice(dir, names) => self.slice(&dir, &names),
             Task::Help(copy) => self.help(copy),
+            Task::Check(parts) => self.check(parts),
         }
     }
 

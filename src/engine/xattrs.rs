@@ -26,6 +26,16 @@ impl Xattrs {
         self.has(ACCESS_ACL)
     }
 
+    /// The names of those that only one side has, or with another value.
+    pub(crate) fn differing(&self, other: &Self) -> Vec<String> {
+        let sides = [(&self.0, &other.0), (&other.0, &self.0)];
+        let names = sides.into_iter().flat_map(|(own, others)| {
+            own.iter().filter(|attribute| !others.contains(attribute)).map(|(name, _)| name)
+        });
+        let names: std::collections::BTreeSet<_> = names.collect();
+        names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
     fn has(&self, name: &CStr) -> bool {
         self.0.iter().any(|(own, _)| own.as_c_str() == name)
     }
@@ -98,7 +108,12 @@ impl Attributes<'_> {
             return self.root && !INTERNAL_TRUSTED.contains(&rest);
         }
         match name {
-            b"security.capability" => self.root,
+            b"security.capability" => {
+                if !self.root {
+                    self.tally.warn(Warning::CapabilityNotKept);
+                }
+                self.root
+            }
             b"security.ima" | b"security.evm" => false,
             b"security.selinux" => {
                 if policy == XattrPolicy::Auto {

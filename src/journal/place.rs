@@ -58,6 +58,7 @@ pub(super) fn key(request: &CopyRequest) -> u64 {
         options.update,
         options.delete,
         options.one_file_system,
+        options.verify,
         mode,
         ownership,
         timestamps,

@@ -3,6 +3,7 @@
 //! [`Ring::wait`], and knows nothing of files to be copied.
 #![allow(unsafe_code)] // handing addresses to the kernel; the block says why it is sound
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -23,11 +24,12 @@ pub struct Completion {
     pub result: Result<usize, Errno>,
 }
 
-/// A ring with a fixed number of equally long buffer slots.
+/// A ring with a fixed number of buffer slots.
 pub struct Ring {
     ring: IoUring,
     buffer: Buffer,
-    slot_bytes: usize,
+    /// Where each slot lies in the buffer.
+    places: Vec<Range<usize>>,
     /// Per slot, the descriptor that the kernel is using; `None` means that the slot is ours.
     busy: Vec<Option<Arc<OwnedFd>>>,
     in_flight: usize,
@@ -89,17 +91,26 @@ pub fn probe() -> Result<(), Errno> {
 }
 
 impl Ring {
-    /// Sets up a ring with `slots` buffers of `slot_bytes` each. Must be used on the thread that
-    /// made it.
+    /// Sets up a ring with a buffer for each of the lengths in bytes, numbered in this order. Must be
+    /// used on the thread that made it.
     ///
     /// # Errors
     /// As [`probe`].
-    pub fn new(slots: usize, slot_bytes: usize) -> Result<Self, Errno> {
-        let entries = u32::try_from(slots).map_err(|_| Errno::EINVAL)?;
+    pub fn new(lengths: impl IntoIterator<Item = usize>) -> Result<Self, Errno> {
+        let mut end = 0;
+        let places: Vec<_> = lengths
+            .into_iter()
+            .map(|length| {
+                let start = end;
+                end += length;
+                start..end
+            })
+            .collect();
+        let entries = u32::try_from(places.len()).map_err(|_| Errno::EINVAL)?;
         let ring = build(entries.max(1).next_power_of_two())?;
-        let buffer = Buffer::new(slots * slot_bytes)?;
-        let busy = (0..slots).map(|_| None).collect();
-        Ok(Self { ring, buffer, slot_bytes, busy, in_flight: 0, unsubmitted: 0 })
+        let buffer = Buffer::new(end)?;
+        let busy = places.iter().map(|_| None).collect();
+        Ok(Self { ring, buffer, places, busy, in_flight: 0, unsubmitted: 0 })
     }
 
     /// Number of slots.
@@ -109,9 +120,12 @@ impl Ring {
     }
 
     /// Length of a slot in bytes.
+    ///
+    /// # Panics
+    /// When there is no such slot.
     #[must_use]
-    pub fn slot_bytes(&self) -> usize {
-        self.slot_bytes
+    pub fn slot_bytes(&self, slot: Slot) -> usize {
+        self.places[slot].len()
     }
 
     /// Operations that have not completed.
@@ -120,13 +134,19 @@ impl Ring {
         self.in_flight
     }
 
+    /// Operations that [`Ring::flush`] or [`Ring::wait`] would hand to the kernel.
+    #[must_use]
+    pub fn unsubmitted(&self) -> usize {
+        self.unsubmitted
+    }
+
     /// The bytes of a slot.
     ///
     /// # Panics
     /// When an operation is using the slot: reading it would race with the kernel.
     pub fn slot(&mut self, slot: Slot) -> &mut [u8] {
         assert!(self.busy[slot].is_none(), "slot {slot} is in the kernel's hands");
-        &mut self.buffer[slot * self.slot_bytes..(slot + 1) * self.slot_bytes]
+        &mut self.buffer[self.places[slot].clone()]
     }
 
     /// Queues a read of `length` bytes at `offset` into the first bytes of `slot`. The descriptor is
@@ -163,7 +183,7 @@ impl Ring {
         slot: Slot,
         file: Arc<OwnedFd>,
         offset: u64,
-        from: std::ops::Range<usize>,
+        from: Range<usize>,
     ) -> Result<(), Errno> {
         let length = u32::try_from(from.len()).map_err(|_| Errno::EINVAL)?;
         let address = self.slot(slot)[from].as_ptr();
@@ -259,7 +279,7 @@ mod tests {
     use super::*;
 
     fn ring(slots: usize) -> Option<Ring> {
-        match Ring::new(slots, 4096) {
+        match Ring::new(vec![4096; slots]) {
             Ok(ring) => Some(ring),
             Err(errno) => {
                 println!("skipped: no io_uring here ({errno})");

@@ -149,3 +149,14 @@ fn the_worst_report_fits_a_terminal() {
         }
     }
 }
+
+#[test]
+fn a_copy_that_took_a_while_says_what_held_it_up() {
+    let mut report = report(Outcome::Complete);
+    report.bottleneck.name = "destination-create";
+    report.bottleneck.share = 0.714;
+    let shown = text(&report, None, false);
+    assert!(shown.contains("held up by  destination create (71 % of the waiting)"), "{shown}");
+    report.seconds = 0.2;
+    assert!(!text(&report, None, false).contains("held up by"));
+}

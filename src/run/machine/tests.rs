@@ -41,6 +41,7 @@ impl Observer for Heard {
 
 fn report(outcome: Outcome) -> Report {
     Report {
+        verify: None,
         version: REPORT_VERSION,
         outcome,
         exit_code: outcome.code(),
@@ -56,6 +57,8 @@ fn report(outcome: Outcome) -> Report {
         deleted: 0,
         bytes_per_second: 0.0,
         mechanisms: std::collections::BTreeMap::new(),
+        concurrency: crate::report::Concurrency::default(),
+        bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
         setup: Setup::default(),
         warnings: std::collections::BTreeMap::new(),
         errors: std::collections::BTreeMap::new(),

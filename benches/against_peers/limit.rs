@@ -7,8 +7,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,11 @@ pub const MODE: &str = "--limit";
 /// measured at five times the CPU of 256 KiB, which would be no limit.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// What a thread takes of a file that all of them share.
+const RANGE_BYTES: u64 = 4 << 20;
+
 /// The command line of a limit. `kind`: `stream` reads every file to its end; `segments` follows the
-/// extents of sparse files.
+/// extents of sparse files; `ranges` gives every file at the top to all threads together.
 pub fn argv(kind: &str, threads: usize, source: &Path, copy: &Path) -> Vec<OsString> {
     let own = std::env::current_exe().unwrap_or_default();
     let words = [MODE, kind, &threads.to_string()].map(OsString::from);
@@ -44,8 +47,12 @@ pub fn main(args: &[String]) -> Result<()> {
     let [kind, threads, source, copy] = args else { bail!("{MODE} KIND THREADS SOURCE COPY") };
     let (source, copy) = (Path::new(source), Path::new(copy));
     fs::create_dir(copy)?;
+    if kind == "ranges" {
+        return together(threads.parse()?, source, copy);
+    }
     let work = Work {
         dirs: Mutex::new(vec![PathBuf::new()]),
+        more: Condvar::new(),
         unfinished: AtomicUsize::new(1),
         source,
         copy,
@@ -64,6 +71,7 @@ pub fn main(args: &[String]) -> Result<()> {
 /// Directories are the unit of work, or single files when there are only a few large ones.
 struct Work<'a> {
     dirs: Mutex<Vec<PathBuf>>,
+    more: Condvar,
     unfinished: AtomicUsize,
     source: &'a Path,
     copy: &'a Path,
@@ -74,15 +82,18 @@ impl Work<'_> {
     fn run(&self) -> Result<()> {
         let mut buffer = vec![0; BUFFER_BYTES];
         while self.unfinished.load(Relaxed) > 0 {
-            let next = self.dirs.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(relative) = next else {
-                std::thread::sleep(Duration::from_micros(100));
+            let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(relative) = dirs.pop() else {
+                // With a limit, because the last one may end between the look and the wait.
+                let waited = self.more.wait_timeout(dirs, Duration::from_millis(5));
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
                 continue;
             };
+            drop(dirs);
             let done = self.item(&relative, &mut buffer);
-            self.unfinished.fetch_sub(1, Relaxed);
-            if done.is_err() {
+            if self.unfinished.fetch_sub(1, Relaxed) == 1 || done.is_err() {
                 self.unfinished.store(0, Relaxed);
+                self.more.notify_all();
             }
             done.with_context(|| format!("{}", relative.display()))?;
         }
@@ -92,6 +103,7 @@ impl Work<'_> {
     fn push(&self, relative: PathBuf) {
         self.unfinished.fetch_add(1, Relaxed);
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner).push(relative);
+        self.more.notify_one();
     }
 
     fn item(&self, relative: &Path, buffer: &mut [u8]) -> Result<()> {
@@ -151,6 +163,36 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// Copies the files at the top one after the other, each by all threads.
+fn together(threads: usize, source: &Path, copy: &Path) -> Result<()> {
+    for entry in fs::read_dir(source)? {
+        let entry = entry?;
+        let (from, to) = (File::open(entry.path())?, File::create(copy.join(entry.file_name()))?);
+        let size = from.metadata()?.len();
+        let next = AtomicU64::new(0);
+        let work = || -> Result<()> {
+            let mut buffer = vec![0; usize::try_from(RANGE_BYTES)?];
+            loop {
+                let at = next.fetch_add(RANGE_BYTES, Relaxed);
+                if at >= size {
+                    return Ok(());
+                }
+                let piece = &mut buffer[..usize::try_from(RANGE_BYTES.min(size - at))?];
+                from.read_exact_at(piece, at)?;
+                to.write_all_at(piece, at)?;
+            }
+        };
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            handles.into_iter().try_for_each(|handle| match handle.join() {
+                Ok(result) => result,
+                Err(_) => bail!("a thread of the limit panicked"),
+            })
+        })?;
+    }
+    Ok(())
 }
 
 fn pair(from: &OwnedFd, to: &OwnedFd, name: &OsString) -> Result<(File, File)> {

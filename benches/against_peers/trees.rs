@@ -3,16 +3,24 @@
 
 use std::fs::{self, File, FileTimes};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
+use crate::support::items::posix_acl;
 use crate::support::{Rng, Tree as EverythingTree, TreeOptions};
 
 const MIB: usize = 1 << 20;
+
+/// Of the mixed tree: half of the files are smaller.
+pub const MEDIAN_BYTES: f64 = 12.0 * 1024.0;
+
+/// Of the mixed tree: the standard deviation of the logarithm. With the median it gives a mean of about
+/// 80 KiB, and half of the bytes lie in 2 % of the files.
+pub const SIGMA: f64 = 2.0;
 
 /// What a tree is made of.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +46,17 @@ pub enum Tree {
         /// Extents of 1 MiB, evenly spread.
         extents: usize,
     },
-    /// Sizes as users have them: log-normal, median 24 KiB, sigma 2.2, at most 64 MiB.
+    /// Sizes as users have them: log-normal, [`MEDIAN_BYTES`], [`SIGMA`], at most 64 MiB.
     Mixed {
         /// How many, 50 to a directory.
+        files: usize,
+    },
+    /// Files of 4 KiB with extended attributes, every second one with an ACL; every directory with a
+    /// default ACL.
+    Attributed {
+        /// Directories.
+        dirs: usize,
+        /// Files in each.
         files: usize,
     },
     /// Ten empty files, half a symbolic link and one hard link per directory.
@@ -67,7 +83,9 @@ impl Tree {
         fs::create_dir(root)?;
         let pool = Rng::new(seed).bytes(8 * MIB);
         let pieces = match self {
-            Self::Small { dirs, .. } | Self::Metadata { dirs } => dirs,
+            Self::Small { dirs, .. } | Self::Metadata { dirs } | Self::Attributed { dirs, .. } => {
+                dirs
+            }
             Self::Large { files, .. } => files,
             Self::Mixed { files } => files.div_ceil(50),
             Self::Sparse { .. } | Self::Everything => 1,
@@ -82,6 +100,10 @@ impl Tree {
                 Self::Mixed { files } => {
                     let count = files.saturating_sub(index * 50).min(50);
                     piece.directory(count, log_normal, &mut rng)?;
+                }
+                Self::Attributed { files, .. } => {
+                    let dir = piece.directory(files, |_| 4096, &mut rng)?;
+                    piece.attributes(&dir, files, &mut rng)?;
                 }
                 Self::Large { mib, .. } => {
                     let path = root.join(format!("large-{index}"));
@@ -100,6 +122,33 @@ impl Tree {
             Ok(())
         })?;
         age(root)
+    }
+}
+
+/// How much a tree is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Amount {
+    /// Entries that are no directories.
+    pub files: u64,
+    /// Bytes of data, without holes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Counts a tree.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn of(root: &Path) -> Result<Self> {
+        let mut amount = Self::default();
+        for entry in walkdir::WalkDir::new(root) {
+            let about = entry?.metadata()?;
+            if !about.is_dir() {
+                amount.files += 1;
+                amount.bytes += about.len().min(about.blocks() * 512);
+            }
+        }
+        Ok(amount)
     }
 }
 
@@ -124,6 +173,19 @@ impl Piece<'_> {
         }
         age(&dir)?;
         Ok(dir)
+    }
+
+    fn attributes(&self, dir: &Path, files: usize, rng: &mut Rng) -> Result<()> {
+        for index in 0..files {
+            let file = dir.join(format!("file-{index}"));
+            xattr::set(&file, "user.origin", self.slice(20, rng)?)?;
+            xattr::set(&file, "user.checksum", self.slice(64, rng)?)?;
+            if index % 2 == 0 {
+                xattr::set(&file, "system.posix_acl_access", &posix_acl(6, 12345, 4))?;
+            }
+        }
+        xattr::set(dir, "system.posix_acl_default", &posix_acl(6, 54321, 5))?;
+        age(dir)
     }
 
     fn file(&self, path: &Path, bytes: usize, rng: &mut Rng) -> Result<()> {
@@ -173,7 +235,7 @@ fn age(dir: &Path) -> Result<()> {
 fn log_normal(rng: &mut Rng) -> usize {
     let mut uniform = || (rng.below(1 << 30) + 1) as f64 / (1_u64 << 30) as f64;
     let normal = (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
-    let bytes = 24_576.0 * (2.2 * normal).exp();
+    let bytes = MEDIAN_BYTES * (SIGMA * normal).exp();
     (bytes as usize).min(64 * MIB)
 }
 

@@ -1,7 +1,6 @@
 //! The rounds: every round runs every row once, in an order drawn anew, so that a disk that changes
 //! its mind or a neighbour on the cores meets all of them alike.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,9 +10,13 @@ use serde::Serialize;
 use crate::Options;
 use crate::arena::{self, Arena};
 use crate::child;
-use crate::rows::Row;
-use crate::support::{Compare, Rng, diff_trees};
-use crate::workloads::{Column, Workload};
+use crate::losses;
+use crate::rows::{CP, Row};
+use crate::support::Rng;
+use crate::trees::Amount;
+use crate::workload::{Column, Workload};
+
+pub use crate::losses::NOTHING;
 
 /// One run of one row.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -28,6 +31,10 @@ pub struct Sample {
     pub rss_mib: f64,
     /// What became less free at the target, in MiB; negative when something was freed meanwhile.
     pub used_mib: f64,
+    /// Metadata requests to the filesystems with latency, where it is them.
+    pub requests: Option<u64>,
+    /// Most of these requests in hand at once, at source or target.
+    pub at_once: Option<usize>,
 }
 
 impl Sample {
@@ -35,7 +42,7 @@ impl Sample {
     pub fn column(&self, column: Column) -> f64 {
         match column {
             Column::Wall => self.wall,
-            Column::Synced => self.wall + self.flush,
+            Column::Flushed => self.wall + self.flush,
             Column::Cpu => self.cpu,
         }
     }
@@ -50,6 +57,8 @@ pub struct Series {
     pub samples: Vec<Sample>,
     /// What the copy lacked, as counts by attribute; none for limits.
     pub lost: Option<String>,
+    /// Why it got no further rounds, if so.
+    pub ended: Option<String>,
 }
 
 impl Series {
@@ -73,6 +82,21 @@ impl Series {
     pub fn median(&self, column: Column) -> f64 {
         self.spread(|sample| sample.column(column)).0
     }
+
+    /// Least of one column.
+    pub fn least(&self, column: Column) -> f64 {
+        self.spread(|sample| sample.column(column)).1
+    }
+
+    /// Whether there is any time of it.
+    pub fn ran(&self) -> bool {
+        !self.samples.is_empty()
+    }
+
+    /// Whether its copy was exact.
+    pub fn is_exact(&self) -> bool {
+        self.ran() && self.lost.as_deref() == Some(NOTHING)
+    }
 }
 
 /// What a workload gave.
@@ -81,6 +105,32 @@ pub struct Outcome {
     pub series: Vec<Series>,
     /// Who did not, and why.
     pub absent: Vec<String>,
+    /// Files and bytes of the tree.
+    pub amount: Amount,
+}
+
+impl Outcome {
+    /// One row's runs.
+    pub fn of(&self, row: Row) -> Option<&Series> {
+        self.series.iter().find(|series| series.row == row)
+    }
+
+    /// The one with the least time, flush counted, among those.
+    pub fn fastest(&self, among: impl Fn(&&Series) -> bool) -> Option<&Series> {
+        let ran = self.series.iter().filter(|series| series.ran()).filter(among);
+        ran.min_by(|a, b| a.median(Column::Flushed).total_cmp(&b.median(Column::Flushed)))
+    }
+
+    /// The fastest of the other tools that lost nothing here.
+    pub fn best_exact_peer(&self) -> Option<&Series> {
+        self.fastest(|series| series.row.is_peer() && series.is_exact())
+    }
+
+    /// Ratio of the medians of two rows; nothing when one of them is missing.
+    pub fn ratio(&self, of: Row, to: Row, column: Column) -> Option<f64> {
+        let ratio = self.of(of)?.median(column) / self.of(to)?.median(column);
+        ratio.is_finite().then_some(ratio)
+    }
 }
 
 /// Makes the tree and runs all rounds.
@@ -89,17 +139,20 @@ pub struct Outcome {
 /// When the filesystems or the tree cannot be made.
 pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
     let mut arena = Arena::new(workload.place)?;
-    let source = arena.source();
+    let source = arena.behind_source();
     let started = Instant::now();
     workload.tree.make(&source, options.seed).context("make the tree")?;
     arena::flush(&source)?;
+    let amount = Amount::of(&source)?;
     eprintln!("{}: tree made in {:.1} s", workload.name, started.elapsed().as_secs_f64());
 
-    let mut outcome = Outcome { series: Vec::new(), absent: Vec::new() };
+    let mut outcome = Outcome { series: Vec::new(), absent: Vec::new(), amount };
     for &row in &workload.rows {
         match row.missing() {
-            Some(reason) => outcome.absent.push(format!("{}: {reason}", row.plain_name())),
-            None => outcome.series.push(Series { row, samples: Vec::new(), lost: None }),
+            Some(reason) => outcome.absent.push(format!("{} ({reason})", row.plain_name())),
+            None => {
+                outcome.series.push(Series { row, samples: Vec::new(), lost: None, ended: None })
+            }
         }
     }
     let mut rng = Rng::new(options.seed);
@@ -107,25 +160,50 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
     for round in 0..rounds {
         for index in shuffled(outcome.series.len(), &mut rng) {
             let series = &mut outcome.series[index];
+            if series.ended.is_some() {
+                continue;
+            }
+            let started = Instant::now();
             let copy = arena.fresh_target()?;
             let failed = match one(workload, series.row, &mut arena, &copy)? {
                 Ok(sample) => {
                     series.samples.push(sample);
                     None
                 }
-                Err(failed) => Some(failed),
+                Err(failed) => {
+                    series.ended = Some("failed".to_owned());
+                    Some(failed)
+                }
             };
             if round == 0 && series.row.is_tool() {
-                let lost = losses(&source, &copy);
+                let lost = losses::between(&source, &arena.behind_copy());
                 series.lost =
                     Some(failed.map_or_else(|| lost.clone(), |why| format!("{why}; {lost}")));
             } else if let Some(why) = failed {
                 series.lost = Some(why);
             }
+            let took = started.elapsed().as_secs_f64();
+            eprintln!("{}: {}: {took:.1} s in all", workload.name, series.row.plain_name());
+        }
+        if round == 0 {
+            end_the_slow(workload, &mut outcome);
         }
         eprintln!("{}: round {} of {rounds} done", workload.name, round + 1);
     }
     Ok(outcome)
+}
+
+/// Other tools that take five times as long as `cp -a`, or longer than anybody waits, run once.
+fn end_the_slow(workload: &Workload, outcome: &mut Outcome) {
+    let cp = outcome.of(CP).map_or(f64::INFINITY, |series| series.median(Column::Flushed));
+    for series in &mut outcome.series {
+        let took = series.median(Column::Flushed);
+        // Several rounds of the other ways of Longshore cost little, and show what noise there is.
+        let own = matches!(series.row, Row::Longshore(_) | Row::Limit(..));
+        if !own && (took > 5.0 * cp || took > workload.patience) {
+            series.ended = Some("slow".to_owned());
+        }
+    }
 }
 
 /// Runs one row once; the inner error is the tool's own failure.
@@ -139,17 +217,18 @@ fn one(
     let before = arena.free_bytes()?;
     if workload.cold {
         arena::make_cold()?;
-        row.load_program();
+        row.load_programs();
     }
     let (measured, errors) = child::measure(&row.argv(&source, copy))?;
     let started = Instant::now();
     arena::flush(copy.parent().context("a copy lies in a directory")?)?;
     let flush = started.elapsed().as_secs_f64();
+    let counters = arena.counters();
     let after = arena.free_bytes()?;
     if measured.code != 0 {
         let first: String = errors.lines().next().unwrap_or_default().chars().take(200).collect();
         eprintln!("{} on {}: exit {}: {first}", row.plain_name(), workload.name, measured.code);
-        if !row.is_tool() || !copy.exists() {
+        if !row.is_tool() || !arena.behind_copy().exists() {
             return Ok(Err(format!("exit {}", measured.code)));
         }
     }
@@ -159,29 +238,18 @@ fn one(
         cpu: measured.cpu,
         rss_mib: mib(measured.rss_kib * 1024),
         used_mib: mib(i64::try_from(before)? - i64::try_from(after)?),
+        requests: counters
+            .as_ref()
+            .map(|(from, to)| from.metadata_requests() + to.metadata_requests()),
+        at_once: counters
+            .as_ref()
+            .map(|(from, to)| from.metadata_most_at_once.max(to.metadata_most_at_once)),
     }))
 }
 
 #[allow(clippy::cast_precision_loss)] // for a table
 fn mib(bytes: i64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// What the copy is not the same in: counts by attribute.
-fn losses(source: &Path, copy: &Path) -> String {
-    if !copy.exists() {
-        return "everything".to_owned();
-    }
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for difference in diff_trees(source, copy, Compare::default()) {
-        *counts.entry(difference.what).or_default() += 1;
-    }
-    if counts.is_empty() {
-        return "nothing".to_owned();
-    }
-    let words: Vec<String> =
-        counts.iter().map(|(what, count)| format!("{what} of {count}")).collect();
-    words.join(", ")
 }
 
 fn shuffled(length: usize, rng: &mut Rng) -> Vec<usize> {

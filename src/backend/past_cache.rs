@@ -1,0 +1,353 @@
+//! Reads what the device has and not what memory remembers: with O_DIRECT, or else after the file's
+//! pages have been dropped. It compares nothing.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, openat, posix_fadvise};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::fsync;
+
+use super::plain::read_some;
+use crate::checksum::CELL_BYTES;
+use crate::error::{AtStep, Step, StepError};
+use crate::sys;
+use crate::sys::buffer::Buffer;
+use crate::sys::ring::{Ring, Slot};
+
+/// Slots for files up to this size: most small files fit, and 32 of them are 2 MiB.
+const SMALL_SLOT_BYTES: usize = 64 << 10;
+/// Small files in flight per worker.
+const SMALL_SLOTS: usize = 32;
+/// Memory for whole cells, of all workers together.
+const CELL_BUFFERS_BYTES: usize = 16 << 20;
+/// Most cells in flight per worker.
+const CELL_SLOTS: usize = 8;
+
+/// How a file is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// With O_DIRECT.
+    Direct,
+    /// Through the page cache, from which its pages were dropped before.
+    Dropped,
+    /// From memory: its filesystem is memory, or its pages would not go.
+    Memory,
+}
+
+/// A file that is open for being read back.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenBack {
+    pub(crate) file: Arc<OwnedFd>,
+    pub(crate) stat: FileStat,
+    pub(crate) how: How,
+    /// Alignment of offsets and lengths in bytes; 1 without O_DIRECT.
+    block: usize,
+}
+
+impl OpenBack {
+    /// Opens a file. What was written into it must have been flushed, or dropping its pages is of
+    /// no use.
+    ///
+    /// # Errors
+    /// Step `ReadBack`.
+    pub(crate) fn open(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self, StepError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
+            // Only owners may leave the access time alone.
+            Err(Errno::EPERM) => openat(dir, name, flags, Mode::empty()),
+            other => other,
+        };
+        Self::of(file.at(Step::ReadBack)?)
+    }
+
+    /// Takes a file that is open for reading.
+    ///
+    /// # Errors
+    /// Step `ReadBack`.
+    pub(crate) fn of(file: OwnedFd) -> Result<Self, StepError> {
+        let stat = fstat(&file).at(Step::ReadBack)?;
+        let (how, block) = match direct_block(&file) {
+            Some(block) => (How::Direct, block),
+            None => {
+                // A filesystem that cannot drop pages is found out by those that are left. Kernels
+                // before 6.5 cannot say; then the advice is trusted.
+                let size = stat.st_size.cast_unsigned();
+                let left = || {
+                    drop_pages(&file);
+                    sys::cached_pages(file.as_fd(), size).unwrap_or(0)
+                };
+                let mut left_over = left();
+                if left_over > 0 {
+                    // Pages that were still dirty do not go; one more flush is cheap beside a doubt.
+                    fsync(&file).at(Step::ReadBack)?;
+                    left_over = left();
+                }
+                (if left_over == 0 { How::Dropped } else { How::Memory }, 1)
+            }
+        };
+        Ok(Self { file: Arc::new(file), stat, how, block })
+    }
+
+    /// Drops the pages that reading or writing has brought in since.
+    pub(crate) fn drop_pages(&self) {
+        if self.how != How::Direct {
+            drop_pages(&self.file);
+        }
+    }
+
+    /// Reads `length` bytes at `offset`, or up to the end of the file, with plain calls. The buffer is
+    /// aligned as [`Buffer`] is, the offset a multiple of the block.
+    pub(crate) fn read(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+        length: usize,
+    ) -> Result<usize, Errno> {
+        read_plainly(self.file.as_fd(), buffer, offset, length, self.block)
+    }
+
+    /// The unit in which a part of a cell can be read.
+    pub(crate) fn unit(&self) -> usize {
+        self.block.max(4096)
+    }
+}
+
+/// Advice that a filesystem may not take; whether it did is seen by what is left.
+fn drop_pages(file: &OwnedFd) {
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+/// Switches a file to O_DIRECT and says how to align; `None` where it does not take it.
+fn direct_block(file: &OwnedFd) -> Option<usize> {
+    let alignment = sys::direct_alignment(file.as_fd()).ok().flatten()?;
+    let block = usize::try_from(alignment.offset.max(alignment.memory)).ok()?;
+    if !usize::try_from(CELL_BYTES).ok()?.is_multiple_of(block) {
+        return None;
+    }
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).ok()?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).ok()?;
+    Some(block)
+}
+
+fn read_plainly(
+    file: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+    length: usize,
+    block: usize,
+) -> Result<usize, Errno> {
+    let padded = length.next_multiple_of(block);
+    let mut filled = 0;
+    while filled < length {
+        // A short read is taken up again at its last full block.
+        let from = filled / block * block;
+        let end = from + read_some(file, &mut buffer[from..padded], offset + from as u64)?;
+        if end <= filled {
+            break;
+        }
+        filled = end;
+    }
+    Ok(filled.min(length))
+}
+
+/// What is called with every piece that has been read: to whom it belongs, and its bytes.
+pub(crate) type Each<'e, T> = dyn FnMut(T, Result<&[u8], Errno>) + 'e;
+
+/// Part of a file to be read, at most one cell.
+#[derive(Debug)]
+struct Piece<T> {
+    back: OpenBack,
+    offset: u64,
+    length: usize,
+    tag: T,
+}
+
+/// Reads cells of many files, with many in flight where there is a ring, else one by one.
+#[derive(Debug)]
+pub(crate) struct CellReader<T> {
+    buffer: Buffer,
+    /// None, or one for small files and one for whole cells.
+    rings: Vec<InFlight<T>>,
+}
+
+/// One ring and the piece that each of its slots belongs to.
+#[derive(Debug)]
+struct InFlight<T> {
+    slot_bytes: usize,
+    ring: Ring,
+    waiting: Vec<Option<Piece<T>>>,
+    free: Vec<Slot>,
+    broken: bool,
+}
+
+impl<T> CellReader<T> {
+    /// A reader; with `ring` it keeps many reads in flight, within its share of the memory for
+    /// `workers` of its kind.
+    ///
+    /// # Errors
+    /// The errno of mapping the buffer. A ring that is not to be had is done without.
+    pub(crate) fn new(ring: bool, workers: usize) -> Result<Self, Errno> {
+        let cell = cell_bytes();
+        let slots = (CELL_BUFFERS_BYTES / workers.max(1) / cell).clamp(1, CELL_SLOTS);
+        let rings = if ring {
+            [(SMALL_SLOTS, SMALL_SLOT_BYTES), (slots, cell)]
+                .into_iter()
+                .map_while(|(slots, bytes)| InFlight::new(slots, bytes).ok())
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Self { buffer: Buffer::new(cell)?, rings })
+    }
+
+    /// Room for one cell, for whoever reads by hand. Nothing in flight is in it.
+    pub(crate) fn buffer(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    /// Reads `length` bytes (at most a cell) at `offset`, now or in flight. `each` gets what has been
+    /// read, of this piece or of others: fewer bytes than asked for mean that the file ended.
+    pub(crate) fn read(
+        &mut self,
+        back: &OpenBack,
+        offset: u64,
+        length: usize,
+        tag: T,
+        each: &mut Each<'_, T>,
+    ) {
+        let piece = Piece { back: back.clone(), offset, length, tag };
+        let padded = length.next_multiple_of(back.block);
+        let fits = |ring: &&mut InFlight<T>| !ring.broken && padded <= ring.slot_bytes;
+        let piece = match self.rings.iter_mut().find(fits) {
+            None => Some(piece),
+            Some(ring) => ring.start(piece, &mut self.buffer, each),
+        };
+        if let Some(piece) = piece {
+            plainly(piece, &mut self.buffer, each);
+        }
+    }
+
+    /// Waits for everything in flight.
+    pub(crate) fn drain(&mut self, each: &mut Each<'_, T>) {
+        for ring in &mut self.rings {
+            while !ring.broken && ring.ring.in_flight() > 0 {
+                ring.complete(&mut self.buffer, each);
+            }
+        }
+    }
+}
+
+impl<T> InFlight<T> {
+    fn new(slots: usize, slot_bytes: usize) -> Result<Self, Errno> {
+        Ok(Self {
+            slot_bytes,
+            ring: Ring::new(vec![slot_bytes; slots])?,
+            waiting: (0..slots).map(|_| None).collect(),
+            free: (0..slots).collect(),
+            broken: false,
+        })
+    }
+
+    /// Puts a piece in flight, or gives it back.
+    fn start(
+        &mut self,
+        piece: Piece<T>,
+        buffer: &mut Buffer,
+        each: &mut Each<'_, T>,
+    ) -> Option<Piece<T>> {
+        if self.free.is_empty() {
+            self.complete(buffer, each);
+        }
+        let Some(slot) = self.free.pop() else { return Some(piece) };
+        let padded = piece.length.next_multiple_of(piece.back.block);
+        let file = Arc::clone(&piece.back.file);
+        if self.broken || self.ring.read(slot, file, piece.offset, padded).is_err() {
+            self.free.push(slot);
+            return Some(piece);
+        }
+        self.waiting[slot] = Some(piece);
+        if self.ring.flush().is_err() {
+            self.complete(buffer, each);
+        }
+        None
+    }
+
+    fn complete(&mut self, buffer: &mut Buffer, each: &mut Each<'_, T>) {
+        match self.ring.wait() {
+            Ok(Some(completion)) => {
+                self.free.push(completion.slot);
+                let Some(piece) = self.waiting[completion.slot].take() else { return };
+                match completion.result {
+                    Ok(read) if read >= piece.length => {
+                        each(piece.tag, Ok(&self.ring.slot(completion.slot)[..piece.length]));
+                    }
+                    // Short, or not for the ring: read by hand, which also says what is wrong.
+                    _ => plainly(piece, buffer, each),
+                }
+            }
+            Ok(None) => {}
+            Err(_) => {
+                // Its buffers stay with it until the end; what it had is read by hand.
+                self.broken = true;
+                for piece in self.waiting.iter_mut().filter_map(Option::take) {
+                    plainly(piece, buffer, each);
+                }
+            }
+        }
+    }
+}
+
+fn plainly<T>(piece: Piece<T>, buffer: &mut Buffer, each: &mut Each<'_, T>) {
+    let read = piece.back.read(buffer, piece.offset, piece.length);
+    each(piece.tag, read.map(|read| &buffer[..read]));
+}
+
+fn cell_bytes() -> usize {
+    usize::try_from(CELL_BYTES).expect("a cell fits into memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Write;
+
+    use super::*;
+
+    /// The ring and its plain twin must give the same bytes for every length and offset.
+    #[test]
+    fn every_piece_is_read_once_with_and_without_a_ring() {
+        let cell = cell_bytes();
+        let content: Vec<u8> =
+            (0..3 * cell + 4321).map(|n| u8::try_from(n / 3 % 251).unwrap()).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&content).unwrap();
+        file.as_file().sync_all().unwrap();
+        for ring in [false, true] {
+            let back = OpenBack::of(file.reopen().unwrap().into()).unwrap();
+            let mut reader = CellReader::new(ring, 2).unwrap();
+            let mut found: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut each = |from: usize, bytes: Result<&[u8], Errno>| {
+                let bytes = bytes.unwrap();
+                assert!(bytes == &content[from..from + bytes.len()], "wrong bytes at {from}");
+                assert_eq!(found.insert(from, bytes.len()), None);
+            };
+            for round in 0..4 {
+                let from = round * cell;
+                let length = cell.min(content.len() - from);
+                reader.read(&back, from as u64, length, from, &mut each);
+            }
+            for block in 1..100 {
+                let from = block * 8192;
+                reader.read(&back, from as u64, 5000, from, &mut each);
+            }
+            // Past the end: fewer bytes, no error.
+            reader.read(&back, 3 * cell as u64 + 4096, 9000, 3 * cell + 4096, &mut each);
+            reader.drain(&mut each);
+            assert_eq!(found.len(), 104);
+            assert_eq!(found[&(3 * cell + 4096)], 225);
+        }
+    }
+}

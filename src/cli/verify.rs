@@ -1,0 +1,96 @@
+//! `longshore verify`: options as typed become a request; what differs is printed, one line each. It
+//! compares nothing itself.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::bail;
+use clap::ArgMatches;
+use longshore::display::human;
+use longshore::error::show;
+use longshore::exit::Outcome;
+use longshore::verify::{self, Against, Comparison, Control, Request};
+
+use super::copy::{create_list, create_report, filter, write_report};
+use super::{VerifyArgs, output, signals};
+
+/// Differences that are printed; the report has more, the failed list all.
+const SHOWN: usize = 100;
+
+/// Runs the command. `matches` knows the order of `--include` and `--exclude`.
+pub(crate) fn run(args: &VerifyArgs, matches: &ArgMatches) -> ExitCode {
+    match compare(args, matches) {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(error) => output::refuse(error.as_ref()),
+    }
+}
+
+fn compare(args: &VerifyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
+    let against = match (&args.manifest, args.paths.as_slice()) {
+        (Some(manifest), []) => Against::Manifest(manifest.clone(), None),
+        (Some(manifest), [directory]) => {
+            Against::Manifest(manifest.clone(), Some(directory.clone()))
+        }
+        (None, [source, copy]) => Against::Source(source.clone(), copy.clone()),
+        (Some(_), _) => bail!("with --manifest, name the copy's directory only"),
+        (None, _) => bail!("name a source and its copy, or a manifest (longshore verify SRC DST)"),
+    };
+    let request = Request {
+        against,
+        metadata: args.metadata,
+        threads: args.threads,
+        filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
+    };
+    let control = Control {
+        failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
+        ..Control::default()
+    };
+    if let Some(path) = &args.report {
+        create_report(path)?;
+    }
+    signals::forward(&control.cancel)?;
+    let comparison = verify::run(&request, &control)?;
+    output::print(text(&comparison).as_bytes());
+    if let Some(path) = &args.report
+        && let Err(error) = write_report(path, &comparison)
+    {
+        output::refuse(error.as_ref());
+        return Ok(comparison.outcome.worst(Outcome::Partial));
+    }
+    Ok(comparison.outcome)
+}
+
+/// One line for each difference, and one for the whole.
+fn text(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for difference in comparison.found.iter().take(SHOWN) {
+        let path = show(&difference.path);
+        let (word, message) = (difference.kind.word(), &difference.message);
+        let _ = writeln!(out, "{word}: {path}: {message}"); // writing to a String cannot fail
+    }
+    let all: u64 = comparison.differences.values().sum();
+    let more = all.saturating_sub(SHOWN.min(comparison.found.len()) as u64);
+    if more > 0 {
+        let _ = writeln!(out, "... and {} more", human::count(more));
+    }
+    let compared = format!(
+        "{} ({}), {}, in {}",
+        human::counted(comparison.files, "file", "files"),
+        human::bytes(comparison.bytes),
+        human::counted(comparison.others, "other item", "other items"),
+        human::seconds(comparison.seconds)
+    );
+    let verdict = match comparison.outcome {
+        Outcome::Complete => "Same".to_owned(),
+        Outcome::Partial => {
+            format!("Different in {}", human::counted(all, "place", "places"))
+        }
+        _ => "Cancelled".to_owned(),
+    };
+    let _ = writeln!(out, "{verdict}: compared {compared}");
+    if comparison.manifest_complete == Some(false) {
+        let _ = writeln!(out, "The manifest says that the copy was incomplete.");
+    }
+    out
+}

@@ -1,0 +1,380 @@
+//! The stage behind publishing, for `--verify` and `--manifest`: files wait in batches, are flushed
+//! together, and become tasks. Reading back is in `read_back`, reading a source for a digest that the
+//! copy did not see in `rehash`, mending in `repair`.
+
+mod read_back;
+mod rehash;
+mod repair;
+mod tally;
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use nix::sys::stat::FileStat;
+
+use super::dir::Dir;
+use super::file::Pending;
+use super::job::{Job, Task};
+use super::links::Name;
+use super::worker::Worker;
+use crate::checksum::{Algorithm, CELL_BYTES, Cells, Digest, cell_count};
+use crate::error::{AtStep, Step, StepError};
+use crate::manifest::{self, Entry, Writer};
+pub(crate) use read_back::Reader;
+pub(crate) use tally::CheckTally;
+
+/// Files in one batch, unless many workers share the memory: one flush for so many.
+const BATCH_FILES: usize = 8192;
+/// Files that wait in the batches of all workers together, each about 400 bytes.
+const WAITING_FILES: usize = 64 << 10;
+/// Bytes in one batch: what may be lost in the page cache before it is looked at.
+const BATCH_BYTES: u64 = 1 << 30;
+/// Cells of a large file that are one task.
+const PART_CELLS: u64 = 64;
+/// Most files of one task.
+const TASK_FILES: usize = 64;
+/// Bytes after which a task takes no further file.
+const TASK_BYTES: u64 = 16 << 20;
+
+/// What is known of a file's content.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// At most one cell: its digest, once it is known.
+    Whole(OnceLock<Digest>),
+    /// Several cells, or one with holes.
+    Cells(Arc<Cells>),
+}
+
+impl Content {
+    /// Nothing is known yet.
+    fn unknown(algorithm: Algorithm, size_bytes: u64) -> Self {
+        if size_bytes <= CELL_BYTES {
+            Self::Whole(OnceLock::new())
+        } else {
+            Self::Cells(Arc::new(Cells::unknown(algorithm, size_bytes)))
+        }
+    }
+
+    /// The content of a small file.
+    pub(crate) fn whole(digest: Digest) -> Self {
+        Self::Whole(OnceLock::from(digest))
+    }
+
+    /// The digest of a cell, when it is known.
+    fn cell(&self, cell: u64) -> Option<Digest> {
+        match self {
+            Self::Whole(digest) => digest.get().copied(),
+            Self::Cells(cells) => cells.get(cell),
+        }
+    }
+
+    fn set(&self, cell: u64, digest: Digest) {
+        match self {
+            Self::Whole(whole) => drop(whole.set(digest)),
+            Self::Cells(cells) => cells.set(cell, digest),
+        }
+    }
+
+    /// The digest of the file, when all of it is known.
+    fn file(&self) -> Option<Digest> {
+        match self {
+            Self::Whole(digest) => digest.get().copied(),
+            Self::Cells(cells) => cells.file_digest(),
+        }
+    }
+}
+
+/// A file that is to be looked at again.
+#[derive(Debug)]
+pub(crate) struct ToCheck {
+    dir: Arc<Dir>,
+    source_name: CString,
+    name: CString,
+    /// The source when it was opened for the copy.
+    stat: FileStat,
+    content: Content,
+    /// It was there before this copy: only its digest is wanted, for the manifest.
+    skipped: bool,
+    /// Parts that are not done.
+    left: AtomicUsize,
+    found: Mutex<Found>,
+}
+
+/// What the parts of a file found.
+#[derive(Debug, Default)]
+struct Found {
+    bad_cells: Vec<u64>,
+    error: Option<StepError>,
+}
+
+impl ToCheck {
+    fn size(&self) -> u64 {
+        self.stat.st_size.cast_unsigned()
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: StepError) {
+        self.found().error.get_or_insert(error);
+    }
+}
+
+/// Some cells of a file, to be looked at by one worker.
+#[derive(Debug)]
+pub(crate) struct Part {
+    file: Arc<ToCheck>,
+    cells: std::ops::Range<u64>,
+}
+
+/// What one copy checks, and what waits for it.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    algorithm: Algorithm,
+    read_back: bool,
+    manifest: Option<Arc<Writer>>,
+    batch: Mutex<Batch>,
+    batch_files: usize,
+    pub(crate) tally: CheckTally,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    files: Vec<ToCheck>,
+    bytes: u64,
+}
+
+impl Checks {
+    /// The checks that a copy asks for; `None` when it asks for none.
+    pub(crate) fn new(
+        algorithm: Algorithm,
+        read_back: bool,
+        manifest: Option<Arc<Writer>>,
+        workers: usize,
+    ) -> Option<Self> {
+        (read_back || manifest.is_some()).then(|| Self {
+            algorithm,
+            read_back,
+            manifest,
+            batch: Mutex::default(),
+            batch_files: (WAITING_FILES / workers.max(1)).clamp(1024, BATCH_FILES),
+            tally: CheckTally::default(),
+        })
+    }
+
+    /// The checksum to be taken of what is moved.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Whether the destination is read back.
+    pub(crate) fn reads_back(&self) -> bool {
+        self.read_back
+    }
+
+    /// Adds a file; returns the batch when it is full.
+    fn add(&self, file: ToCheck) -> Option<Vec<ToCheck>> {
+        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.bytes += file.size();
+        batch.files.push(file);
+        let full = batch.files.len() >= self.batch_files || batch.bytes >= BATCH_BYTES;
+        full.then(|| std::mem::take(&mut *batch).files)
+    }
+
+    /// The last batch as tasks, when everything has been copied.
+    pub(crate) fn take_rest(&self, job: &Job<'_>) -> Vec<Task> {
+        let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
+        if batch.files.is_empty() { Vec::new() } else { self.tasks(job, batch.files) }
+    }
+
+    /// Flushes what the files of a batch consist of, and cuts the batch into tasks.
+    fn tasks(&self, job: &Job<'_>, files: Vec<ToCheck>) -> Vec<Task> {
+        if self.read_back {
+            // What is still dirty could not be dropped from memory. An error of late write-back is
+            // reported by the flush at the end as well; what it damaged is found here.
+            for device in job.written_devices() {
+                match device {
+                    Some(fd) => drop(nix::unistd::syncfs(fd)),
+                    None => nix::unistd::sync(),
+                }
+            }
+        }
+        let mut tasks = Vec::new();
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        for file in files {
+            let cells = cell_count(file.size());
+            let file = Arc::new(file);
+            if cells > PART_CELLS {
+                let count = usize::try_from(cells.div_ceil(PART_CELLS)).unwrap_or(usize::MAX);
+                file.left.store(count, Relaxed);
+                tasks.extend((0..cells.div_ceil(PART_CELLS)).map(|part| {
+                    let cells = part * PART_CELLS..((part + 1) * PART_CELLS).min(cells);
+                    Task::Check(vec![Part { file: Arc::clone(&file), cells }])
+                }));
+                continue;
+            }
+            bytes += file.size();
+            parts.push(Part { file, cells: 0..cells });
+            if parts.len() >= TASK_FILES || bytes >= TASK_BYTES {
+                tasks.push(Task::Check(std::mem::take(&mut parts)));
+                bytes = 0;
+            }
+        }
+        if !parts.is_empty() {
+            tasks.push(Task::Check(parts));
+        }
+        tasks
+    }
+
+    /// Adds a file to the manifest.
+    fn record(&self, dir: &Dir, name: &CStr, stat: &FileStat, content: &Content) {
+        let (Some(manifest), Some(digest)) = (&self.manifest, content.file()) else { return };
+        let chunks = match content {
+            Content::Cells(cells) => Some(cells.as_ref()),
+            Content::Whole(_) => None,
+        };
+        let entry = Entry::File { stat, digest, chunks };
+        manifest.add(&dir.root.in_manifest, &dir.relative(Some(name)), &entry);
+    }
+
+    /// Adds a further name of a file to the manifest.
+    pub(crate) fn record_link(&self, dir: &Dir, name: &CStr, first: &Name) {
+        if let Some(manifest) = &self.manifest {
+            let to =
+                manifest::join(&first.dir.root.in_manifest, &first.dir.relative(Some(&first.name)));
+            let entry = Entry::HardLink { to: &to };
+            manifest.add(&dir.root.in_manifest, &dir.relative(Some(name)), &entry);
+        }
+    }
+
+    /// Adds a symbolic link or a special file to the manifest. `target` is the link's, as it was made.
+    pub(crate) fn record_special(
+        &self,
+        dir: &Dir,
+        name: &CStr,
+        stat: &FileStat,
+        target: Option<&CStr>,
+    ) {
+        let Some(manifest) = &self.manifest else { return };
+        let target = target.map(|target| Path::new(OsStr::from_bytes(target.to_bytes())));
+        let entry = match target {
+            Some(target) => Entry::Symlink { stat, target },
+            None => Entry::Other { stat },
+        };
+        manifest.add(&dir.root.in_manifest, &dir.relative(Some(name)), &entry);
+    }
+
+    /// Adds a finished directory to the manifest.
+    pub(crate) fn record_directory(&self, dir: &Dir) {
+        if let Some(manifest) = &self.manifest {
+            let entry = Entry::Other { stat: &dir.stat };
+            manifest.add(&dir.root.in_manifest, &dir.relative(None), &entry);
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// A file is in place under its name. Unless it is to be looked at again, it is finished for good.
+    pub(crate) fn file_is_published(&mut self, pending: &mut Pending) {
+        let size = pending.stat.st_size.cast_unsigned();
+        let Some(checks) = &self.job.checks else {
+            self.note_finished(&pending.dir, &pending.name, &pending.stat);
+            return self.count_file(size);
+        };
+        let algorithm = checks.algorithm;
+        let content = pending.content.take();
+        let content = content.unwrap_or_else(|| {
+            if size == 0 {
+                Content::whole(algorithm.digest(&[]))
+            } else {
+                Content::unknown(algorithm, size)
+            }
+        });
+        let wanted = if checks.read_back { size > 0 } else { content.file().is_none() };
+        if !wanted {
+            checks.record(&pending.dir, &pending.name, &pending.stat, &content);
+            self.note_finished(&pending.dir, &pending.name, &pending.stat);
+            return self.count_file(size);
+        }
+        self.check_later(ToCheck {
+            dir: Arc::clone(&pending.dir),
+            source_name: pending.source_name.clone(),
+            name: pending.name.clone(),
+            stat: pending.stat,
+            content,
+            skipped: false,
+            left: AtomicUsize::new(1),
+            found: Mutex::default(),
+        });
+    }
+
+    /// A file was left alone because the destination has it. A manifest wants its digest all the same.
+    pub(crate) fn file_was_there(
+        &mut self,
+        dir: &Arc<Dir>,
+        source_name: &CStr,
+        name: &CStr,
+        stat: &FileStat,
+    ) {
+        let Some(checks) = self.job.checks.as_ref().filter(|checks| checks.manifest.is_some())
+        else {
+            return;
+        };
+        let algorithm = checks.algorithm;
+        self.check_later(ToCheck {
+            dir: Arc::clone(dir),
+            source_name: source_name.to_owned(),
+            name: name.to_owned(),
+            stat: *stat,
+            content: Content::unknown(algorithm, stat.st_size.cast_unsigned()),
+            skipped: true,
+            left: AtomicUsize::new(1),
+            found: Mutex::default(),
+        });
+    }
+
+    fn check_later(&mut self, file: ToCheck) {
+        let Some(checks) = &self.job.checks else { return };
+        if let Some(batch) = checks.add(file) {
+            for task in checks.tasks(self.job, batch) {
+                self.push(task);
+            }
+        }
+    }
+
+    /// Everything that was asked of a file has been done.
+    fn file_is_checked(&mut self, file: &ToCheck, result: Result<(), StepError>) {
+        let Some(checks) = &self.job.checks else { return };
+        match result {
+            Ok(()) => {
+                checks.record(&file.dir, &file.name, &file.stat, &file.content);
+                if !file.skipped {
+                    self.note_finished(&file.dir, &file.name, &file.stat);
+                    self.count_file(file.size());
+                }
+            }
+            Err(error) => self.job.fail(file.dir.source_path(Some(&file.source_name)), error),
+        }
+    }
+
+    /// The times, and the flags that forbid setting them, come only after a file was found to be right:
+    /// a file that has its source's time is a right one.
+    fn set_late_attributes(&self, file: &ToCheck, target: impl AsFd) -> Result<(), StepError> {
+        let attributes = &self.job.attributes;
+        attributes.set_times(target.as_fd(), &file.stat)?;
+        let preserve = self.job.options().preserve;
+        if preserve.flags || preserve.project {
+            let dir = file.dir.source().at(Step::Open)?;
+            let source =
+                super::file::open_source_in(&dir, &file.source_name, || self.job.stopped())?.0;
+            attributes.apply_flags(source.as_fd(), target.as_fd())?;
+        }
+        Ok(())
+    }
+}

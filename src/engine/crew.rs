@@ -1,0 +1,193 @@
+//! The crew: starts the workers, has the tuner look at what they do, sends more of them or lets some go
+//! home, and waits for the end. What a worker does is the worker's business.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::count;
+use super::job::{Job, Task};
+use super::observe::Observer;
+use super::queue::{Handle, Queue};
+use super::worker::Worker;
+use crate::error::Refusal;
+use crate::report::Concurrency;
+
+/// Stack of a worker thread. The walk does not recurse, so the default would do; stated because a
+/// retry chain of linked names calls itself.
+const STACK_BYTES: usize = 4 << 20;
+
+/// A copy that is over by then keeps the workers that it began with.
+const FIRST_LOOK: Duration = Duration::from_millis(60);
+/// How often the tuner looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Sends the other workers home when this one panics, so that the panic ends the process instead of
+/// leaving it waiting.
+struct Alarm<'q>(&'q Queue<Task>);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}
+
+/// Who is there.
+#[derive(Debug, Default)]
+pub(crate) struct Present {
+    /// Workers that the copy began with, whose backends are the best there are.
+    starters: AtomicUsize,
+    /// Workers that came later.
+    extras: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Present {
+    fn all(&self) -> usize {
+        self.starters.load(Relaxed) + self.extras.load(Relaxed)
+    }
+
+    fn comes(&self, extra: bool) {
+        let group = if extra { &self.extras } else { &self.starters };
+        group.fetch_add(1, Relaxed);
+        self.peak.fetch_max(self.all(), Relaxed);
+    }
+
+    fn goes(&self, extra: bool) {
+        let group = if extra { &self.extras } else { &self.starters };
+        group.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a worker of this group is one too many; if so it counts as gone. Starters stay as long
+    /// as there are others.
+    pub(crate) fn may_go(&self, extra: bool, wanted: usize) -> bool {
+        let group = if extra { &self.extras } else { &self.starters };
+        let present = group.load(Relaxed);
+        let others = self.all() - present.min(self.all());
+        if present + others <= wanted || (!extra && others > 0) {
+            return false;
+        }
+        group.compare_exchange(present, present - 1, Relaxed, Relaxed).is_ok()
+    }
+}
+
+type Workers<'s> = Vec<ScopedJoinHandle<'s, Result<(), Errno>>>;
+
+/// Runs workers on some tasks until everything that follows from them is done or dropped.
+///
+/// # Errors
+/// A refusal when not even one worker could be had.
+pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refusal> {
+    if tasks.is_empty() {
+        return Ok(Concurrency::default());
+    }
+    let lanes = &job.control.lanes;
+    let sizing = job.sizing;
+    lanes.set_crew(sizing.starters, sizing.threads);
+    let queue = Queue::new(sizing.threads);
+    let present = Present::default();
+    let mut first: Vec<_> = (0..sizing.starters).filter_map(|_| queue.join()).collect();
+    let walk = tasks.iter().filter(|task| task.is_walk()).count();
+    job.walk_begins(walk);
+    for task in tasks {
+        first[0].push(task);
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let counter = (job.control.count_ahead && walk > 0).then(|| {
+            let over = &over;
+            scope.spawn(move || count::count_ahead(job.plan, &job.control.progress, over))
+        });
+        let mut first_error = None;
+        let mut workers = Vec::new();
+        for place in first.drain(..) {
+            match send(scope, job, &queue, &present, place, false) {
+                Ok(worker) => workers.push(worker),
+                Err(errno) => first_error = Some(errno),
+            }
+        }
+        let concurrency = attend(scope, job, &queue, &present, &mut workers);
+        let mut alive = 0;
+        for worker in workers {
+            match worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                Ok(()) => alive += 1,
+                Err(errno) => first_error = first_error.or(Some(errno)),
+            }
+        }
+        over.store(true, Relaxed);
+        if let Some(counter) = counter {
+            counter.thread().unpark();
+        }
+        // One worker is enough: it has stolen everything from those that could not start.
+        match first_error {
+            Some(errno) if alive == 0 => Err(Refusal::Request(format!(
+                "no memory for the buffers of {} threads: {errno}",
+                sizing.starters
+            ))),
+            _ => Ok(Concurrency { peak: present.peak.load(Relaxed), ..concurrency }),
+        }
+    })
+}
+
+/// Starts one worker at a place in the queue.
+fn send<'s, 'e: 's>(
+    scope: &'s Scope<'s, 'e>,
+    job: &'e Job<'_>,
+    queue: &'e Queue<Task>,
+    present: &'e Present,
+    place: Handle<'e, Task>,
+    extra: bool,
+) -> Result<ScopedJoinHandle<'s, Result<(), Errno>>, Errno> {
+    present.comes(extra);
+    std::thread::Builder::new()
+        .name("copy".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn_scoped(scope, move || {
+            let _alarm = Alarm(queue);
+            // A ring belongs to the thread that made it.
+            let worker = Worker::new(job, place, extra, present);
+            worker.map(|mut worker| worker.run()).inspect_err(|_| present.goes(extra))
+        })
+        .map_err(|error| {
+            present.goes(extra);
+            error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw)
+        })
+}
+
+/// Sees to it that there are as many workers as are wanted, until everything is done.
+fn attend<'s, 'e: 's>(
+    scope: &'s Scope<'s, 'e>,
+    job: &'e Job<'_>,
+    queue: &'e Queue<Task>,
+    present: &'e Present,
+    workers: &mut Workers<'s>,
+) -> Concurrency {
+    let lanes = &job.control.lanes;
+    let mut observer = Observer::new(job);
+    let mut pause = FIRST_LOOK;
+    while !queue.wait(pause) {
+        if present.all() == 0 {
+            break; // none could start
+        }
+        pause = LOOK;
+        observer.look();
+        workers.retain(|worker| !worker.is_finished() || present.all() == 0);
+        while present.all() < lanes.workers() {
+            let extra = present.starters.load(Relaxed) >= job.sizing.starters;
+            let Some(place) = queue.join() else { break };
+            match send(scope, job, queue, present, place, extra) {
+                Ok(worker) => workers.push(worker),
+                Err(_) => {
+                    // No more threads are to be had: those that are there are what it takes.
+                    lanes.cap_workers(present.all());
+                    break;
+                }
+            }
+        }
+    }
+    observer.concurrency()
+}

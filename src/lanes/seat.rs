@@ -1,0 +1,202 @@
+//! The counters of one worker: written by its thread alone, read by anybody. And how passes are timed
+//! without paying for a clock at each.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::Lane;
+
+/// An operation that is shorter did not wait for anything worth knowing.
+const FAST: Duration = Duration::from_micros(20);
+/// Of fast operations one in so many is timed.
+const FAST_PERIOD: u32 = 8;
+/// Of timed operations one in so many is asked for the processor's time as well, which costs a
+/// system call.
+const CPU_PERIOD: u32 = 4;
+
+/// What limits hold a worker back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limited {
+    Bandwidth,
+    Operations,
+}
+
+/// Counters of one lane on one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Cells {
+    /// Operations ended.
+    pub(crate) passes: AtomicU64,
+    /// Time inside, in nanoseconds.
+    pub(crate) inside: AtomicU64,
+    /// Of which not on a processor; and the time spent waiting for room.
+    pub(crate) waited: AtomicU64,
+}
+
+/// One worker's counters. Aligned so that two workers never write to one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Seat {
+    pub(crate) cells: [Cells; Lane::ALL.len()],
+    limited: [AtomicU64; 2],
+    items: AtomicU64,
+    since: Instant,
+    /// Nanoseconds that the worker was there, once left.
+    stayed: AtomicU64,
+    thread: i32,
+    /// Processor time and time spent waiting for a processor, in nanoseconds, once left.
+    last: [AtomicU64; 2],
+    left: AtomicBool,
+}
+
+/// Adds to a counter that only this thread writes.
+fn add(cell: &AtomicU64, amount: u64) {
+    cell.store(cell.load(Relaxed) + amount, Relaxed);
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Seat {
+    pub(crate) fn new() -> Self {
+        Self {
+            cells: Default::default(),
+            limited: Default::default(),
+            items: AtomicU64::new(0),
+            since: Instant::now(),
+            stayed: AtomicU64::new(0),
+            thread: nix::unistd::gettid().as_raw(),
+            last: Default::default(),
+            left: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn held(&self, lane: Lane, time: Duration) {
+        add(&self.cells[lane as usize].waited, nanos(time));
+    }
+
+    pub(crate) fn limited(&self, by: Limited, time: Duration) {
+        add(&self.limited[by as usize], nanos(time));
+    }
+
+    /// Nanoseconds that a limit held this worker back.
+    pub(crate) fn limited_by(&self, by: Limited) -> u64 {
+        self.limited[by as usize].load(Relaxed)
+    }
+
+    pub(crate) fn begins_item(&self) {
+        add(&self.items, 1);
+    }
+
+    /// Items begun.
+    pub(crate) fn items(&self) -> u64 {
+        self.items.load(Relaxed)
+    }
+
+    /// How long the worker has been there.
+    pub(crate) fn present(&self) -> Duration {
+        if self.has_left() {
+            Duration::from_nanos(self.stayed.load(Relaxed))
+        } else {
+            self.since.elapsed()
+        }
+    }
+
+    /// Whether the worker is gone.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Relaxed)
+    }
+
+    /// Called on the worker's own thread.
+    pub(crate) fn leave(&self) {
+        let [on, waiting] = processor_times("thread-self").unwrap_or([nanos(cpu_time()), 0]);
+        self.last[0].store(on, Relaxed);
+        self.last[1].store(waiting, Relaxed);
+        self.stayed.store(nanos(self.since.elapsed()), Relaxed);
+        self.left.store(true, Relaxed);
+    }
+
+    /// Nanoseconds on a processor, and nanoseconds ready to run without one.
+    pub(crate) fn processor(&self) -> [u64; 2] {
+        if !self.has_left()
+            && let Some(times) = processor_times(&format!("self/task/{}", self.thread))
+        {
+            return times;
+        }
+        [self.last[0].load(Relaxed), self.last[1].load(Relaxed)]
+    }
+}
+
+/// The first two numbers of a thread's `schedstat`. Absent in kernels without `CONFIG_SCHED_INFO`.
+fn processor_times(thread: &str) -> Option<[u64; 2]> {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/schedstat")).ok()?;
+    let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse().ok());
+    Some([numbers.next()?, numbers.next()?])
+}
+
+/// Processor time of this thread; zero where the clock is not to be had, which then looks like
+/// waiting.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The start of a timed operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    at: Instant,
+    cpu: Option<Duration>,
+}
+
+/// Decides which operations of one lane are timed on one worker, and estimates the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    /// Operations to let go by untimed.
+    left: u32,
+    /// Operations that went by since the last timed one.
+    skipped: u32,
+    timed: u32,
+    /// End of the last timed one.
+    last: Option<Instant>,
+    /// Share of the processor in slow operations, as far as it is known.
+    busy: f64,
+}
+
+impl Sampler {
+    pub(crate) fn begin(&mut self) -> Option<Start> {
+        if self.left > 0 {
+            self.left -= 1;
+            return None;
+        }
+        let cpu = self.timed.is_multiple_of(CPU_PERIOD).then(cpu_time);
+        Some(Start { at: Instant::now(), cpu })
+    }
+
+    pub(crate) fn end(&mut self, start: Option<Start>, cells: &Cells) {
+        add(&cells.passes, 1);
+        let Some(start) = start else {
+            self.skipped += 1;
+            return;
+        };
+        let now = Instant::now();
+        let inside = now - start.at;
+        let slow = inside >= FAST;
+        if slow && let Some(before) = start.cpu {
+            let busy = cpu_time().saturating_sub(before).as_secs_f64() / inside.as_secs_f64();
+            let weight = if self.busy == 0.0 { 1.0 } else { 0.25 };
+            self.busy += weight * (busy.clamp(0.001, 1.0) - self.busy);
+        }
+        // Those that went by are taken to have been like this one, but they were over before it.
+        let before = self.last.map_or(Duration::ZERO, |last| start.at - last);
+        let time = inside + (inside * self.skipped).min(before);
+        add(&cells.inside, nanos(time));
+        if slow {
+            add(&cells.waited, nanos(time.mul_f64(1.0 - self.busy)));
+        }
+        self.timed = self.timed.wrapping_add(1);
+        self.skipped = 0;
+        self.left = if slow { 0 } else { FAST_PERIOD - 1 };
+        self.last = Some(now);
+    }
+}

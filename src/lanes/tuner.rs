@@ -1,0 +1,355 @@
+//! Looks for the number of workers, and for bounds of single lanes, at which a copy is fastest: climbs
+//! while the throughput rises, steps back where it does not. A state machine without a clock and
+//! without threads: it is given what was observed and says what to set.
+//!
+//! One change is tried at a time and compared with what was measured just before it. It climbs by
+//! doubling until that gains nothing, then in finer steps both ways, then it rests, longer after each
+//! round in which nothing was gained. A lane that gets slower as more workers crowd into it, while
+//! others would bear more, is bounded by itself.
+
+mod observed;
+
+use super::Lane;
+pub(crate) use observed::Observed;
+
+/// Workers are doubled while climbing for the first time.
+const RAMP: f64 = 2.0;
+/// A finer step.
+const STEP: f64 = 1.3;
+/// A doubling must gain so much to be kept, and a finer step so much: above the noise of a window.
+const RAMP_GAIN: f64 = 1.08;
+const STEP_GAIN: f64 = 1.04;
+/// Fewer workers are kept when the throughput stays above this: what they cost others is the gain.
+const SHRINK_LOSS: f64 = 0.98;
+/// A gain below this is measured once more before it is believed.
+const CERTAIN_GAIN: f64 = 1.25;
+/// From this share of the processors' time on, more workers only get into each other's way.
+const CPU_BOUND: f64 = 0.85;
+/// More workers help only if those that there are wait for a filesystem for at least this share of
+/// their time, rather than for work.
+const WAITING: f64 = 0.4;
+/// A lane is crowded when its operations took this much longer after a step up than before it.
+const CROWDED: f64 = 1.15;
+/// A lane that so much of the waiting is in is worth a bound, or worth more workers.
+const LARGE_PART: f64 = 0.2;
+/// After so many bounds of a lane that gained nothing no other is tried.
+const REFUSED_MAX: u32 = 4;
+/// A bound has so much more room than the throughput needs.
+const BEARABLE: f64 = 1.5;
+/// Least operations of a lane by which its latency is known.
+const LANE_WORK: f64 = 10.0;
+/// Least operations in a window, so that its throughput is worth comparing.
+const WINDOW_WORK: f64 = 60.0;
+/// Shortest and longest window in seconds: while climbing, and later.
+const RAMP_SECONDS: f64 = 0.09;
+const STEP_SECONDS: f64 = 0.25;
+const WINDOW_MAX_SECONDS: f64 = 2.0;
+/// First and longest rest in seconds.
+const REST_SECONDS: f64 = 0.5;
+const REST_MAX_SECONDS: f64 = 8.0;
+
+/// What can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) workers: usize,
+    /// Bounds of how many workers may be inside a lane.
+    pub(crate) bounds: [Option<usize>; Lane::ALL.len()],
+}
+
+/// The next thing to try when resting is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Try {
+    More,
+    Fewer,
+    Bound(Lane),
+    Loosen(Lane),
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Measuring what is set, before something is tried.
+    Before(Try),
+    /// Measuring what is tried; `confirmed` when the first look was good but not certain.
+    During { tried: Try, before: Observed, back: Setting, confirmed: bool },
+    /// Leaving things alone for so many seconds more.
+    Rest(f64),
+}
+
+/// The state of looking.
+#[derive(Debug)]
+pub(crate) struct Tuner {
+    setting: Setting,
+    least: usize,
+    cap: usize,
+    phase: Phase,
+    window: Observed,
+    /// Doubling still gains.
+    ramping: bool,
+    rest: f64,
+    /// What is tried in this round after the present trial.
+    agenda: Vec<Try>,
+    /// Something was gained in this round.
+    gained: bool,
+    /// How often a bound gained nothing, by lane: then it is not tried for ever.
+    refused_bounds: [u32; Lane::ALL.len()],
+    /// Seconds per operation of each lane when it was least crowded; 0 when not known.
+    quickest: [f64; Lane::ALL.len()],
+    steps: u32,
+}
+
+impl Tuner {
+    /// Starts with so many workers, which never become fewer than `least` nor more than `cap`.
+    pub(crate) fn new(workers: usize, least: usize, cap: usize) -> Self {
+        Self {
+            setting: Setting { workers, bounds: [None; Lane::ALL.len()] },
+            least: least.min(cap).max(1),
+            cap,
+            phase: Phase::Before(Try::More),
+            window: Observed::default(),
+            ramping: true,
+            rest: REST_SECONDS,
+            agenda: Vec::new(),
+            gained: false,
+            refused_bounds: [0; Lane::ALL.len()],
+            quickest: [0.0; Lane::ALL.len()],
+            steps: 0,
+        }
+    }
+
+    /// What is set now.
+    pub(crate) fn setting(&self) -> Setting {
+        self.setting
+    }
+
+    /// Changes that were tried so far.
+    pub(crate) fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// Takes another cap, which the user has set.
+    pub(crate) fn set_cap(&mut self, cap: usize) {
+        if cap != self.cap {
+            self.cap = cap.max(1);
+            self.least = self.least.min(self.cap);
+            self.setting.workers = self.setting.workers.min(self.cap);
+            self.start_round();
+        }
+    }
+
+    /// Forgets what is being measured: the copy was paused, or other limits hold now.
+    pub(crate) fn disturb(&mut self) {
+        if let Phase::During { tried, back, .. } = self.phase {
+            self.setting = back;
+            self.phase = Phase::Before(tried);
+        }
+        self.window = Observed::default();
+    }
+
+    /// Takes in what was observed and says what to set from now on.
+    pub(crate) fn look(&mut self, observed: &Observed) -> Setting {
+        self.window.add(observed);
+        match self.phase {
+            Phase::Rest(left) => {
+                self.window = Observed::default();
+                let left = left - observed.seconds;
+                self.phase = Phase::Rest(left);
+                if left <= 0.0 {
+                    self.start_round();
+                }
+            }
+            _ if !self.is_window_full() => {}
+            Phase::Before(next) => {
+                let before = std::mem::take(&mut self.window);
+                self.remember_quickest(&before);
+                self.try_it(next, before);
+            }
+            Phase::During { tried, before, back, confirmed } => {
+                let during = std::mem::take(&mut self.window);
+                self.judge(tried, before, during, back, confirmed);
+            }
+        }
+        self.setting
+    }
+
+    fn is_window_full(&self) -> bool {
+        let least = if self.ramping { RAMP_SECONDS } else { STEP_SECONDS };
+        let window = &self.window;
+        window.seconds >= WINDOW_MAX_SECONDS
+            || (window.seconds >= least && window.work >= WINDOW_WORK)
+    }
+
+    fn start_round(&mut self) {
+        self.window = Observed::default();
+        self.gained = false;
+        self.agenda.clear();
+        self.agenda.push(Try::Fewer);
+        let bounded = |lane: &Lane| self.setting.bounds[*lane as usize].is_some();
+        self.agenda.extend(Lane::ALL.into_iter().filter(bounded).map(Try::Loosen));
+        self.phase = Phase::Before(Try::More);
+    }
+
+    fn next(&mut self) {
+        self.phase = match self.agenda.pop() {
+            Some(next) => Phase::Before(next),
+            None => {
+                self.rest = if self.gained {
+                    REST_SECONDS
+                } else {
+                    (self.rest * 2.0).min(REST_MAX_SECONDS)
+                };
+                Phase::Rest(self.rest)
+            }
+        };
+    }
+
+    /// Sets what is to be tried, if it makes sense.
+    fn try_it(&mut self, tried: Try, before: Observed) {
+        let back = self.setting;
+        let workers = back.workers;
+        let factor = if self.ramping { RAMP } else { STEP };
+        let mut setting = back;
+        match tried {
+            Try::More if before.cpu >= CPU_BOUND || before.waiting < WAITING => {}
+            Try::More => setting.workers = scaled(workers, factor).min(self.cap),
+            // With fewer than keep the processors busy something is lost for certain.
+            Try::Fewer if before.waiting < WAITING => {}
+            Try::Fewer => setting.workers = scaled(workers, 1.0 / STEP).max(self.least),
+            Try::Bound(lane) => {
+                let narrower = back.bounds[lane as usize].map(|bound| scaled(bound, 1.0 / STEP));
+                setting.bounds[lane as usize] =
+                    Some(narrower.unwrap_or_else(|| self.bearable(lane, &before)));
+            }
+            Try::Loosen(lane) => {
+                let bound = back.bounds[lane as usize].map(|bound| scaled(bound, STEP));
+                setting.bounds[lane as usize] = bound.filter(|bound| *bound < workers);
+            }
+        }
+        if setting == back {
+            if tried == Try::More {
+                self.ramping = false;
+            }
+            return self.next();
+        }
+        self.steps += 1;
+        self.setting = setting;
+        self.phase = Phase::During { tried, before, back, confirmed: false };
+    }
+
+    /// Keeps what was tried, or takes it back.
+    fn judge(
+        &mut self,
+        tried: Try,
+        before: Observed,
+        during: Observed,
+        back: Setting,
+        confirmed: bool,
+    ) {
+        let gain = during.rate() / before.rate().max(f64::MIN_POSITIVE);
+        let needed = match tried {
+            Try::More if self.ramping => RAMP_GAIN,
+            Try::More | Try::Bound(_) | Try::Loosen(_) => STEP_GAIN,
+            Try::Fewer => SHRINK_LOSS,
+        };
+        if gain >= needed {
+            if gain < CERTAIN_GAIN && !confirmed && !self.ramping {
+                self.phase = Phase::During { tried, before, back, confirmed: true };
+                return;
+            }
+            // Down again and again without a loss is a way to lose a little each time.
+            self.gained |= tried != Try::Fewer || gain >= STEP_GAIN;
+            match tried {
+                Try::More => self.try_it(Try::More, during),
+                Try::Fewer if gain >= STEP_GAIN => self.try_it(Try::Fewer, during),
+                Try::Bound(lane) => {
+                    // Others may now bear more workers, and this one perhaps fewer still.
+                    self.agenda.push(Try::Bound(lane));
+                    self.phase = Phase::Before(Try::More);
+                }
+                Try::Fewer | Try::Loosen(_) => self.next(),
+            }
+            return;
+        }
+        self.setting = back;
+        match tried {
+            Try::More => {
+                if let Some(lane) = self.crowded(&before, &during) {
+                    return self.try_bound(lane, before, back);
+                }
+                if self.ramping {
+                    // Too much at once, perhaps.
+                    self.ramping = false;
+                    self.phase = Phase::Before(Try::More);
+                    self.agenda = vec![Try::Fewer];
+                    return;
+                }
+            }
+            Try::Bound(lane) => self.refused_bounds[lane as usize] += 1,
+            Try::Fewer | Try::Loosen(_) => {}
+        }
+        self.ramping = false;
+        self.next();
+    }
+
+    /// The lane that got slower with more workers, if others did not and are waited for as well.
+    fn crowded(&self, before: &Observed, during: &Observed) -> Option<Lane> {
+        let rise = |lane: Lane| {
+            let was = before.latency(lane);
+            if was > 0.0 { during.latency(lane) / was } else { 1.0 }
+        };
+        let much = |at: &Observed, lane| at.inside(lane) >= LARGE_PART * at.inside_all();
+        let worst = Lane::ALL
+            .into_iter()
+            .filter(|lane| much(during, *lane))
+            .max_by(|a, b| rise(*a).total_cmp(&rise(*b)))?;
+        let bears_more =
+            |lane: &Lane| *lane != worst && much(before, *lane) && rise(*lane) < CROWDED;
+        let open = self.refused_bounds[worst as usize] < REFUSED_MAX
+            && self.setting.bounds[worst as usize].is_none();
+        (open && rise(worst) >= CROWDED && Lane::ALL.iter().any(bears_more)).then_some(worst)
+    }
+
+    fn remember_quickest(&mut self, seen: &Observed) {
+        for lane in Lane::ALL {
+            let latency = seen.latency(lane);
+            let quickest = &mut self.quickest[lane as usize];
+            if seen.lanes[lane as usize].0 >= LANE_WORK && (*quickest == 0.0 || latency < *quickest)
+            {
+                *quickest = latency;
+            }
+        }
+    }
+
+    /// How many a lane bears: as many as would be inside at this throughput if each operation took as
+    /// long as when there was no crowd, and some more, so that it never idles.
+    fn bearable(&self, lane: Lane, seen: &Observed) -> usize {
+        let rate = seen.lanes[lane as usize].0 / seen.seconds.max(f64::MIN_POSITIVE);
+        whole(BEARABLE * rate * self.quickest[lane as usize]).max(1)
+    }
+
+    /// Tries to bound a crowded lane while more workers are there for the others.
+    fn try_bound(&mut self, lane: Lane, before: Observed, back: Setting) {
+        self.ramping = false;
+        let mut setting = back;
+        setting.workers = scaled(back.workers, RAMP).min(self.cap);
+        setting.bounds[lane as usize] = Some(self.bearable(lane, &before));
+        self.steps += 1;
+        self.setting = setting;
+        self.phase = Phase::During { tried: Try::Bound(lane), before, back, confirmed: false };
+    }
+}
+
+/// A number of workers times a factor, moved by at least one.
+fn scaled(workers: usize, factor: f64) -> usize {
+    #[allow(clippy::cast_precision_loss)] // some hundreds
+    let moved = workers as f64 * factor;
+    if factor > 1.0 { whole(moved).max(workers + 1) } else { whole(moved).min(workers - 1).max(1) }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some hundreds at most
+fn whole(number: f64) -> usize {
+    number.round().max(0.0) as usize
+}
+
+#[cfg(test)]
+mod tests;

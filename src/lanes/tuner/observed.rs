@@ -1,0 +1,55 @@
+//! What the tuner is told of the workers, and the sums that it makes of it. It decides nothing.
+
+use crate::lanes::Lane;
+
+/// What was observed since the last look.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Observed {
+    /// How long that was, in seconds.
+    pub(crate) seconds: f64,
+    /// How much was done, in operations or what weighs as much.
+    pub(crate) work: f64,
+    /// Share of the processors that this process used.
+    pub(crate) cpu: f64,
+    /// Share of the workers' time in which they waited for a filesystem.
+    pub(crate) waiting: f64,
+    /// By lane, operations and the seconds that they took together.
+    pub(crate) lanes: [(f64, f64); Lane::ALL.len()],
+}
+
+impl Observed {
+    pub(super) fn add(&mut self, more: &Self) {
+        let seconds = self.seconds + more.seconds;
+        if seconds <= 0.0 {
+            return;
+        }
+        let mean = |a: f64, b: f64| (a * self.seconds + b * more.seconds) / seconds;
+        self.cpu = mean(self.cpu, more.cpu);
+        self.waiting = mean(self.waiting, more.waiting);
+        self.seconds = seconds;
+        self.work += more.work;
+        for (sum, more) in self.lanes.iter_mut().zip(more.lanes) {
+            *sum = (sum.0 + more.0, sum.1 + more.1);
+        }
+    }
+
+    pub(super) fn rate(&self) -> f64 {
+        if self.seconds > 0.0 { self.work / self.seconds } else { 0.0 }
+    }
+
+    /// Seconds per operation of a lane.
+    pub(super) fn latency(&self, lane: Lane) -> f64 {
+        let (passes, seconds) = self.lanes[lane as usize];
+        if passes > 0.0 { seconds / passes } else { 0.0 }
+    }
+
+    /// How many workers were in any lane on average.
+    pub(super) fn inside_all(&self) -> f64 {
+        Lane::ALL.into_iter().map(|lane| self.inside(lane)).sum()
+    }
+
+    /// How many workers were in a lane on average.
+    pub(super) fn inside(&self, lane: Lane) -> f64 {
+        if self.seconds > 0.0 { self.lanes[lane as usize].1 / self.seconds } else { 0.0 }
+    }
+}

@@ -1,0 +1,256 @@
+//! The tuner on simulated filesystems: queueing models with noise, for which the best fixed number of
+//! workers is known exactly.
+
+use rand_like::Noise;
+
+use super::*;
+
+/// Random numbers from a printed seed.
+mod rand_like {
+    pub(super) struct Noise(pub(super) u64);
+
+    impl Noise {
+        /// Even in 0..1 (splitmix64).
+        pub(super) fn even(&mut self) -> f64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            #[allow(clippy::cast_precision_loss)]
+            let number = ((z ^ (z >> 31)) >> 11) as f64;
+            number / (1_u64 << 53) as f64
+        }
+
+        /// About normal, mean 0, deviation 1.
+        pub(super) fn normal(&mut self) -> f64 {
+            (0..12).map(|_| self.even()).sum::<f64>() - 6.0
+        }
+
+        pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let index = (self.even() * from.len() as f64) as usize;
+            from[index]
+        }
+
+        /// Even on a logarithmic scale.
+        pub(super) fn log(&mut self, from: f64, to: f64) -> f64 {
+            from * (to / from).powf(self.even())
+        }
+    }
+}
+
+/// A place where operations take time.
+#[derive(Debug, Clone, Copy)]
+struct Station {
+    /// Seconds that one operation takes alone.
+    demand: f64,
+    /// How many are served at once.
+    servers: usize,
+    /// By which part of itself an operation gets slower for each one that queues.
+    crowding: f64,
+}
+
+impl Station {
+    /// Operations per second with so many inside.
+    fn rate(&self, inside: usize) -> f64 {
+        let served = inside.min(self.servers) as f64;
+        let queue = inside.saturating_sub(self.servers) as f64;
+        served / (self.demand * (1.0 + self.crowding * queue))
+    }
+}
+
+/// What a setting comes to.
+struct Load {
+    throughput: f64,
+    /// Mean number inside each station; what waits before a bound is not inside.
+    inside: Vec<f64>,
+    /// The throughput with each number of workers from 1 on.
+    throughputs: Vec<f64>,
+}
+
+/// A closed network of the four lanes and the processors (last), solved by convolution (Buzen).
+fn load(stations: &[Station; 5], setting: &Setting) -> Load {
+    let workers = setting.workers;
+    let bound =
+        |at: usize, n: usize| setting.bounds.get(at).copied().flatten().map_or(n, |b| n.min(b));
+    let unit: f64 = stations.iter().map(|s| s.demand).fold(0.0, f64::max);
+    let factors: Vec<Vec<f64>> = stations
+        .iter()
+        .enumerate()
+        .map(|(at, station)| {
+            let mut factor = vec![1.0];
+            for n in 1..=workers {
+                factor.push(factor[n - 1] / (unit * station.rate(bound(at, n))));
+            }
+            factor
+        })
+        .collect();
+    let convolve = |a: &[f64], b: &[f64]| -> Vec<f64> {
+        (0..=workers).map(|n| (0..=n).map(|k| a[k] * b[n - k]).sum()).collect()
+    };
+    let all = |skip: Option<usize>| {
+        let one = [vec![1.0], vec![0.0; workers]].concat();
+        let used = factors.iter().enumerate().filter(|(at, _)| Some(*at) != skip);
+        used.fold(one, |sum, (_, factor)| convolve(&sum, factor))
+    };
+    let norm = all(None);
+    let inside = (0..stations.len())
+        .map(|at| {
+            let others = all(Some(at));
+            (1..=workers)
+                .map(|n| bound(at, n) as f64 * factors[at][n] * others[workers - n] / norm[workers])
+                .sum()
+        })
+        .collect();
+    let throughputs: Vec<f64> = norm.windows(2).map(|pair| pair[0] / pair[1] / unit).collect();
+    Load { throughput: throughputs[workers - 1], inside, throughputs }
+}
+
+fn fixed(workers: usize) -> Setting {
+    Setting { workers, bounds: [None; 4] }
+}
+
+const CAP: usize = 128;
+const TICK_SECONDS: f64 = 0.05;
+
+/// The throughput of the best fixed number of workers. One convolution has all of them.
+fn best_fixed(stations: &[Station; 5]) -> (f64, usize) {
+    let throughputs = load(stations, &fixed(CAP)).throughputs.into_iter();
+    throughputs.zip(1..).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
+}
+
+/// Lets a tuner work for so many seconds and returns its mean throughput over the second half
+/// (without noise), and where it ended.
+fn tuned(
+    stations: &[Station; 5],
+    noise: &mut Noise,
+    deviation: f64,
+    seconds: f64,
+) -> (f64, Setting) {
+    let mut tuner = Tuner::new(2, 1, CAP);
+    let mut known: Vec<(Setting, Load)> = Vec::new();
+    let (mut sum, mut count) = (0.0, 0.0);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some hundreds
+    let ticks = (seconds / TICK_SECONDS) as usize;
+    for tick in 0..ticks {
+        let setting = tuner.setting();
+        if !known.iter().any(|(at, _)| *at == setting) {
+            known.push((setting, load(stations, &setting)));
+        }
+        let load = &known.iter().find(|(at, _)| *at == setting).unwrap().1;
+        let done = load.throughput * TICK_SECONDS * (1.0 + deviation * noise.normal()).max(0.05);
+        let workers = setting.workers as f64;
+        let mut lanes = [(0.0, 0.0); 4];
+        for (at, lane) in lanes.iter_mut().enumerate() {
+            *lane = (done, load.inside[at] * TICK_SECONDS);
+        }
+        tuner.look(&Observed {
+            seconds: TICK_SECONDS,
+            work: 4.0 * done,
+            cpu: load.throughput * stations[4].demand / stations[4].servers as f64,
+            waiting: 1.0 - load.inside[4] / workers,
+            lanes,
+        });
+        if tick >= ticks / 2 {
+            sum += load.throughput;
+            count += 1.0;
+        }
+    }
+    (sum / count, tuner.setting())
+}
+
+fn stations(lanes: [(f64, usize, f64); 4], cpu: f64) -> [Station; 5] {
+    let lane = |(demand, servers, crowding)| Station { demand, servers, crowding };
+    let [a, b, c, d] = lanes.map(lane);
+    [a, b, c, d, Station { demand: cpu, servers: 2, crowding: 0.0 }]
+}
+
+#[test]
+fn where_the_processors_are_busy_it_stays_at_their_number() {
+    let memory = stations([(1e-6, 999, 0.0); 4], 12e-6);
+    let (throughput, setting) = tuned(&memory, &mut Noise(1), 0.05, 6.0);
+    assert!(setting.workers <= 3, "{setting:?}");
+    assert!(throughput >= 0.97 * load(&memory, &fixed(2)).throughput);
+}
+
+#[test]
+fn latency_is_hidden_within_three_seconds() {
+    let far =
+        stations([(3e-3, 999, 0.0), (1e-3, 999, 0.0), (4e-3, 999, 0.0), (1e-3, 999, 0.0)], 40e-6);
+    let (best, workers) = best_fixed(&far);
+    let (throughput, setting) = tuned(&far, &mut Noise(2), 0.08, 3.0);
+    assert!(throughput >= 0.9 * best, "{throughput:.0} with {setting:?}, {best:.0} with {workers}");
+}
+
+/// A destination that takes four creations at once and loses its way in a crowd, behind a source that
+/// takes any number: no fixed number of workers serves both.
+#[test]
+fn a_crowded_lane_is_bounded_while_the_others_have_more() {
+    let crowd =
+        stations([(20e-3, 999, 0.0), (1e-3, 999, 0.0), (1e-3, 4, 0.3), (1e-4, 999, 0.0)], 30e-6);
+    let (best, workers) = best_fixed(&crowd);
+    for seed in 0..20 {
+        let (throughput, setting) = tuned(&crowd, &mut Noise(seed), 0.05, 12.0);
+        println!("seed {seed}: {throughput:.0} with {setting:?}; {best:.0} with {workers}");
+        assert!(throughput >= 0.95 * best, "seed {seed}: {throughput:.0} with {setting:?}");
+    }
+}
+
+/// Any mixture of latencies, servers and crowding, with noise: within 10 % of the best fixed number.
+#[test]
+fn it_comes_within_ten_percent_of_the_best_fixed_number() {
+    let seed = std::env::var("LONGSHORE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(4);
+    println!("LONGSHORE_SEED={seed}");
+    let mut noise = Noise(seed);
+    let mut ratios = Vec::new();
+    for _ in 0..150 {
+        let mut lane = || {
+            let servers = noise.pick(&[2, 4, 8, 16, 64, 999, 999]);
+            let crowding = noise.pick(&[0.0, 0.0, 0.01, 0.05, 0.2]);
+            (noise.log(20e-6, 5e-3), servers, crowding)
+        };
+        let lanes = [lane(), lane(), lane(), lane()];
+        let model = stations(lanes, noise.log(5e-6, 60e-6));
+        let (best, workers) = best_fixed(&model);
+        let (throughput, setting) = tuned(&model, &mut noise, 0.04, 10.0);
+        let ratio = throughput / best;
+        if ratio < 0.9 {
+            println!("{ratio:.2} with {setting:?}, best with {workers}: {model:?}");
+        }
+        ratios.push(ratio);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("worst {:.2?}, median {:.2}", &ratios[..10], ratios[ratios.len() / 2]);
+    assert!(ratios[0] >= 0.8 && ratios[ratios.len() / 20] >= 0.9, "{:.2?}", &ratios[..10]);
+}
+
+/// Nothing is gained by more workers, and the noise is large: it must not wander off.
+#[test]
+fn noise_alone_does_not_make_it_climb() {
+    let flat =
+        stations([(1e-4, 1, 0.0), (1e-6, 999, 0.0), (1e-6, 999, 0.0), (1e-6, 999, 0.0)], 1e-6);
+    for seed in 0..20 {
+        let (_, setting) = tuned(&flat, &mut Noise(seed), 0.05, 30.0);
+        assert!(setting.workers <= 16, "seed {seed}: {setting:?}");
+    }
+}
+
+#[test]
+fn the_users_cap_holds_whatever_is_gained() {
+    let far = stations([(5e-3, 999, 0.0); 4], 10e-6);
+    let mut tuner = Tuner::new(2, 1, 6);
+    for tick in 0..400 {
+        if tick == 200 {
+            tuner.set_cap(3);
+        }
+        let load = load(&far, &tuner.setting());
+        let setting = tuner.look(&Observed {
+            seconds: TICK_SECONDS,
+            work: 4.0 * load.throughput * TICK_SECONDS,
+            waiting: 1.0,
+            ..Observed::default()
+        });
+        assert!(setting.workers <= if tick < 200 { 6 } else { 3 });
+    }
+    assert_eq!(tuner.setting().workers, 3);
+}
