@@ -104,6 +104,7 @@ impl Worker<'_> {
                             self.job.control.progress.bytes_found.fetch_add(size, Relaxed);
                         }
                         let link = claimed.map(|_| inode(&stat));
+                        let stat = self.about_to_be_read(stat);
                         let source = Source { file, stat, link, attempt };
                         self.copy_file(dir, source_name, name, source)
                     }
