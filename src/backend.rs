@@ -15,15 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::backend::chunk::ChunkSupply;
 use crate::backend::pair::Pair;
-use crate::checksum::{Algorithm, CELL_BYTES, Cells, Digest};
+use crate::checksum::{Algorithm, Cells, Digest};
 use crate::error::StepError;
 
 /// Files up to this size are read whole into one buffer (`io-design`: a second read is saved when
 /// the first returns what the inode promised).
 pub(crate) const SMALL_MAX_BYTES: u64 = 1 << 20;
-
-// A small file has one digest, which is that of a cell.
-const _: () = assert!(SMALL_MAX_BYTES <= CELL_BYTES);
 
 /// How the content of one file got to the destination. The words are keys of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -193,7 +193,7 @@ pub struct TracePoint {
     pub workers: usize,
     /// Bounds of lanes, as in [`Concurrency`].
     pub lanes: BTreeMap<&'static str, usize>,
-    /// Content put in place since the point before.
+    /// Content moved since the point before.
     pub bytes_per_second: f64,
     /// Items begun since the point before.
     pub items_per_second: f64,

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::latency_fs::{Kind, LatencyFs, Profile};
+use support::latency_fs::{Kind, LatencyFs, Profile, Servers};
 use support::{Backend, Compare, Fs, Longshore, Run, Scratch, assert_same_tree, wait_for};
 
 /// Throughputs are compared: two of these tests at a time would disturb each other.
@@ -193,4 +193,27 @@ fn the_users_cap_wins_at_the_start_and_while_it_runs() {
     show(&run);
     assert_eq!(*report(&run, "/concurrency/workers"), 3);
     far.same("lowered");
+}
+
+/// Each server is slow, all of them together are not: one large file needs as many workers as there are
+/// servers that it lies on.
+#[test]
+fn a_large_file_on_many_servers_is_copied_by_many_workers() {
+    let _alone = alone();
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let Some(from) = LatencyFs::new(&scratch, "from", Profile::immediate()) else { return };
+    let bytes = 48 << 20;
+    let content = support::Rng::new(3).bytes(bytes);
+    fs::write(from.backing().join("large"), content).unwrap();
+    let stripes = Some((16, 1 << 20));
+    let servers = Servers { count: 16, bandwidth: 3 << 20, stripes };
+    from.set(Profile::immediate().servers(servers));
+    let source = from.path().join("large");
+    let run = copy(&source, &scratch.join("copy"), &[]);
+    show(&run);
+    from.set(Profile::immediate());
+    assert_eq!(fs::read(&source).unwrap(), fs::read(scratch.join("copy")).unwrap());
+    // One worker reads from one server, or from two when the kernel reads ahead.
+    let one_by_one = 16.0;
+    assert!(seconds(&run) < one_by_one / 3.0, "{}", run.describe());
 }

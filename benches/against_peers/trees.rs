@@ -16,10 +16,10 @@ use crate::support::{Rng, Tree as EverythingTree, TreeOptions};
 const MIB: usize = 1 << 20;
 
 /// Of the mixed tree: half of the files are smaller.
-pub const MEDIAN_BYTES: f64 = 12.0 * 1024.0;
+pub const MEDIAN_BYTES: f64 = 8.0 * 1024.0;
 
 /// Of the mixed tree: the standard deviation of the logarithm. With the median it gives a mean of about
-/// 80 KiB, and half of the bytes lie in 2 % of the files.
+/// 55 KiB, and half of the bytes lie in 2 % of the files.
 pub const SIGMA: f64 = 2.0;
 
 /// What a tree is made of.

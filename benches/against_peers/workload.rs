@@ -54,8 +54,8 @@ pub struct Workload {
     pub aims: Vec<Aim>,
     /// What CPU time is divided by.
     pub unit: Unit,
-    /// A run of another tool that takes longer, in seconds, is the last of that tool: waiting for
-    /// it again says little and costs much. Besides this, a tool of five times `cp -a` runs once.
+    /// A run of another tool that takes longer, in seconds, is the last of that tool: waiting
+    /// for it again says little and costs much. Besides this, a tool of five times `cp -a` runs once.
     pub patience: f64,
     /// Whether times count; otherwise only what is lost.
     pub timed: bool,
@@ -99,6 +99,12 @@ impl Workload {
     /// The same with CPU time by GiB.
     pub fn by_gib(mut self) -> Self {
         self.unit = Unit::Gib;
+        self
+    }
+
+    /// The same with another limit of patience.
+    pub fn patient(mut self, seconds: f64) -> Self {
+        self.patience = seconds;
         self
     }
 

@@ -159,7 +159,7 @@ impl<T> Uring<T> {
 
     /// Takes one completion.
     fn complete(&mut self, done: &mut Vec<Finished<T>>) {
-        let pass = lanes::enter(Lane::SourceRead);
+        let pass = lanes::enter_ring(Lane::SourceRead);
         let completion = self.small.wait();
         drop(pass);
         match completion {
@@ -292,7 +292,7 @@ impl Overlapped<'_> {
         let reading = count(|stage| matches!(stage, Stage::Reading(_)));
         let writing = count(|stage| matches!(stage, Stage::Writing { .. }));
         let lane = if reading > writing { Lane::SourceRead } else { Lane::DestinationWrite };
-        let _pass = lanes::enter(lane);
+        let _pass = lanes::enter_ring(lane);
         self.ring.wait().at(Step::Read)
     }
 

@@ -120,9 +120,7 @@ fn running_in(directory: &Path) -> Vec<(u32, PathBuf)> {
             // It may be another program by now; whether it answers will tell.
             match UnixStream::connect(&path) {
                 Ok(_) => found.push((pid, path)),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    let _ = fs::remove_file(path);
-                }
+                // A number that was given to another process; `prepare` removes what is in its way.
                 Err(_) => {}
             }
         } else {

@@ -110,7 +110,12 @@ impl Served {
     fn listen(&self, place: &Place) -> Option<Listener> {
         let bound = place.prepare().and_then(|path| {
             let Some(path) = path else { return Ok(None) };
-            let socket = UnixListener::bind(&path)
+            // Between binding and listening nobody answers, and another copy or a `ctl` that came just
+            // then would take the socket for a dead process's: it gets its name when it listens.
+            let early = path.with_extension("new");
+            let _ = std::fs::remove_file(&early); // what a killed process with our number left
+            let socket = UnixListener::bind(&early)
+                .and_then(|socket| std::fs::rename(&early, &path).map(|()| socket))
                 .map_err(|error| format!("{}: {error}", path.display()))?;
             Ok(Some(Listener { socket, path }))
         });

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 
 use super::dir::Dir;
@@ -305,24 +304,6 @@ impl Worker<'_> {
             left: AtomicUsize::new(1),
             found: Mutex::default(),
         });
-    }
-
-    /// A symbolic link or a special file was left alone because an earlier run made it. A manifest wants
-    /// it all the same; a link that cannot be read by now is missing there.
-    pub(super) fn special_was_there(
-        &self,
-        dir: &Dir,
-        source_name: &CStr,
-        name: &CStr,
-        stat: &FileStat,
-    ) {
-        let Some(checks) = self.job.checks.as_ref().filter(|checks| checks.manifest.is_some())
-        else {
-            return;
-        };
-        let target = dir.source().and_then(|source| readlinkat(source, source_name));
-        let target = target.ok().and_then(|target| CString::new(target.as_bytes()).ok());
-        checks.record_special(dir, name, stat, target.as_deref());
     }
 
     /// A file is finished for good, and verified if that was asked.

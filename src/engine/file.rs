@@ -104,6 +104,7 @@ impl Worker<'_> {
                             self.job.control.progress.bytes_found.fetch_add(size, Relaxed);
                         }
                         let link = claimed.map(|_| inode(&stat));
+                        let stat = self.about_to_be_read(stat);
                         let source = Source { file, stat, link, attempt };
                         self.copy_file(dir, source_name, name, source)
                     }
@@ -350,7 +351,7 @@ fn open_source(
     open_source_in(&above, name, stopped)
 }
 
-/// Opens a source file in an open directory and looks at it. `stopped` ends the waiting for a lease.
+/// Opens a source file in an open directory and looks at it.
 pub(crate) fn open_source_in(
     above: &OwnedFd,
     name: &CStr,

@@ -59,7 +59,7 @@ impl Worker<'_> {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
             name: name.to_owned(),
-            print: Some(record::print(stat)),
+            print: record::is_trusted(stat).then(|| record::print(stat)),
         };
         for waiting in self.job.links.complete(inode, || first.clone()) {
             self.link(&waiting.dir, &waiting.source_name, &waiting.name, &first);

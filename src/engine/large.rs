@@ -87,6 +87,10 @@ impl Worker<'_> {
         self.begin_ranges(&mut pending, destination.as_fd(), chunk_bytes);
         let written = self.written_before(&pending, block);
         let resumed = ranges::bytes(&written);
+        let cells = self.job.checksum().map(|algorithm| Cells::new(algorithm, size));
+        if let Some(cells) = &cells {
+            written.iter().for_each(|range| cells.unseen(range.clone()));
+        }
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
@@ -97,7 +101,7 @@ impl Worker<'_> {
                 direct,
                 stop: AtomicBool::new(false),
                 moved: AtomicU64::new(0),
-                cells: self.job.checksum().map(|algorithm| Arc::new(Cells::new(algorithm, size))),
+                cells: cells.map(Arc::new),
             },
             temporary: pending.temporary.clone(),
             resumed,
@@ -182,8 +186,7 @@ impl Worker<'_> {
         {
             return self.give_up(pending, StepError::os(Step::Write, errno));
         }
-        // What an earlier run has written, this one has not seen: its digests are not known.
-        if let Some(cells) = copy.file.cells.as_ref().filter(|_| copy.resumed == 0) {
+        if let Some(cells) = &copy.file.cells {
             cells.all_moved();
             pending.content = Some(Content::Cells(Arc::clone(cells)));
         }

@@ -151,8 +151,7 @@ fn totals(job: &Job<'_>) -> Totals {
     let mut totals = Totals {
         at,
         paused: lanes.paused_for(),
-        bytes: job.control.progress.bytes_done.load(Relaxed)
-            + job.control.progress.bytes_verified.load(Relaxed),
+        bytes: 0,
         items: 0,
         cpu: clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
             .map_or(Duration::ZERO, Duration::from),
@@ -162,12 +161,15 @@ fn totals(job: &Job<'_>) -> Totals {
     };
     for seat in lanes.seats() {
         totals.items += seat.items();
+        // Not those that are done: a chunk of a large file is done after many pieces.
+        totals.bytes += seat.bytes();
         totals.present += seat.present().as_secs_f64();
         for (lane, cells) in totals.lanes.iter_mut().zip(&seat.cells) {
             lane.0 += cells.passes.load(Relaxed);
             lane.1 += cells.inside.load(Relaxed);
             totals.waited += cells.waited.load(Relaxed);
         }
+        totals.waited = totals.waited.saturating_sub(seat.waited_for_rings());
     }
     totals
 }

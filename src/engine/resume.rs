@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::attributes::Fresh;
@@ -23,6 +25,7 @@ use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{FailureKind, Step, StepError};
 use crate::journal::{Begun, Temporary, Writer, ranges, record};
+use crate::lanes::{self, Lane};
 
 /// Mode of a temporary file until its attributes are set.
 const UNFINISHED: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
@@ -43,6 +46,11 @@ impl Worker<'_> {
         name: &CStr,
     ) -> bool {
         let Some(stat) = self.finished_before(dir, source_name, name) else { return false };
+        let regular = is_regular(stat.st_mode);
+        // A manifest has what a link says; making it again is no more work than looking.
+        if !regular && self.job.checks.is_some() {
+            return false;
+        }
         let claim = self.claim(dir, source_name, name, &stat, true);
         match &claim {
             None | Some(Claim::First) => {}
@@ -52,19 +60,20 @@ impl Worker<'_> {
                 return true;
             }
         }
+        if regular {
+            self.file_was_there(dir, source_name, name, &stat);
+        }
         let progress = &self.job.control.progress;
-        if is_regular(stat.st_mode) {
+        if regular {
             let size = stat.st_size.cast_unsigned();
             progress.files_done.fetch_add(1, Relaxed);
             progress.files_resumed.fetch_add(1, Relaxed);
             for bytes in [&progress.bytes_found, &progress.bytes_done, &progress.bytes_resumed] {
                 bytes.fetch_add(size, Relaxed);
             }
-            self.file_was_there(dir, source_name, name, &stat);
         } else {
             progress.links_done.fetch_add(1, Relaxed);
             self.job.tally.links_resumed.fetch_add(1, Relaxed);
-            self.special_was_there(dir, source_name, name, &stat);
         }
         let link = claim.map(|_| inode(&stat));
         self.first_name_is_complete(dir, source_name, name, &stat, link);
@@ -72,14 +81,29 @@ impl Worker<'_> {
         true
     }
 
+    /// The stat of a source that is about to be read, as the journal wants it.
+    pub(super) fn about_to_be_read(&self, stat: FileStat) -> FileStat {
+        if self.journal.is_none() {
+            return stat;
+        }
+        // The coarse clock is what filesystems take their times from.
+        match clock_gettime(ClockId::CLOCK_REALTIME_COARSE) {
+            Ok(now) => record::about_to_be_read(stat, now),
+            Err(_) => record::about_to_be_read(stat, TimeSpec::new(0, 0)),
+        }
+    }
+
     /// The source of an item that an earlier run finished, provided that it is still the same and that
     /// the destination has it.
     fn finished_before(&self, dir: &Dir, source_name: &CStr, name: &CStr) -> Option<FileStat> {
         let print = self.journal.as_ref()?.journal().done(dir.key_of(name))?;
+        let pass = lanes::enter(Lane::SourceMetadata);
         let stat = stat_entry(&dir.source().ok()?, source_name).ok()?;
+        drop(pass);
         if record::print(&stat) != print {
             return None;
         }
+        let _pass = lanes::enter(Lane::DestinationCreate);
         let there = stat_entry(&dir.destination().ok()?, name).ok()?;
         let kind = |stat: &FileStat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         let device = matches!(kind(&stat), SFlag::S_IFCHR | SFlag::S_IFBLK);

@@ -55,7 +55,7 @@ impl Worker<'_> {
         linked: bool,
     ) -> Result<bool, StepError> {
         let source = dir.source().at(Step::Stat)?;
-        let stat = stat_entry(&source, source_name).at(Step::Stat)?;
+        let stat = self.about_to_be_read(stat_entry(&source, source_name).at(Step::Stat)?);
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
             return Err(StepError::found(Step::Stat, FailureKind::SourceChanged));

@@ -155,10 +155,27 @@ pub(crate) fn print(stat: &FileStat) -> u64 {
     xxh3_64_with_seed(&bytes, 0)
 }
 
-/// Whether a later change of this source would show in its [`print`]: not while the clock may stand
-/// where it stood at the last change.
+/// The stat of a source that is about to be read. When a change from now on might not show in its
+/// [`print`], because the clock may stand where it stood at the last change, its change time is taken
+/// away, and with it all trust: see [`is_trusted`].
 #[must_use]
-pub(crate) fn is_settled(stat: &FileStat, now: TimeSpec) -> bool {
+pub(crate) fn about_to_be_read(mut stat: FileStat, now: TimeSpec) -> FileStat {
+    if !is_settled(&stat, now) {
+        stat.st_ctime_nsec = UNSETTLED;
+    }
+    stat
+}
+
+/// What no filesystem gives as parts of a second.
+const UNSETTLED: i64 = -1;
+
+/// Whether a print of this stat tells the source from every later state of it.
+#[must_use]
+pub(crate) fn is_trusted(stat: &FileStat) -> bool {
+    stat.st_ctime_nsec != UNSETTLED
+}
+
+fn is_settled(stat: &FileStat, now: TimeSpec) -> bool {
     let tick = if stat.st_ctime_nsec == 0 { COARSE_TICK_NANOS } else { TICK_NANOS };
     let seconds = now.tv_sec().saturating_sub(stat.st_ctime);
     let age =

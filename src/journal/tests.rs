@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
+use nix::sys::time::TimeSpec;
 use proptest::prelude::*;
 
 use super::record::{child_key, print, root_key};
@@ -195,7 +196,7 @@ fn the_latest_of_two_finished_versions_counts() {
 fn a_source_that_was_changed_a_moment_ago_is_not_noted() {
     let bench = Bench::new();
     let (file, mut stat) = bench.file("f", 100);
-    stat.st_ctime += 100_000;
+    stat = record::about_to_be_read(stat, TimeSpec::new(stat.st_ctime, stat.st_ctime_nsec));
     let journal = bench.open();
     let writer = Writer::new(&journal);
     writer.finished(key("f"), &stat, true).expect("nothing to do");

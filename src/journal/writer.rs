@@ -11,12 +11,11 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
-use nix::time::{ClockId, clock_gettime};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::index::Key;
 use super::load::Begun;
-use super::record::{Kind, RECORD_BYTES, Record, is_settled, print, range_key};
+use super::record::{Kind, RECORD_BYTES, Record, is_trusted, print, range_key};
 use super::{BLOCK_BYTES, Journal, SLOTS, lock};
 use crate::sys::{self, SharedMemory};
 
@@ -67,7 +66,7 @@ impl Writer {
     /// # Errors
     /// The errno of making room for the entry.
     pub(crate) fn finished(&self, key: Key, stat: &FileStat, regular: bool) -> Result<(), Errno> {
-        if !settled(stat) {
+        if !is_trusted(stat) {
             return Ok(());
         }
         let bytes = if regular { stat.st_size.cast_unsigned() } else { 0 };
@@ -96,7 +95,7 @@ impl Writer {
         file: BorrowedFd<'_>,
         number: u64,
     ) -> Result<Option<Temporary>, Errno> {
-        if !settled(stat) {
+        if !is_trusted(stat) {
             return Ok(None);
         }
         let count = self.journal.marks.fetch_add(1, Relaxed);
@@ -218,11 +217,6 @@ impl Drop for Writer {
             lock(&self.journal.open_blocks).push((number, block.next));
         }
     }
-}
-
-fn settled(stat: &FileStat) -> bool {
-    // The coarse clock is what filesystems take their times from.
-    clock_gettime(ClockId::CLOCK_REALTIME_COARSE).is_ok_and(|now| is_settled(stat, now))
 }
 
 /// Half of what tells a temporary file from any other; see [`sys::birth`].

@@ -16,6 +16,8 @@ const BURST_SECONDS: f64 = 0.05;
 #[derive(Debug, Default)]
 pub struct Bucket {
     active: AtomicBool,
+    /// Somebody has said whether there is a limit.
+    chosen: AtomicBool,
     line: Mutex<Line>,
     changed: Condvar,
 }
@@ -46,6 +48,7 @@ impl Bucket {
     /// Sets the limit in units per second, for those who wait already too; `None` takes it away.
     pub fn set(&self, rate: Option<f64>) {
         let mut line = self.lock();
+        self.chosen.store(true, Relaxed);
         line.advance();
         if line.rate.is_none() {
             // What went by without a limit is not owed.
@@ -60,6 +63,11 @@ impl Bucket {
     #[must_use]
     pub fn rate(&self) -> Option<f64> {
         if self.is_active() { self.lock().rate } else { None }
+    }
+
+    /// Whether somebody has set a limit, or taken it away.
+    pub(crate) fn is_chosen(&self) -> bool {
+        self.chosen.load(Relaxed)
     }
 
     /// Whether there is a limit.

@@ -11,8 +11,8 @@ use super::Lane;
 /// An operation that is shorter did not wait for anything worth knowing.
 const FAST: Duration = Duration::from_micros(20);
 /// Of fast operations one in so many is timed.
-const FAST_PERIOD: u32 = 8;
-/// Of timed operations one in so many is asked for the processor's time as well, which costs a
+const FAST_PERIOD: u32 = 16;
+/// Of slow operations one in so many is asked for the processor's time as well, which costs a
 /// system call.
 const CPU_PERIOD: u32 = 4;
 
@@ -41,6 +41,9 @@ pub(crate) struct Seat {
     pub(crate) cells: [Cells; Lane::ALL.len()],
     limited: [AtomicU64; 2],
     items: AtomicU64,
+    bytes: AtomicU64,
+    /// Nanoseconds waited for rings, which have many operations in flight at once.
+    queued: AtomicU64,
     since: Instant,
     /// Nanoseconds that the worker was there, once left.
     stayed: AtomicU64,
@@ -65,6 +68,8 @@ impl Seat {
             cells: Default::default(),
             limited: Default::default(),
             items: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
             since: Instant::now(),
             stayed: AtomicU64::new(0),
             thread: nix::unistd::gettid().as_raw(),
@@ -84,6 +89,24 @@ impl Seat {
     /// Nanoseconds that a limit held this worker back.
     pub(crate) fn limited_by(&self, by: Limited) -> u64 {
         self.limited[by as usize].load(Relaxed)
+    }
+
+    pub(crate) fn waits_for_ring(&self, time: Duration) {
+        add(&self.queued, nanos(time));
+    }
+
+    /// Nanoseconds waited for rings.
+    pub(crate) fn waited_for_rings(&self) -> u64 {
+        self.queued.load(Relaxed)
+    }
+
+    pub(crate) fn takes_bytes(&self, bytes: u64) {
+        add(&self.bytes, bytes);
+    }
+
+    /// Bytes of content that were about to be moved.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     pub(crate) fn begins_item(&self) {
@@ -157,6 +180,8 @@ pub(crate) struct Sampler {
     /// Operations that went by since the last timed one.
     skipped: u32,
     timed: u32,
+    /// The last timed one was slow.
+    slow: bool,
     /// End of the last timed one.
     last: Option<Instant>,
     /// Share of the processor in slow operations, as far as it is known.
@@ -169,16 +194,17 @@ impl Sampler {
             self.left -= 1;
             return None;
         }
-        let cpu = self.timed.is_multiple_of(CPU_PERIOD).then(cpu_time);
+        let cpu = (self.slow && self.timed.is_multiple_of(CPU_PERIOD)).then(cpu_time);
         Some(Start { at: Instant::now(), cpu })
     }
 
-    pub(crate) fn end(&mut self, start: Option<Start>, cells: &Cells) {
-        add(&cells.passes, 1);
+    /// Returns how long was waited, as far as this was timed.
+    pub(crate) fn end(&mut self, start: Option<Start>, cells: &Cells) -> Duration {
         let Some(start) = start else {
             self.skipped += 1;
-            return;
+            return Duration::ZERO;
         };
+        add(&cells.passes, u64::from(self.skipped) + 1);
         let now = Instant::now();
         let inside = now - start.at;
         let slow = inside >= FAST;
@@ -191,12 +217,13 @@ impl Sampler {
         let before = self.last.map_or(Duration::ZERO, |last| start.at - last);
         let time = inside + (inside * self.skipped).min(before);
         add(&cells.inside, nanos(time));
-        if slow {
-            add(&cells.waited, nanos(time.mul_f64(1.0 - self.busy)));
-        }
+        let waited = if slow { time.mul_f64(1.0 - self.busy) } else { Duration::ZERO };
+        add(&cells.waited, nanos(waited));
         self.timed = self.timed.wrapping_add(1);
         self.skipped = 0;
         self.left = if slow { 0 } else { FAST_PERIOD - 1 };
+        self.slow = slow;
         self.last = Some(now);
+        waited
     }
 }

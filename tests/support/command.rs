@@ -187,6 +187,8 @@ impl Longshore {
         words.extend(self.args.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_remove("LONGSHORE_BACKEND");
+        // Its control socket is nobody else's: tests run side by side, and copies of the user may run.
+        command.env("XDG_RUNTIME_DIR", files.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let create =
             |name: &str| File::create(files.path().join(name)).expect("failed to make a file");

@@ -34,7 +34,8 @@ pub fn first_difference(a: &File, b: &File, size: i64) -> Option<i64> {
     segments.extend(data_segments(b, size));
     segments.sort_unstable();
     let mut at = 0;
-    let (mut left, mut right) = (vec![0; usize_of(BLOCK_BYTES)], vec![0; usize_of(BLOCK_BYTES)]);
+    let block = usize_of(BLOCK_BYTES.min(size.max(0))); // most files are far smaller
+    let (mut left, mut right) = (vec![0; block], vec![0; block]);
     for (start, end) in segments {
         at = at.max(start);
         while at < end {
