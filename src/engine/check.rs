@@ -2,6 +2,7 @@
 //! together, and become tasks. Reading back is in `read_back`, reading a source for a digest that the
 //! copy did not see in `rehash`, mending in `repair`.
 
+mod content;
 mod read_back;
 mod rehash;
 mod repair;
@@ -12,7 +13,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::FileStat;
 
@@ -21,9 +23,10 @@ use super::file::Pending;
 use super::job::{Job, Task};
 use super::links::Name;
 use super::worker::Worker;
-use crate::checksum::{Algorithm, CELL_BYTES, Cells, Digest, cell_count};
+use crate::checksum::{Algorithm, cell_count};
 use crate::error::{AtStep, Step, StepError};
 use crate::manifest::{self, Entry, Writer};
+pub(crate) use content::Content;
 pub(crate) use read_back::Reader;
 pub(crate) use tally::CheckTally;
 
@@ -33,60 +36,16 @@ const BATCH_FILES: usize = 8192;
 const WAITING_FILES: usize = 64 << 10;
 /// Bytes in one batch: what may be lost in the page cache before it is looked at.
 const BATCH_BYTES: u64 = 1 << 30;
+/// How long the first batch is filled at most, and how long any is; each may take twice the time of
+/// the one before. What a killed run has copied but not yet found to be right is copied again.
+const FIRST_BATCH_AGE: Duration = Duration::from_millis(50);
+const BATCH_AGE: Duration = Duration::from_millis(500);
 /// Cells of a large file that are one task.
 const PART_CELLS: u64 = 64;
 /// Most files of one task.
 const TASK_FILES: usize = 64;
 /// Bytes after which a task takes no further file.
 const TASK_BYTES: u64 = 16 << 20;
-
-/// What is known of a file's content.
-#[derive(Debug)]
-pub(crate) enum Content {
-    /// At most one cell: its digest, once it is known.
-    Whole(OnceLock<Digest>),
-    /// Several cells, or one with holes.
-    Cells(Arc<Cells>),
-}
-
-impl Content {
-    /// Nothing is known yet.
-    fn unknown(algorithm: Algorithm, size_bytes: u64) -> Self {
-        if size_bytes <= CELL_BYTES {
-            Self::Whole(OnceLock::new())
-        } else {
-            Self::Cells(Arc::new(Cells::unknown(algorithm, size_bytes)))
-        }
-    }
-
-    /// The content of a small file.
-    pub(crate) fn whole(digest: Digest) -> Self {
-        Self::Whole(OnceLock::from(digest))
-    }
-
-    /// The digest of a cell, when it is known.
-    fn cell(&self, cell: u64) -> Option<Digest> {
-        match self {
-            Self::Whole(digest) => digest.get().copied(),
-            Self::Cells(cells) => cells.get(cell),
-        }
-    }
-
-    fn set(&self, cell: u64, digest: Digest) {
-        match self {
-            Self::Whole(whole) => drop(whole.set(digest)),
-            Self::Cells(cells) => cells.set(cell, digest),
-        }
-    }
-
-    /// The digest of the file, when all of it is known.
-    fn file(&self) -> Option<Digest> {
-        match self {
-            Self::Whole(digest) => digest.get().copied(),
-            Self::Cells(cells) => cells.file_digest(),
-        }
-    }
-}
 
 /// A file that is to be looked at again.
 #[derive(Debug)]
@@ -147,6 +106,10 @@ pub(crate) struct Checks {
 struct Batch {
     files: Vec<ToCheck>,
     bytes: u64,
+    /// When the first of its files came.
+    since: Option<Instant>,
+    /// Batches before it.
+    before: u32,
 }
 
 impl Checks {
@@ -182,8 +145,14 @@ impl Checks {
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         batch.bytes += file.size();
         batch.files.push(file);
-        let full = batch.files.len() >= self.batch_files || batch.bytes >= BATCH_BYTES;
-        full.then(|| std::mem::take(&mut *batch).files)
+        let limit = (FIRST_BATCH_AGE * (1 << batch.before.min(8))).min(BATCH_AGE);
+        let age = batch.since.get_or_insert_with(Instant::now).elapsed();
+        let full =
+            batch.files.len() >= self.batch_files || batch.bytes >= BATCH_BYTES || age >= limit;
+        full.then(|| {
+            let next = Batch { before: batch.before + 1, ..Batch::default() };
+            std::mem::replace(&mut *batch, next).files
+        })
     }
 
     /// The last batch as tasks, when everything has been copied.
