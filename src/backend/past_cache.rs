@@ -11,7 +11,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::fsync;
 
 use super::plain::read_some;
-use crate::checksum::CELL_BYTES;
+use crate::checksum::{Algorithm, CELL_BYTES, Digest, Hasher};
 use crate::error::{AtStep, Step, StepError};
 use crate::sys;
 use crate::sys::buffer::Buffer;
@@ -19,6 +19,8 @@ use crate::sys::ring::{Ring, Slot};
 
 /// Slots for files up to this size: most small files fit, and 32 of them are 2 MiB.
 const SMALL_SLOT_BYTES: usize = 64 << 10;
+/// Reads of small files handed to the kernel at once.
+const BATCH: usize = 16;
 /// Small files in flight per worker.
 const SMALL_SLOTS: usize = 32;
 /// Memory for whole cells, of all workers together.
@@ -153,8 +155,8 @@ fn read_plainly(
     Ok(filled.min(length))
 }
 
-/// What is called with every piece that has been read: to whom it belongs, and its bytes.
-pub(crate) type Each<'e, T> = dyn FnMut(T, Result<&[u8], Errno>) + 'e;
+/// What is called with every piece that has been read: to whom it belongs, and the digest of its bytes.
+pub(crate) type Each<'e, T> = dyn FnMut(T, Result<Digest, Errno>) + 'e;
 
 /// Part of a file to be read, at most one cell.
 #[derive(Debug)]
@@ -168,6 +170,7 @@ struct Piece<T> {
 /// Reads cells of many files, with many in flight where there is a ring, else one by one.
 #[derive(Debug)]
 pub(crate) struct CellReader<T> {
+    algorithm: Algorithm,
     buffer: Buffer,
     /// None, or one for small files and one for whole cells.
     rings: Vec<InFlight<T>>,
@@ -184,12 +187,17 @@ struct InFlight<T> {
 }
 
 impl<T> CellReader<T> {
-    /// A reader; with `ring` it keeps many reads in flight, within its share of the memory for
-    /// `workers` of its kind.
+    /// A reader that reads `unit_bytes` at a time by hand (a whole number of pages); with `ring` it
+    /// keeps many reads in flight, within its share of the memory for `workers` of its kind.
     ///
     /// # Errors
     /// The errno of mapping the buffer. A ring that is not to be had is done without.
-    pub(crate) fn new(ring: bool, workers: usize) -> Result<Self, Errno> {
+    pub(crate) fn new(
+        algorithm: Algorithm,
+        unit_bytes: usize,
+        ring: bool,
+        workers: usize,
+    ) -> Result<Self, Errno> {
         let cell = cell_bytes();
         let slots = (CELL_BUFFERS_BYTES / workers.max(1) / cell).clamp(1, CELL_SLOTS);
         let rings = if ring {
@@ -200,16 +208,16 @@ impl<T> CellReader<T> {
         } else {
             Vec::new()
         };
-        Ok(Self { buffer: Buffer::new(cell)?, rings })
+        Ok(Self { algorithm, buffer: Buffer::new(unit_bytes.min(cell))?, rings })
     }
 
-    /// Room for one cell, for whoever reads by hand. Nothing in flight is in it.
+    /// Room for one unit, for whoever reads by hand. Nothing in flight is in it.
     pub(crate) fn buffer(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
 
-    /// Reads `length` bytes (at most a cell) at `offset`, now or in flight. `each` gets what has been
-    /// read, of this piece or of others: fewer bytes than asked for mean that the file ended.
+    /// Reads `length` bytes (at most a cell) at `offset`, now or in flight. `each` gets the digest of
+    /// what has been read, of this piece or of others; of fewer bytes when the file ended before.
     pub(crate) fn read(
         &mut self,
         back: &OpenBack,
@@ -223,10 +231,10 @@ impl<T> CellReader<T> {
         let fits = |ring: &&mut InFlight<T>| !ring.broken && padded <= ring.slot_bytes;
         let piece = match self.rings.iter_mut().find(fits) {
             None => Some(piece),
-            Some(ring) => ring.start(piece, &mut self.buffer, each),
+            Some(ring) => ring.start(self.algorithm, piece, &mut self.buffer, each),
         };
         if let Some(piece) = piece {
-            plainly(piece, &mut self.buffer, each);
+            plainly(self.algorithm, piece, &mut self.buffer, each);
         }
     }
 
@@ -234,7 +242,7 @@ impl<T> CellReader<T> {
     pub(crate) fn drain(&mut self, each: &mut Each<'_, T>) {
         for ring in &mut self.rings {
             while !ring.broken && ring.ring.in_flight() > 0 {
-                ring.complete(&mut self.buffer, each);
+                ring.complete(self.algorithm, &mut self.buffer, each);
             }
         }
     }
@@ -254,12 +262,13 @@ impl<T> InFlight<T> {
     /// Puts a piece in flight, or gives it back.
     fn start(
         &mut self,
+        algorithm: Algorithm,
         piece: Piece<T>,
         buffer: &mut Buffer,
         each: &mut Each<'_, T>,
     ) -> Option<Piece<T>> {
         if self.free.is_empty() {
-            self.complete(buffer, each);
+            self.complete(algorithm, buffer, each);
         }
         let Some(slot) = self.free.pop() else { return Some(piece) };
         let padded = piece.length.next_multiple_of(piece.back.block);
@@ -269,23 +278,26 @@ impl<T> InFlight<T> {
             return Some(piece);
         }
         self.waiting[slot] = Some(piece);
-        if self.ring.flush().is_err() {
-            self.complete(buffer, each);
+        // Small reads are handed over together, as in a copy (`uring`); whole cells start at once.
+        let batch = if self.slot_bytes > SMALL_SLOT_BYTES { 1 } else { BATCH };
+        if self.ring.unsubmitted() >= batch && self.ring.flush().is_err() {
+            self.complete(algorithm, buffer, each);
         }
         None
     }
 
-    fn complete(&mut self, buffer: &mut Buffer, each: &mut Each<'_, T>) {
+    fn complete(&mut self, algorithm: Algorithm, buffer: &mut Buffer, each: &mut Each<'_, T>) {
         match self.ring.wait() {
             Ok(Some(completion)) => {
                 self.free.push(completion.slot);
                 let Some(piece) = self.waiting[completion.slot].take() else { return };
                 match completion.result {
                     Ok(read) if read >= piece.length => {
-                        each(piece.tag, Ok(&self.ring.slot(completion.slot)[..piece.length]));
+                        let bytes = &self.ring.slot(completion.slot)[..piece.length];
+                        each(piece.tag, Ok(algorithm.digest(bytes)));
                     }
                     // Short, or not for the ring: read by hand, which also says what is wrong.
-                    _ => plainly(piece, buffer, each),
+                    _ => plainly(algorithm, piece, buffer, each),
                 }
             }
             Ok(None) => {}
@@ -293,16 +305,32 @@ impl<T> InFlight<T> {
                 // Its buffers stay with it until the end; what it had is read by hand.
                 self.broken = true;
                 for piece in self.waiting.iter_mut().filter_map(Option::take) {
-                    plainly(piece, buffer, each);
+                    plainly(algorithm, piece, buffer, each);
                 }
             }
         }
     }
 }
 
-fn plainly<T>(piece: Piece<T>, buffer: &mut Buffer, each: &mut Each<'_, T>) {
-    let read = piece.back.read(buffer, piece.offset, piece.length);
-    each(piece.tag, read.map(|read| &buffer[..read]));
+/// Reads a piece by hand, one buffer at a time.
+fn plainly<T>(algorithm: Algorithm, piece: Piece<T>, buffer: &mut Buffer, each: &mut Each<'_, T>) {
+    let mut hasher = Hasher::new(algorithm);
+    let mut done = 0;
+    while done < piece.length {
+        let wanted = (piece.length - done).min(buffer.len());
+        match piece.back.read(buffer, piece.offset + done as u64, wanted) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                done += read;
+                if read < wanted {
+                    break;
+                }
+            }
+            Err(errno) => return each(piece.tag, Err(errno)),
+        }
+    }
+    each(piece.tag, Ok(hasher.finish()));
 }
 
 fn cell_bytes() -> usize {
@@ -325,29 +353,31 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&content).unwrap();
         file.as_file().sync_all().unwrap();
-        for ring in [false, true] {
+        for (ring, unit) in [(false, cell), (false, 128 << 10), (true, cell)] {
             let back = OpenBack::of(file.reopen().unwrap().into()).unwrap();
-            let mut reader = CellReader::new(ring, 2).unwrap();
-            let mut found: BTreeMap<usize, usize> = BTreeMap::new();
-            let mut each = |from: usize, bytes: Result<&[u8], Errno>| {
-                let bytes = bytes.unwrap();
-                assert!(bytes == &content[from..from + bytes.len()], "wrong bytes at {from}");
-                assert_eq!(found.insert(from, bytes.len()), None);
+            let mut reader = CellReader::new(Algorithm::Xxh3, unit, ring, 2).unwrap();
+            let mut found: BTreeMap<(usize, usize), Digest> = BTreeMap::new();
+            let mut each = |piece: (usize, usize), digest: Result<Digest, Errno>| {
+                assert_eq!(found.insert(piece, digest.unwrap()), None);
+            };
+            let mut read = |from: usize, length: usize| {
+                reader.read(&back, from as u64, length, (from, length), &mut each);
             };
             for round in 0..4 {
                 let from = round * cell;
-                let length = cell.min(content.len() - from);
-                reader.read(&back, from as u64, length, from, &mut each);
+                read(from, cell.min(content.len() - from));
             }
             for block in 1..100 {
-                let from = block * 8192;
-                reader.read(&back, from as u64, 5000, from, &mut each);
+                read(block * 8192, 5000);
             }
             // Past the end: fewer bytes, no error.
-            reader.read(&back, 3 * cell as u64 + 4096, 9000, 3 * cell + 4096, &mut each);
+            read(3 * cell + 4096, 9000);
             reader.drain(&mut each);
             assert_eq!(found.len(), 104);
-            assert_eq!(found[&(3 * cell + 4096)], 225);
+            for ((from, length), digest) in found {
+                let end = (from + length).min(content.len());
+                assert_eq!(digest, Algorithm::Xxh3.digest(&content[from..end]), "at {from}");
+            }
         }
     }
 }

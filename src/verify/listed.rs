@@ -21,7 +21,7 @@ use super::metadata::{compare_mode, compare_owner, compare_time};
 use super::{Control, Kind, Request, flush, open_named, threads};
 use crate::backend::chunk::Holes;
 use crate::backend::past_cache::{CellReader, OpenBack};
-use crate::checksum::{Algorithm, cell_count, cell_range};
+use crate::checksum::{Algorithm, Digest, cell_count, cell_range};
 use crate::engine::filesystem::Filesystem;
 use crate::engine::inode::inode;
 use crate::error::{AtStep, FailureKind, Refusal, Step, StepError};
@@ -105,7 +105,7 @@ struct Worker<'w> {
 
 impl<'w> Worker<'w> {
     fn new(shared: &'w Shared<'w>, ring: bool, count: usize) -> Result<Self, Errno> {
-        let reader = CellReader::new(ring, count)?;
+        let reader = CellReader::new(shared.algorithm, usize::MAX, ring, count)?;
         Ok(Self { shared, reader, named: HashSet::new(), last: None })
     }
 
@@ -143,8 +143,7 @@ impl<'w> Worker<'w> {
                 Err(error) => self.shared.findings.unreadable(&line.path, error),
             }
         }
-        let algorithm = self.shared.algorithm;
-        self.reader.drain(&mut |(file, chunk), read| judge(algorithm, &file, chunk, read));
+        self.reader.drain(&mut |(file, chunk), digest| judge(&file, chunk, digest));
         for file in open {
             let mut bad = file.bad.take();
             if let Some(error) = file.error.get() {
@@ -266,8 +265,8 @@ impl<'w> Worker<'w> {
             }
             let length = usize::try_from(bytes).unwrap_or(usize::MAX);
             let tag = (Rc::clone(&checked), chunk);
-            self.reader.read(&back, range.start, length, tag, &mut |(file, chunk), read| {
-                judge(algorithm, &file, chunk, read);
+            self.reader.read(&back, range.start, length, tag, &mut |(file, chunk), digest| {
+                judge(&file, chunk, digest);
             });
         }
         Ok(Some(checked))
@@ -316,9 +315,9 @@ impl<'w> Worker<'w> {
     }
 }
 
-fn judge(algorithm: Algorithm, file: &Checked, chunk: u64, read: Result<&[u8], Errno>) {
-    match read {
-        Ok(bytes) if file.chunks.get(chunk) == Some(algorithm.digest(bytes)) => {}
+fn judge(file: &Checked, chunk: u64, digest: Result<Digest, Errno>) {
+    match digest {
+        Ok(digest) if file.chunks.get(chunk) == Some(digest) => {}
         Ok(_) => file.bad.borrow_mut().push(chunk),
         Err(errno) if FailureKind::of(errno) == FailureKind::Io => {
             file.bad.borrow_mut().push(chunk);

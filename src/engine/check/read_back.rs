@@ -11,11 +11,12 @@ use nix::errno::Errno;
 use super::{Part, ToCheck};
 use crate::backend::chunk::Holes;
 use crate::backend::past_cache::{CellReader, OpenBack};
-use crate::checksum::{Algorithm, cell_range};
+use crate::checksum::{Digest, cell_range};
 use crate::engine::inode::is_regular;
 use crate::engine::sizing::Mover;
 use crate::engine::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 
 /// One worker's means of reading back; made when the first file is to be read.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Worker<'_> {
             Err(error) => {
                 for part in parts {
                     part.file.fail(error);
-                    self.part_is_done(&part.file, None, None);
+                    self.part_is_done(&part.file, None);
                 }
             }
         }
@@ -53,8 +54,11 @@ impl Worker<'_> {
 
     fn new_reader(&self) -> Result<Reader, StepError> {
         let sizing = self.job.sizing;
-        let ring = sizing.mover == Mover::Uring;
-        let cells = CellReader::new(ring, sizing.threads).at(Step::ReadBack)?;
+        let algorithm = self.job.checksum().unwrap_or_default();
+        // Those that came later are for waiting: their memory is kept small.
+        let ring = sizing.mover == Mover::Uring && !self.extra;
+        let unit = if self.extra { sizing.extra_unit } else { usize::MAX };
+        let cells = CellReader::new(algorithm, unit, ring, sizing.starters).at(Step::ReadBack)?;
         Ok(Reader { cells })
     }
 
@@ -70,12 +74,12 @@ impl Worker<'_> {
             for part in parts.by_ref().take(at_once) {
                 opened.push(self.start_part(reader, part));
             }
-            if let Some(checks) = &self.job.checks {
-                let algorithm = checks.algorithm;
-                reader.cells.drain(&mut |(file, cell), read| judge(algorithm, &file, cell, read));
+            {
+                let _pass = lanes::enter(Lane::DestinationWrite);
+                reader.cells.drain(&mut |(file, cell), digest| judge(&file, cell, digest));
             }
             for Opened { part, back } in opened {
-                self.part_is_done(&part.file, back, Some(&mut *reader));
+                self.part_is_done(&part.file, back);
             }
         }
     }
@@ -102,6 +106,7 @@ impl Worker<'_> {
 
     pub(super) fn open_back(&mut self, file: &ToCheck) -> Result<OpenBack, StepError> {
         let back = self.with_descriptors(|_| {
+            let _pass = lanes::enter(Lane::DestinationCreate);
             let dir = file.dir.destination().at(Step::ReadBack)?;
             OpenBack::open(dir.as_fd(), &file.name)
         })?;
@@ -136,25 +141,22 @@ impl Worker<'_> {
                 }
                 continue;
             }
+            lanes::take_bytes(bytes);
+            let _pass = lanes::enter(Lane::DestinationWrite);
             let length = usize::try_from(bytes).unwrap_or(usize::MAX);
             reader.cells.read(
                 back,
                 range.start,
                 length,
                 (Arc::clone(file), cell),
-                &mut |(file, cell), read| judge(algorithm, &file, cell, read),
+                &mut |(file, cell), digest| judge(&file, cell, digest),
             );
         }
         Ok(())
     }
 
     /// One part of a file has been looked at; whoever did the last one finishes the file.
-    fn part_is_done(
-        &mut self,
-        file: &Arc<ToCheck>,
-        back: Option<OpenBack>,
-        reader: Option<&mut Reader>,
-    ) {
+    fn part_is_done(&mut self, file: &Arc<ToCheck>, back: Option<OpenBack>) {
         if file.left.fetch_sub(1, AcqRel) != 1 {
             return;
         }
@@ -162,11 +164,11 @@ impl Worker<'_> {
             return;
         }
         let found = std::mem::take(&mut *file.found());
-        let result = match (found.error, back, reader) {
-            (Some(error), ..) => Err(error),
-            (None, Some(back), Some(reader)) => self.conclude(file, &back, found.bad_cells, reader),
+        let result = match (found.error, back) {
+            (Some(error), _) => Err(error),
+            (None, Some(back)) => self.conclude(file, &back, found.bad_cells),
             // Only a digest was wanted.
-            (None, ..) => Ok(()),
+            (None, None) => Ok(()),
         };
         self.file_is_checked(file, result);
     }
@@ -176,24 +178,24 @@ impl Worker<'_> {
         file: &ToCheck,
         back: &OpenBack,
         mut bad_cells: Vec<u64>,
-        reader: &mut Reader,
     ) -> Result<(), StepError> {
         if let Some(checks) = &self.job.checks {
             checks.tally.files.fetch_add(1, Relaxed);
         }
         if !bad_cells.is_empty() {
             bad_cells.sort_unstable();
-            self.repair(file, back, &bad_cells, reader)?;
+            self.repair(file, back, &bad_cells)?;
         }
+        let _pass = lanes::enter(Lane::DestinationCreate);
         self.set_late_attributes(file, &back.file)
     }
 }
 
 /// Compares a cell that was read back. A read that fails is damage, too: filesystems with checksums
 /// of their own show damage in this way only.
-fn judge(algorithm: Algorithm, file: &ToCheck, cell: u64, read: Result<&[u8], Errno>) {
-    match read {
-        Ok(bytes) if file.content.cell(cell) == Some(algorithm.digest(bytes)) => {}
+fn judge(file: &ToCheck, cell: u64, digest: Result<Digest, Errno>) {
+    match digest {
+        Ok(digest) if file.content.cell(cell) == Some(digest) => {}
         Ok(_) => file.found().bad_cells.push(cell),
         Err(errno) if FailureKind::of(errno) == FailureKind::Io => {
             file.found().bad_cells.push(cell);

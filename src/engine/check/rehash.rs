@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Part, Reader, ToCheck};
 use crate::backend::chunk::Holes;
 use crate::backend::plain::read_up_to;
-use crate::checksum::cell_range;
+use crate::checksum::{Algorithm, Digest, Hasher, cell_range};
 use crate::engine::file::open_source_in;
 use crate::engine::inode::same_version;
 use crate::engine::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::lanes::{self, Lane};
 
 impl Worker<'_> {
     /// Finds out the digests of a part that are still unknown.
@@ -22,7 +23,8 @@ impl Worker<'_> {
         let Some(first) = unknown.next() else { return Ok(()) };
         let Some(checks) = &self.job.checks else { return Ok(()) };
         checks.tally.reread.fetch_add(u64::from(part.cells.start == 0), Relaxed);
-        let source = self.with_descriptors(|_| open_unchanged(file))?;
+        let source =
+            self.with_descriptors(|worker| open_unchanged(file, || worker.job.stopped()))?;
         let mut holes = Holes::of(&file.stat, self.job.tells_holes(&file.dir).0);
         for cell in std::iter::once(first).chain(unknown) {
             if self.job.stopped() {
@@ -32,7 +34,9 @@ impl Worker<'_> {
             let digest = if holes.contain(&source, &range).at(Step::Read)? {
                 checks.algorithm.of_zeros(range.end - range.start)
             } else {
-                checks.algorithm.digest(read_cell(&source, &range, reader.cells.buffer())?)
+                lanes::take_bytes(range.end - range.start);
+                let _pass = lanes::enter(Lane::SourceRead);
+                read_digest(checks.algorithm, &source, &range, reader.cells.buffer())?
             };
             file.content.set(cell, digest);
         }
@@ -44,7 +48,11 @@ impl Worker<'_> {
 ///
 /// # Errors
 /// `SourceChanged` when it is not.
-pub(super) fn open_unchanged(file: &ToCheck) -> Result<OwnedFd, StepError> {
+pub(super) fn open_unchanged(
+    file: &ToCheck,
+    stopped: impl Fn() -> bool,
+) -> Result<OwnedFd, StepError> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
     let dir = file.dir.source().at(Step::Open)?;
     let (source, stat) = open_source_in(&dir, &file.source_name, stopped)?;
     if same_version(&stat, &file.stat) { Ok(source) } else { Err(changed()) }
@@ -55,7 +63,27 @@ fn still_unchanged(file: &ToCheck, source: &OwnedFd) -> Result<(), StepError> {
     if same_version(&now, &file.stat) { Ok(()) } else { Err(changed()) }
 }
 
-/// The bytes of one cell of a source.
+/// The digest of one cell of a source, read one buffer at a time.
+///
+/// # Errors
+/// `SourceChanged` when it ends before.
+fn read_digest(
+    algorithm: Algorithm,
+    source: &OwnedFd,
+    range: &Range<u64>,
+    buffer: &mut [u8],
+) -> Result<Digest, StepError> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + buffer.len() as u64);
+        hasher.update(read_cell(source, &(at..end), buffer)?);
+        at = end;
+    }
+    Ok(hasher.finish())
+}
+
+/// The bytes of one cell of a source, or of a part of it.
 ///
 /// # Errors
 /// `SourceChanged` when it ends before.

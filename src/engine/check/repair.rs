@@ -9,9 +9,9 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::fsync;
 
+use super::ToCheck;
 use super::read_back::verify_failed;
 use super::rehash::{changed, open_unchanged, read_cell};
-use super::{Reader, ToCheck};
 use crate::backend::past_cache::OpenBack;
 use crate::backend::plain::write_all;
 use crate::checksum::{CELL_BYTES, cell_range};
@@ -45,7 +45,6 @@ impl Worker<'_> {
         file: &ToCheck,
         back: &OpenBack,
         bad_cells: &[u64],
-        reader: &mut Reader,
     ) -> Result<(), StepError> {
         let Some(checks) = &self.job.checks else { return Ok(()) };
         let path = || file.dir.source_path(Some(&file.source_name));
@@ -55,7 +54,8 @@ impl Worker<'_> {
         for cell in bad_cells {
             let range = cell_range(*cell, file.size());
             let mended = mending.as_mut().map(|mending| {
-                let right = read_cell(&mending.source, &range, reader.cells.buffer())?;
+                let mut right = Buffer::new(cell_bytes()).at(Step::Repair)?;
+                let right = read_cell(&mending.source, &range, &mut right)?;
                 if Some(checks.algorithm.digest(right)) != file.content.cell(*cell) {
                     return Err(changed());
                 }
@@ -87,7 +87,8 @@ impl Worker<'_> {
         file: &'a ToCheck,
         back: &'a OpenBack,
     ) -> Result<Mending<'a>, StepError> {
-        let source = self.with_descriptors(|_| open_unchanged(file))?;
+        let source =
+            self.with_descriptors(|worker| open_unchanged(file, || worker.job.stopped()))?;
         let target = self.with_descriptors(|_| open_target(file, back))?;
         let there = Buffer::new(cell_bytes()).at(Step::Repair)?;
         Ok(Mending { file, source, target, back, there })
