@@ -32,6 +32,8 @@ pub struct Sample {
     pub rss_mib: f64,
     /// What became less free at the target, in MiB; negative when something was freed meanwhile.
     pub used_mib: f64,
+    /// Exit code.
+    pub code: i32,
     /// Metadata requests to the filesystems with latency, where it is them.
     pub requests: Option<u64>,
     /// Most of these requests in hand at once, at source or target.
@@ -174,7 +176,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
             let failed = match one(workload, series.row, &mut arena, &copy)? {
                 Ok(sample) => {
                     series.samples.push(sample);
-                    None
+                    (sample.code != 0).then(|| format!("exit {}", sample.code))
                 }
                 Err(failed) => {
                     series.ended = Some("failed".to_owned());
@@ -245,6 +247,7 @@ fn one(
         cpu: measured.cpu,
         rss_mib: mib(measured.rss_kib * 1024),
         used_mib: mib(i64::try_from(before)? - i64::try_from(after)?),
+        code: measured.code,
         requests: counters
             .as_ref()
             .map(|(from, to)| from.metadata_requests() + to.metadata_requests()),
