@@ -118,10 +118,9 @@ fn running_in(directory: &Path) -> Vec<(u32, PathBuf)> {
         }
         if Path::new(&format!("/proc/{pid}")).exists() {
             // It may be another program by now; whether it answers will tell.
-            match UnixStream::connect(&path) {
-                Ok(_) => found.push((pid, path)),
-                // A number that was given to another process; `prepare` removes what is in its way.
-                Err(_) => {}
+            // If not, the number was given to another process; `prepare` removes what is in its way.
+            if UnixStream::connect(&path).is_ok() {
+                found.push((pid, path));
             }
         } else {
             let _ = fs::remove_file(path);
