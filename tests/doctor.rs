@@ -145,6 +145,7 @@ fn the_manual_of_copy_has_every_option_of_its_help() {
     let help = stdout(&longshore(&["copy", "--help"]).output().unwrap());
     let options: Vec<&str> = help
         .split_whitespace()
+        .map(|word| word.split('[').next().unwrap_or(word))
         .map(|word| word.trim_end_matches(|c: char| !c.is_alphanumeric()))
         .filter(|word| word.starts_with("--") && word.len() > 2)
         .collect();
