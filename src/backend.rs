@@ -5,6 +5,7 @@ pub(crate) mod chunk;
 pub(crate) mod pair;
 pub(crate) mod plain;
 pub(crate) mod range;
+mod read_ahead;
 pub(crate) mod uring;
 
 use std::os::fd::OwnedFd;
