@@ -6,6 +6,7 @@ pub(crate) mod pair;
 pub(crate) mod past_cache;
 pub(crate) mod plain;
 pub(crate) mod range;
+mod read_ahead;
 pub(crate) mod uring;
 
 use std::ops::Range;

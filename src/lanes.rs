@@ -62,6 +62,9 @@ const PIECE_SECONDS: f64 = 0.05;
 /// Pieces are not cut smaller than this, in bytes.
 const PIECE_MIN_BYTES: u64 = 64 << 10;
 
+/// Moving so many bytes takes so long that two looks at the clock do not matter.
+const LONG_BYTES: usize = 64 << 10;
+
 /// Bit of `brakes`: the copy is paused. The bits above it say which lanes are bounded.
 const PAUSED: u32 = 1;
 
@@ -292,13 +295,18 @@ pub(crate) struct Pass {
 /// Begins an operation in a lane, once pause and bounds allow it. Inside another pass this does
 /// nothing: the time belongs to the outer one, and nobody who holds room waits for more.
 pub(crate) fn enter(lane: Lane) -> Pass {
+    enter_for(lane, 0)
+}
+
+/// As [`enter`], for moving so many bytes: whoever moves many can afford to be timed each time.
+pub(crate) fn enter_for(lane: Lane, bytes: usize) -> Pass {
     with_seat(|here| {
         if std::mem::replace(&mut here.inside, true) {
             return None;
         }
         let braked = here.lanes.brakes.load(Relaxed) != 0;
         let gated = braked && here.lanes.hold(lane, &here.seat);
-        let start = here.samplers[lane as usize].begin();
+        let start = here.samplers[lane as usize].begin(bytes >= LONG_BYTES);
         Some(Pass { lane: Some(lane), start, gated, in_ring: false })
     })
     .unwrap_or(Pass { lane: None, start: None, gated: false, in_ring: false })
@@ -307,7 +315,7 @@ pub(crate) fn enter(lane: Lane) -> Pass {
 /// As [`enter`], for waiting until one of the operations in a ring is done. That many are in flight
 /// already, so that it is no reason to have more workers.
 pub(crate) fn enter_ring(lane: Lane) -> Pass {
-    let mut pass = enter(lane);
+    let mut pass = enter_for(lane, LONG_BYTES);
     pass.in_ring = true;
     pass
 }

@@ -65,6 +65,11 @@ impl ChunkSupply {
         position.next >= end
     }
 
+    /// How far there is nothing but data, at most `end`; zero where there may be holes.
+    pub(crate) fn dense_until(&self, end: u64) -> u64 {
+        if self.sparse { 0 } else { end.min(self.size_bytes) }
+    }
+
     /// The next piece; `None` when all have been handed out. Holes are looked up (`SEEK_DATA`) as
     /// they come, so that a file with millions of extents needs no memory.
     pub(crate) fn next(&self, source: impl AsFd) -> Result<Option<Range<u64>>, Errno> {

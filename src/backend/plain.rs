@@ -5,22 +5,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::{pread, pwrite};
 
+use super::read_ahead::ReadAhead;
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::lanes::{self, Lane};
-use crate::sys;
 use crate::sys::buffer::Buffer;
 
 /// Unit of buffered reading and writing: it stays in the second-level cache between the read and the
 /// write, which 1 MiB does not where that cache is 1 MiB (benches/README.md).
 const BUFFERED_UNIT: usize = 256 << 10;
-
-/// What one call of posix_fadvise(2) has fetched at most (`force_page_cache_ra` in Linux takes no more
-/// than the device's largest request).
-const READ_AHEAD_UNIT: usize = 1 << 20;
 
 /// Unit of reading a file of unknown size; most are shorter than a page.
 const STREAM_UNIT: usize = 64 << 10;
@@ -59,8 +55,9 @@ impl Plain {
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
+        let mut ahead = ReadAhead::default();
         while let Some(chunk) = next_chunk(file)? {
-            read_ahead(file.source.as_fd(), &chunk);
+            ahead.begin(file, &chunk);
             let mut start = chunk.start;
             while start < chunk.end {
                 // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
@@ -163,22 +160,6 @@ pub(super) fn next_chunk(file: &LargeFile) -> Result<Option<std::ops::Range<u64>
     file.chunks.next(&file.source).at(Step::Read)
 }
 
-/// Has the kernel fetch all of a chunk that is not in memory, so that the device has more to do than
-/// the next few pages. The kernel takes about one mebibyte at a time.
-fn read_ahead(source: BorrowedFd<'_>, chunk: &std::ops::Range<u64>) {
-    let is_cold =
-        |offset| matches!(sys::read_without_waiting(source, &mut [0], offset), Err(Errno::EAGAIN));
-    if !is_cold(chunk.start.cast_signed()) {
-        return;
-    }
-    for start in chunk.clone().step_by(READ_AHEAD_UNIT) {
-        let length = (chunk.end - start).min(READ_AHEAD_UNIT as u64);
-        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
-        // Advice that is not taken costs speed only.
-        let _ = posix_fadvise(source, start.cast_signed(), length.cast_signed(), advice);
-    }
-}
-
 /// Counts a piece that is written.
 pub(super) fn account(
     file: &LargeFile,
@@ -242,7 +223,7 @@ pub(super) fn read_some(
     offset: u64,
 ) -> Result<usize, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
-    let _pass = lanes::enter(Lane::SourceRead);
+    let _pass = lanes::enter_for(Lane::SourceRead, buffer.len());
     loop {
         match pread(source, buffer, offset) {
             Err(Errno::EINTR) => {}
@@ -325,7 +306,7 @@ pub(crate) fn write_all(
     offset: u64,
 ) -> Result<(), StepError> {
     let mut offset = i64::try_from(offset).map_err(|_| Errno::EFBIG).at(Step::Write)?;
-    let _pass = lanes::enter(Lane::DestinationWrite);
+    let _pass = lanes::enter_for(Lane::DestinationWrite, bytes.len());
     while !bytes.is_empty() {
         match pwrite(destination, bytes, offset) {
             Ok(0) => return Err(StepError::os(Step::Write, Errno::EIO)),

@@ -10,7 +10,8 @@ use super::Lane;
 
 /// An operation that is shorter did not wait for anything worth knowing.
 const FAST: Duration = Duration::from_micros(20);
-/// Of fast operations one in so many is timed.
+/// Of fast operations one in so many is timed, on average: at random, because what is slow may come
+/// at regular distances (the read that waits for the next readahead, the first completion of a batch).
 const FAST_PERIOD: u32 = 16;
 /// Of slow operations one in so many is asked for the processor's time as well, which costs a
 /// system call.
@@ -170,6 +171,8 @@ fn cpu_time() -> Duration {
 pub(crate) struct Start {
     at: Instant,
     cpu: Option<Duration>,
+    /// It stands for itself only.
+    alone: bool,
 }
 
 /// Decides which operations of one lane are timed on one worker, and estimates the rest.
@@ -186,16 +189,25 @@ pub(crate) struct Sampler {
     last: Option<Instant>,
     /// Share of the processor in slow operations, as far as it is known.
     busy: f64,
+    /// State of the random numbers.
+    random: u32,
 }
 
 impl Sampler {
-    pub(crate) fn begin(&mut self) -> Option<Start> {
-        if self.left > 0 {
+    /// Begins an operation. One that is `long` is worth a clock in any case.
+    pub(crate) fn begin(&mut self, long: bool) -> Option<Start> {
+        if self.left > 0 && !long {
             self.left -= 1;
             return None;
         }
         let cpu = (self.slow && self.timed.is_multiple_of(CPU_PERIOD)).then(cpu_time);
-        Some(Start { at: Instant::now(), cpu })
+        Some(Start { at: Instant::now(), cpu, alone: self.left > 0 })
+    }
+
+    /// A number below `2 * FAST_PERIOD`, from a linear congruential generator (Numerical Recipes).
+    fn pause(&mut self) -> u32 {
+        self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.random >> 16) % (2 * FAST_PERIOD)
     }
 
     /// Returns how long was waited, as far as this was timed.
@@ -204,7 +216,7 @@ impl Sampler {
             self.skipped += 1;
             return Duration::ZERO;
         };
-        add(&cells.passes, u64::from(self.skipped) + 1);
+        add(&cells.passes, if start.alone { 1 } else { u64::from(self.skipped) + 1 });
         let now = Instant::now();
         let inside = now - start.at;
         let slow = inside >= FAST;
@@ -212,6 +224,12 @@ impl Sampler {
             let busy = cpu_time().saturating_sub(before).as_secs_f64() / inside.as_secs_f64();
             let weight = if self.busy == 0.0 { 1.0 } else { 0.25 };
             self.busy += weight * (busy.clamp(0.001, 1.0) - self.busy);
+        }
+        if start.alone {
+            add(&cells.inside, nanos(inside));
+            let waited = if slow { inside.mul_f64(1.0 - self.busy) } else { Duration::ZERO };
+            add(&cells.waited, nanos(waited));
+            return waited;
         }
         // Those that went by are taken to have been like this one, but they were over before it.
         let before = self.last.map_or(Duration::ZERO, |last| start.at - last);
@@ -221,7 +239,7 @@ impl Sampler {
         add(&cells.waited, nanos(waited));
         self.timed = self.timed.wrapping_add(1);
         self.skipped = 0;
-        self.left = if slow { 0 } else { FAST_PERIOD - 1 };
+        self.left = if slow { 0 } else { self.pause() };
         self.slow = slow;
         self.last = Some(now);
         waited
