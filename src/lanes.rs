@@ -21,7 +21,7 @@ use crate::cancel::Cancel;
 use crate::options::CopyOptions;
 use gate::Gate;
 use limit::Bucket;
-use seat::{Sampler, Seat, Start};
+use seat::{Sampler, Seat, Start, Timing};
 
 /// What an operation waits for. The words are keys of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -295,29 +295,33 @@ pub(crate) struct Pass {
 /// Begins an operation in a lane, once pause and bounds allow it. Inside another pass this does
 /// nothing: the time belongs to the outer one, and nobody who holds room waits for more.
 pub(crate) fn enter(lane: Lane) -> Pass {
-    enter_for(lane, 0)
+    begin(lane, Timing::Sampled)
 }
 
-/// As [`enter`], for moving so many bytes: whoever moves many can afford to be timed each time.
+/// As [`enter`], for moving so many bytes.
 pub(crate) fn enter_for(lane: Lane, bytes: usize) -> Pass {
+    begin(lane, if bytes < LONG_BYTES { Timing::Sampled } else { Timing::Each })
+}
+
+/// As [`enter`], for waiting until one of the operations in a ring is done. That many are in flight
+/// already, so that it is no reason to have more workers.
+pub(crate) fn enter_ring(lane: Lane) -> Pass {
+    let mut pass = begin(lane, Timing::Wait);
+    pass.in_ring = true;
+    pass
+}
+
+fn begin(lane: Lane, timing: Timing) -> Pass {
     with_seat(|here| {
         if std::mem::replace(&mut here.inside, true) {
             return None;
         }
         let braked = here.lanes.brakes.load(Relaxed) != 0;
         let gated = braked && here.lanes.hold(lane, &here.seat);
-        let start = here.samplers[lane as usize].begin(bytes >= LONG_BYTES);
+        let start = here.samplers[lane as usize].begin(timing);
         Some(Pass { lane: Some(lane), start, gated, in_ring: false })
     })
     .unwrap_or(Pass { lane: None, start: None, gated: false, in_ring: false })
-}
-
-/// As [`enter`], for waiting until one of the operations in a ring is done. That many are in flight
-/// already, so that it is no reason to have more workers.
-pub(crate) fn enter_ring(lane: Lane) -> Pass {
-    let mut pass = enter_for(lane, LONG_BYTES);
-    pass.in_ring = true;
-    pass
 }
 
 impl Drop for Pass {

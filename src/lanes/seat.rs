@@ -166,13 +166,23 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
+/// How an operation is to be timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timing {
+    /// Now and then: there are very many of them.
+    Sampled,
+    /// Each, with the processor's time: it is long enough not to notice.
+    Each,
+    /// Each, and all of it is waiting.
+    Wait,
+}
+
 /// The start of a timed operation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
     at: Instant,
     cpu: Option<Duration>,
-    /// It stands for itself only.
-    alone: bool,
+    timing: Timing,
 }
 
 /// Decides which operations of one lane are timed on one worker, and estimates the rest.
@@ -187,21 +197,25 @@ pub(crate) struct Sampler {
     slow: bool,
     /// End of the last timed one.
     last: Option<Instant>,
-    /// Share of the processor in slow operations, as far as it is known.
-    busy: f64,
+    /// Seconds of slow operations, and of them on the processor, of late.
+    slow_seconds: f64,
+    busy_seconds: f64,
     /// State of the random numbers.
     random: u32,
 }
 
 impl Sampler {
-    /// Begins an operation. One that is `long` is worth a clock in any case.
-    pub(crate) fn begin(&mut self, long: bool) -> Option<Start> {
-        if self.left > 0 && !long {
+    pub(crate) fn begin(&mut self, timing: Timing) -> Option<Start> {
+        if timing == Timing::Sampled && self.left > 0 {
             self.left -= 1;
             return None;
         }
-        let cpu = (self.slow && self.timed.is_multiple_of(CPU_PERIOD)).then(cpu_time);
-        Some(Start { at: Instant::now(), cpu, alone: self.left > 0 })
+        let cpu = match timing {
+            Timing::Sampled => self.slow && self.timed.is_multiple_of(CPU_PERIOD),
+            Timing::Each => true,
+            Timing::Wait => false,
+        };
+        Some(Start { at: Instant::now(), cpu: cpu.then(cpu_time), timing })
     }
 
     /// A number below `2 * FAST_PERIOD`, from a linear congruential generator (Numerical Recipes).
@@ -216,32 +230,48 @@ impl Sampler {
             self.skipped += 1;
             return Duration::ZERO;
         };
-        add(&cells.passes, if start.alone { 1 } else { u64::from(self.skipped) + 1 });
         let now = Instant::now();
         let inside = now - start.at;
-        let slow = inside >= FAST;
-        if slow && let Some(before) = start.cpu {
-            let busy = cpu_time().saturating_sub(before).as_secs_f64() / inside.as_secs_f64();
-            let weight = if self.busy == 0.0 { 1.0 } else { 0.25 };
-            self.busy += weight * (busy.clamp(0.001, 1.0) - self.busy);
+        let used = start.cpu.map(|before| cpu_time().saturating_sub(before).min(inside));
+        let (passes, time, waited) = match start.timing {
+            Timing::Wait => (1, inside, inside),
+            Timing::Each => (1, inside, inside - used.unwrap_or_default()),
+            Timing::Sampled => self.sampled(start.at, inside, used),
+        };
+        add(&cells.passes, passes);
+        add(&cells.inside, nanos(time));
+        add(&cells.waited, nanos(waited));
+        if start.timing == Timing::Sampled {
+            self.last = Some(now);
         }
-        if start.alone {
-            add(&cells.inside, nanos(inside));
-            let waited = if slow { inside.mul_f64(1.0 - self.busy) } else { Duration::ZERO };
-            add(&cells.waited, nanos(waited));
-            return waited;
+        waited
+    }
+
+    /// What a timed operation says of itself and of those that went by: how many they are, how long
+    /// they took, and how long of that they waited.
+    fn sampled(
+        &mut self,
+        at: Instant,
+        inside: Duration,
+        used: Option<Duration>,
+    ) -> (u64, Duration, Duration) {
+        let slow = inside >= FAST;
+        if slow && let Some(used) = used {
+            // Long ones count for more, and old ones for less.
+            self.slow_seconds = 0.9 * self.slow_seconds + inside.as_secs_f64();
+            self.busy_seconds = 0.9 * self.busy_seconds + used.as_secs_f64();
         }
         // Those that went by are taken to have been like this one, but they were over before it.
-        let before = self.last.map_or(Duration::ZERO, |last| start.at - last);
+        let before = self.last.map_or(Duration::ZERO, |last| at - last);
         let time = inside + (inside * self.skipped).min(before);
-        add(&cells.inside, nanos(time));
-        let waited = if slow { time.mul_f64(1.0 - self.busy) } else { Duration::ZERO };
-        add(&cells.waited, nanos(waited));
+        let busy =
+            if self.slow_seconds > 0.0 { self.busy_seconds / self.slow_seconds } else { 0.0 };
+        let waited = if slow { time.mul_f64(1.0 - busy.min(1.0)) } else { Duration::ZERO };
+        let passes = u64::from(self.skipped) + 1;
         self.timed = self.timed.wrapping_add(1);
         self.skipped = 0;
         self.left = if slow { 0 } else { self.pause() };
         self.slow = slow;
-        self.last = Some(now);
-        waited
+        (passes, time, waited)
     }
 }
