@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,11 +25,8 @@ pub const MODE: &str = "--limit";
 /// measured at five times the CPU of 256 KiB, which would be no limit.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What a thread takes of a file that all of them share.
-const RANGE_BYTES: u64 = 4 << 20;
-
 /// The command line of a limit. `kind`: `stream` reads every file to its end; `segments` follows the
-/// extents of sparse files; `ranges` gives every file at the top to all threads together.
+/// extents of sparse files.
 pub fn argv(kind: &str, threads: usize, source: &Path, copy: &Path) -> Vec<OsString> {
     let own = std::env::current_exe().unwrap_or_default();
     let words = [MODE, kind, &threads.to_string()].map(OsString::from);
@@ -47,9 +44,6 @@ pub fn main(args: &[String]) -> Result<()> {
     let [kind, threads, source, copy] = args else { bail!("{MODE} KIND THREADS SOURCE COPY") };
     let (source, copy) = (Path::new(source), Path::new(copy));
     fs::create_dir(copy)?;
-    if kind == "ranges" {
-        return together(threads.parse()?, source, copy);
-    }
     let work = Work {
         dirs: Mutex::new(vec![PathBuf::new()]),
         more: Condvar::new(),
@@ -163,36 +157,6 @@ impl Work<'_> {
             }
         }
     }
-}
-
-/// Copies the files at the top one after the other, each by all threads.
-fn together(threads: usize, source: &Path, copy: &Path) -> Result<()> {
-    for entry in fs::read_dir(source)? {
-        let entry = entry?;
-        let (from, to) = (File::open(entry.path())?, File::create(copy.join(entry.file_name()))?);
-        let size = from.metadata()?.len();
-        let next = AtomicU64::new(0);
-        let work = || -> Result<()> {
-            let mut buffer = vec![0; usize::try_from(RANGE_BYTES)?];
-            loop {
-                let at = next.fetch_add(RANGE_BYTES, Relaxed);
-                if at >= size {
-                    return Ok(());
-                }
-                let piece = &mut buffer[..usize::try_from(RANGE_BYTES.min(size - at))?];
-                from.read_exact_at(piece, at)?;
-                to.write_all_at(piece, at)?;
-            }
-        };
-        std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            handles.into_iter().try_for_each(|handle| match handle.join() {
-                Ok(result) => result,
-                Err(_) => bail!("a thread of the limit panicked"),
-            })
-        })?;
-    }
-    Ok(())
 }
 
 fn pair(from: &OwnedFd, to: &OwnedFd, name: &OsString) -> Result<(File, File)> {

@@ -40,7 +40,6 @@ pub fn all(quick: bool) -> Vec<Workload> {
         clone_large(quick),
         latency_small(quick),
         latency_large(quick),
-        latency_striped(quick),
     ];
     if quick {
         for workload in all.iter_mut().filter(|workload| workload.timed) {
@@ -210,8 +209,8 @@ const SERVERS: usize = 8;
 /// What each of them gives, in MiB/s.
 const SERVER_MIB: usize = 32;
 
-fn servers(stripes: Option<(usize, u64)>) -> Place {
-    let servers = Servers { count: SERVERS, bandwidth: (SERVER_MIB as u64) << 20, stripes };
+fn servers() -> Place {
+    let servers = Servers { count: SERVERS, bandwidth: (SERVER_MIB as u64) << 20, stripes: None };
     Place::Latency { metadata: LATENCY, data: Duration::ZERO, servers: Some(servers) }
 }
 
@@ -222,28 +221,14 @@ fn servers_seconds(mib: usize) -> f64 {
 }
 
 fn latency_large(quick: bool) -> Workload {
-    let (files, mib) = if quick { (16, 16) } else { (32, 24) };
+    let (files, mib) = if quick { (16, 16) } else { (32, 48) };
     let about =
         format!("{files} files of {mib} MiB on {SERVERS} data servers of {SERVER_MIB} MiB/s");
     let fpsync = Row::Peer(Peer::Fpsync { jobs: 8, files: 1 });
-    let rows = [CP, MAIN, XCP, RCLONE, fpsync, Row::Peer(Peer::Dcp(8)), Row::Limit("stream", 16)];
+    let rows = [CP, MAIN, XCP, fpsync, Row::Peer(Peer::Dcp(8)), Row::Limit("stream", 32)];
     let aims = [Aim::OfLimit(1.05), Aim::OfSeconds(1.05, servers_seconds(files * mib))];
     let workload = Workload::new("latency-large", about, Tree::Large { files, mib }, &rows)
-        .on(servers(None))
-        .by_gib()
-        .aims(&aims);
-    workload.patient(0.0)
-}
-
-fn latency_striped(quick: bool) -> Workload {
-    let mib = if quick { 256 } else { 768 };
-    let about = format!(
-        "one file of {mib} MiB over {SERVERS} data servers of {SERVER_MIB} MiB/s, 1 MiB a piece"
-    );
-    let rows = [CP, MAIN, RSYNC, XCP, RCLONE, Row::Limit("ranges", 16)];
-    let aims = [Aim::OfLimit(1.05), Aim::OfSeconds(1.05, servers_seconds(mib))];
-    let workload = Workload::new("latency-striped", about, Tree::Large { files: 1, mib }, &rows)
-        .on(servers(Some((SERVERS, 1 << 20))))
+        .on(servers())
         .by_gib()
         .aims(&aims);
     workload.patient(0.0)

@@ -26,6 +26,9 @@ const CHUNK_MIN_BYTES: usize = 1 << 20;
 const LARGE_SLOTS: usize = 4;
 /// Threads per core where threads have to hide the latency of the device or server.
 const THREADS_PER_CORE: usize = 4;
+/// Workers to begin with where every request goes to a server and back: few for any server, and two
+/// doublings less to wait for.
+const REMOTE_BEGIN: usize = 8;
 /// More threads than this gain nothing without adapting to the filesystem.
 const THREADS_MAX: usize = 32;
 /// More threads than this are never tried: they hide 1 ms for 100,000 operations a second.
@@ -101,7 +104,12 @@ impl Sizing {
             None if in_memory || mover == Mover::Uring => cores,
             None => (cores * THREADS_PER_CORE).min(THREADS_MAX),
         };
-        let begin = if adaptive { cores.min(wanted) } else { wanted };
+        let remote = source.remote || destination.remote;
+        let begin = match (adaptive, remote) {
+            (false, _) => wanted,
+            (true, false) => cores.min(wanted),
+            (true, true) => cores.max(REMOTE_BEGIN).min(wanted),
+        };
         let descriptors = descriptors();
         let (starters, depth, keep) = share_descriptors(descriptors, begin, mover)?;
         let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
@@ -124,11 +132,7 @@ impl Sizing {
             threads,
             starters,
             extra_unit: (LARGE_BUFFERS_BYTES / threads).clamp(EXTRA_UNIT_MIN, CHUNK_MIN_BYTES),
-            expected: if source.remote || destination.remote {
-                threads.min(THREADS_MAX)
-            } else {
-                1
-            },
+            expected: if remote { threads.min(THREADS_MAX) } else { 1 },
             depth,
             large_slots: (per_worker / chunk_bytes).clamp(1, LARGE_SLOTS),
             chunk_bytes,
