@@ -96,7 +96,11 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     if let Some(checks) = &job.checks
         && !job.stopped()
     {
-        crew::work(&job, checks.take_rest(&job))?;
+        // Much has been written by now: it is too late for a refusal.
+        if crew::work(&job, checks.take_rest(&job)).is_err() {
+            let unread = StepError::os(Step::ReadBack, nix::errno::Errno::ENOMEM);
+            job.fail(plan.roots[0].source.clone(), unread);
+        }
     }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
         // Never seen since the walk counts entries before it hands them out; but attributes that are
@@ -118,9 +122,8 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     }
     drop(seat);
     let sync_started = Instant::now();
-    let mut flushed = true;
     if plan.options.sync != SyncPolicy::None && !plan.options.dry_run && !job.stopped() {
-        flushed = flush(plan, &job);
+        flush(plan, &job);
     }
     let sync_seconds = sync_started.elapsed().as_secs_f64();
     control.progress.walk_done.store(true, Relaxed);
@@ -149,7 +152,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         None if !errors.is_empty() || list_error.is_some() => Outcome::Partial,
         None => Outcome::Complete,
     };
-    let kept = job.end_journal(outcome, flushed);
+    let kept = job.end_journal(outcome);
     notes.extend(job.take_notes());
     if job.failures.counts() != errors {
         // Ending the journal can fail, too.
@@ -228,9 +231,8 @@ fn make_parents(plan: &Plan) -> Result<(), Refusal> {
 
 /// Brings everything written to stable storage; late errors of write-back appear here, and only in
 /// syncfs(2), filesystem by filesystem: sync(2) tells nothing. Returns whether no error appeared.
-fn flush(plan: &Plan, job: &Job<'_>) -> bool {
-    let mut well = true;
-    let Some(root) = plan.roots.first() else { return well };
+fn flush(plan: &Plan, job: &Job<'_>) {
+    let Some(root) = plan.roots.first() else { return };
     // Directories and links alone are to be flushed, too.
     if let Ok(fd) = openat(AT_FDCWD, &root.destination_dir, OFlag::O_PATH, Mode::empty())
         && let Ok(stat) = nix::sys::stat::fstat(&fd)
@@ -241,14 +243,12 @@ fn flush(plan: &Plan, job: &Job<'_>) -> bool {
         match device.map(nix::unistd::syncfs) {
             Some(Ok(())) => {}
             Some(Err(errno)) => {
-                well = false;
-                job.fail_at_destination(root.destination.clone(), StepError::os(Step::Sync, errno));
+                job.flushing_failed(errno);
             }
             // Write permission without read permission: nothing to name the filesystem by.
             None => nix::unistd::sync(),
         }
     }
-    well
 }
 
 /// The sentence for a copy that stopped early: what is full, and what is left of the other thing.

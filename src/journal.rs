@@ -62,6 +62,10 @@ pub struct Journal {
     plain: AtomicBool,
     /// Writing failed: nothing more is noted.
     broken: AtomicBool,
+    /// An error of flushing was met: what was written may be lost.
+    unreliable: AtomicBool,
+    /// Since the last checkpoint an item was made again that had been finished.
+    redone: AtomicBool,
     /// Whether this run noted anything that the next one can use.
     worth_keeping: AtomicBool,
     targets: Mutex<Targets>,
@@ -120,6 +124,8 @@ impl Journal {
             next_block: AtomicU64::new(earlier.blocks),
             plain: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            unreliable: AtomicBool::new(false),
+            redone: AtomicBool::new(false),
             worth_keeping: AtomicBool::new(false),
             targets: Mutex::default(),
             closed: Mutex::new(false),
@@ -179,6 +185,8 @@ impl Journal {
         self.bell.notify_all();
         let nothing = !self.goes_on() && !self.worth_keeping.load(Relaxed);
         let exact = lock(&self.header).exact;
+        let unreliable = self.unreliable.load(Relaxed);
+        let how = if how == End::Unfinished && unreliable { End::Unreliable } else { how };
         let keep = match how {
             End::Complete => false,
             // The place where the copy is going on is worth keeping, too.

@@ -221,6 +221,9 @@ impl Lanes {
 
     /// Sets how many workers there can be and how many the user allows.
     pub(crate) fn set_crew(&self, wanted: usize, cap: usize) {
+        if self.crew.most.load(Relaxed) > 0 {
+            return; // the copy has a second stage, for which the user's changes hold, too
+        }
         self.crew.most.store(cap, Relaxed);
         self.crew.cap.store(cap, Relaxed);
         self.crew.wanted.store(wanted, Relaxed);

@@ -5,7 +5,8 @@ mod reader;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -229,6 +230,29 @@ struct State {
     finished: bool,
 }
 
+/// The temporary name of a manifest: always the same, so that the next run removes what a killed one
+/// left, and of the form that is reserved for unfinished files.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    path.with_file_name(format!(".longshore-{:016x}", xxhash_rust::xxh3::xxh3_64(name)))
+}
+
+/// Makes a file where none is, after removing what a killed run may have left there.
+fn create(path: &Path) -> io::Result<File> {
+    let make = || {
+        let mut options = File::options();
+        options.write(true).create_new(true);
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
+    };
+    match make() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(path)?;
+            make()
+        }
+        other => other,
+    }
+}
+
 impl Writer {
     /// Begins the manifest of a copy.
     ///
@@ -239,10 +263,8 @@ impl Writer {
         let algorithm = plan.options.checksum;
         let base = std::path::absolute(base_of(plan)).unwrap_or_else(|_| base_of(plan));
         refuse_inside(path, plan)?;
-        let mut temporary = path.to_owned().into_os_string();
-        temporary.push(".unfinished");
-        let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary).map_err(|source| Refusal::System {
+        let temporary = temporary(path);
+        let file = create(&temporary).map_err(|source| Refusal::System {
             path: temporary.clone(),
             action: "create the manifest",
             source,

@@ -376,6 +376,55 @@ fn a_large_file_that_changed_meanwhile_on_either_side_starts_anew() {
     });
 }
 
+/// O_DIRECT writes the last block whole. A temporary file that was gone on with although nothing was
+/// known of what is written in it kept those bytes.
+#[test]
+fn a_temporary_file_that_is_too_long_is_cut() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (source, file, target) = large(&scratch, backend);
+        kill_within_large(copy(backend, &source, &target), &target);
+        let aside = fs::File::options().write(true).open(temporary(&target).unwrap()).unwrap();
+        aside.set_len(fs::metadata(&file).unwrap().len() + 3996).unwrap();
+        // Wipe out the ranges (docs/journal.md: kind 5).
+        let journal = the_journal(scratch.path());
+        let mut bytes = fs::read(&journal).unwrap();
+        let mut wiped = 0;
+        for block in bytes[65536..].chunks_mut(65536) {
+            for entry in block.chunks_exact_mut(48).filter(|entry| entry[8] == 5) {
+                entry.fill(0);
+                wiped += 1;
+            }
+        }
+        assert!(wiped > 0, "no ranges in the journal");
+        fs::write(&journal, &bytes).unwrap();
+        let run = copy(backend, &source, &target).expect(0);
+        assert_eq!(run.count("/resumed/ranges"), 0, "{}", run.describe());
+        assert_same_tree(&source, &target, Compare::default());
+    });
+}
+
+/// In a directory that others may write to, a file of ours can be given the name of the journal.
+#[test]
+fn a_file_that_only_has_the_journals_name_as_well_is_left_alone() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = many(&scratch, 2000);
+    let target = scratch.join("copy");
+    kill_when(copy(Backend::Auto, &source, &target).arg("-T"), "files", || entries(&target) > 500);
+    let journal = the_journal(scratch.path());
+    let thesis = scratch.join("thesis");
+    fs::write(&thesis, "years of work").unwrap();
+    fs::remove_file(&journal).unwrap();
+    fs::hard_link(&thesis, &journal).unwrap();
+    let state = scratch.join("state");
+    let command = copy(Backend::Auto, &source, &target)
+        .arg("-T")
+        .env("XDG_STATE_HOME", state.to_str().unwrap());
+    command.expect(0);
+    assert_eq!(fs::read_to_string(&thesis).unwrap(), "years of work");
+    assert_same_tree(&source, &target, Compare::default());
+}
+
 #[test]
 fn two_kills_in_one_large_file_lose_nothing_and_mix_up_nothing() {
     for_each_backend(|backend| {

@@ -322,6 +322,27 @@ fn copies_are_found_by_user_and_process_and_leave_nothing_behind() {
     assert_eq!((code, said.contains("no copy")), (Some(2), true), "{said}");
 }
 
+/// Symptom: `--control job.sock` removed a file `job.new`, `--manifest m.json` one named
+/// `m.json.unfinished`. Guarantee: names beside those that were given are nobody else's.
+#[test]
+fn files_beside_the_socket_and_the_manifest_are_left_alone() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = files(scratch.join("src"), 2, 1000);
+    let own = ["job.new", "m.json.unfinished", "job.sock.new"].map(|name| scratch.join(name));
+    for path in &own {
+        fs::write(path, "mine").unwrap();
+    }
+    let command = Longshore::copy(Backend::Auto).arg("--control").arg(scratch.join("job.sock"));
+    let command = command.arg("--manifest").arg(scratch.join("m.json"));
+    command.arg(&source).arg(scratch.join("copy")).expect(0);
+    for path in &own {
+        assert_eq!(fs::read(path).unwrap(), b"mine", "{}", path.display());
+    }
+    let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_copy_without_its_socket_is_a_copy_all_the_same() {
     let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };

@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,9 +113,15 @@ impl Served {
             let Some(path) = path else { return Ok(None) };
             // Between binding and listening nobody answers, and another copy or a `ctl` that came just
             // then would take the socket for a dead process's: it gets its name when it listens.
-            let early = path.with_extension("new");
-            let _ = std::fs::remove_file(&early); // what a killed process with our number left
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let early = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
+            let left = std::fs::symlink_metadata(&early); // by a killed process with our number
+            if left.is_ok_and(|left| left.file_type().is_socket()) {
+                let _ = std::fs::remove_file(&early);
+            }
             let socket = UnixListener::bind(&early)
+                // Whoever is waiting may have gone when he is let in: that must not be waited for.
+                .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
                 .and_then(|socket| std::fs::rename(&early, &path).map(|()| socket))
                 .map_err(|error| format!("{}: {error}", path.display()))?;
             Ok(Some(Listener { socket, path }))
@@ -138,6 +145,7 @@ impl Served {
             }
             match listener.socket.accept() {
                 Ok((stream, _)) => self.serve(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 // Out of descriptors, perhaps: the copy needs them more.
                 Err(_) if self.waits_until_over(None, SILENCE) => return,
                 Err(_) => {}

@@ -20,6 +20,7 @@ use nix::sys::stat::FileStat;
 
 use super::dir::Dir;
 use super::file::Pending;
+use super::inode::Inode;
 use super::job::{Job, Task};
 use super::links::Name;
 use super::worker::Worker;
@@ -56,6 +57,8 @@ pub(crate) struct ToCheck {
     /// The source when it was opened for the copy.
     stat: FileStat,
     content: Content,
+    /// The file that was published: nothing else under its name is looked at, let alone mended.
+    published: Option<Inode>,
     /// It was there before this copy: only its digest is wanted, for the manifest.
     skipped: bool,
     /// Parts that are not done.
@@ -164,11 +167,15 @@ impl Checks {
     /// Flushes what the files of a batch consist of, and cuts the batch into tasks.
     fn tasks(&self, job: &Job<'_>, files: Vec<ToCheck>) -> Vec<Task> {
         if self.read_back {
-            // What is still dirty could not be dropped from memory. An error of late write-back is
-            // reported by the flush at the end as well; what it damaged is found here.
+            // What is still dirty could not be dropped from memory. An error of late write-back shows
+            // only once, so it is reported here; what it damaged of these files is found below.
             for device in job.written_devices() {
                 match device {
-                    Some(fd) => drop(nix::unistd::syncfs(fd)),
+                    Some(fd) => {
+                        if let Err(errno) = nix::unistd::syncfs(fd) {
+                            job.flushing_failed(errno);
+                        }
+                    }
                     None => nix::unistd::sync(),
                 }
             }
@@ -275,6 +282,7 @@ impl Worker<'_> {
             name: pending.name.clone(),
             stat: pending.stat,
             content,
+            published: pending.published.get().copied(),
             skipped: false,
             left: AtomicUsize::new(1),
             found: Mutex::default(),
@@ -300,6 +308,7 @@ impl Worker<'_> {
             name: name.to_owned(),
             stat: *stat,
             content: Content::unknown(algorithm, stat.st_size.cast_unsigned()),
+            published: None,
             skipped: true,
             left: AtomicUsize::new(1),
             found: Mutex::default(),

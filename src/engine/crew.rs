@@ -12,7 +12,7 @@ use super::job::{Job, Task};
 use super::observe::Observer;
 use super::queue::{Handle, Queue};
 use super::worker::Worker;
-use crate::error::Refusal;
+use crate::error::{FailureKind, Refusal, Step, StepError};
 use crate::report::Concurrency;
 
 /// Stack of a worker thread. The walk does not recurse, so the default would do; stated because a
@@ -44,6 +44,8 @@ pub(crate) struct Present {
     /// Workers that came later.
     extras: AtomicUsize,
     peak: AtomicUsize,
+    /// One of them could begin.
+    worked: AtomicBool,
 }
 
 impl Present {
@@ -57,7 +59,7 @@ impl Present {
         self.peak.fetch_max(self.all(), Relaxed);
     }
 
-    fn goes(&self, extra: bool) {
+    pub(crate) fn goes(&self, extra: bool) {
         let group = if extra { &self.extras } else { &self.starters };
         group.fetch_sub(1, Relaxed);
     }
@@ -111,12 +113,15 @@ pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refus
             }
         }
         let concurrency = attend(scope, job, &queue, &present, &mut workers);
-        let mut alive = 0;
         for worker in workers {
-            match worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                Ok(()) => alive += 1,
-                Err(errno) => first_error = first_error.or(Some(errno)),
-            }
+            let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            first_error = first_error.or(result.err());
+        }
+        if queue.has_tasks() && present.worked.load(Relaxed) && !job.stopped() {
+            // Never seen since files in flight count as tasks; but items that are missing without a
+            // word would be the worst that can happen.
+            let lost = StepError::found(Step::Open, FailureKind::Internal);
+            job.fail(job.plan.roots[0].source.clone(), lost);
         }
         over.store(true, Relaxed);
         if let Some(counter) = counter {
@@ -124,7 +129,7 @@ pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refus
         }
         // One worker is enough: it has stolen everything from those that could not start.
         match first_error {
-            Some(errno) if alive == 0 => Err(Refusal::Request(format!(
+            Some(errno) if !present.worked.load(Relaxed) => Err(Refusal::Request(format!(
                 "no memory for the buffers of {} threads: {errno}",
                 sizing.starters
             ))),
@@ -150,6 +155,7 @@ fn send<'s, 'e: 's>(
             let _alarm = Alarm(queue);
             // A ring belongs to the thread that made it.
             let worker = Worker::new(job, place, extra, present);
+            present.worked.fetch_or(worker.is_ok(), Relaxed);
             worker.map(|mut worker| worker.run()).inspect_err(|_| present.goes(extra))
         })
         .map_err(|error| {

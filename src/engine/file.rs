@@ -3,8 +3,8 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -62,6 +62,8 @@ pub(crate) struct Pending {
     pub(crate) attempt: u8,
     /// Digests of the content, when they are wanted and were taken on the way.
     pub(crate) content: Option<Content>,
+    /// The file that was published, when it is to be read back.
+    pub(crate) published: OnceLock<Inode>,
 }
 
 /// An opened source and everything decided about it.
@@ -173,7 +175,7 @@ impl Worker<'_> {
         let pass = lanes::enter(Lane::DestinationCreate);
         let aside = streamed || size > SMALL_MAX_BYTES;
         let partial = self.partial(dir, name, &stat, aside && !streamed);
-        let aside = aside || self.was_finished(dir, name);
+        let aside = self.is_made_again(dir, name) || aside;
         let (created, temporary, owner, effective) = match partial {
             Some(Partial { created, temporary, fresh }) => {
                 (created, Some(temporary), Some(fresh.owner), fresh.mode)
@@ -209,6 +211,7 @@ impl Worker<'_> {
             link: source.link,
             attempt: source.attempt,
             content: None,
+            published: OnceLock::new(),
         };
         if streamed {
             self.stream(pending, &source.file, created.file);

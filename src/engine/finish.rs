@@ -141,7 +141,11 @@ impl Worker<'_> {
         }
         let _pass = lanes::enter(Lane::DestinationCreate);
         let aside = matches!(pending.visible, Visible::As(_));
-        let written = aside.then(|| publish::identity(&destination)).transpose()?;
+        let wanted = aside || self.job.reads_back();
+        let written = wanted.then(|| publish::identity(&destination)).transpose()?;
+        if let Some(written) = written {
+            let _ = pending.published.set(written); // once for each attempt
+        }
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
         let for_flags = (times && applied.is_ok() && (preserve.flags || preserve.project))

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode};
 
@@ -24,7 +25,7 @@ use super::sizing::Sizing;
 use super::tally::Tally;
 use crate::backend::pair::Pair;
 use crate::checksum::Algorithm;
-use crate::error::StepError;
+use crate::error::{Step, StepError};
 use crate::journal::Journal;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
@@ -120,6 +121,8 @@ pub(crate) struct Job<'j> {
     walking: AtomicUsize,
     /// Set when a directory could not be read, so that nothing may be deleted.
     walk_failed: AtomicBool,
+    /// An error of flushing was met.
+    flush_failed: AtomicBool,
     stop: AtomicBool,
     fatal: Mutex<Option<(PathBuf, StepError)>>,
     /// What the report says besides.
@@ -164,6 +167,7 @@ impl<'j> Job<'j> {
             written: Mutex::default(),
             walking: AtomicUsize::new(0),
             walk_failed: AtomicBool::new(false),
+            flush_failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             fatal: Mutex::new(None),
             notes: Mutex::default(),
@@ -294,6 +298,18 @@ impl<'j> Job<'j> {
     pub(crate) fn written_devices(&self) -> Vec<Option<OwnedFd>> {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.iter().map(|(_, fd)| fd.as_ref().and_then(|fd| fd.try_clone().ok())).collect()
+    }
+
+    /// Notes that written data may be lost; the kernel tells it once.
+    pub(crate) fn flushing_failed(&self, errno: Errno) {
+        self.flush_failed.store(true, Relaxed);
+        let destination = self.plan.roots.first().map(|root| root.destination.clone());
+        self.fail_at_destination(destination.unwrap_or_default(), StepError::os(Step::Sync, errno));
+    }
+
+    /// Whether an error of flushing was met.
+    pub(crate) fn has_flush_failed(&self) -> bool {
+        self.flush_failed.load(Relaxed)
     }
 
     /// The descriptors to flush every device by.

@@ -47,12 +47,12 @@ pub(super) fn open_journal(
 impl Job<'_> {
     /// Ends the journal's part in this copy. Returns whether the same command, as it is, goes on after
     /// this, or has nothing left to do.
-    pub(super) fn end_journal(&self, outcome: Outcome, flushed: bool) -> bool {
+    pub(super) fn end_journal(&self, outcome: Outcome) -> bool {
         let Some(journal) = &self.journal else { return false };
         let how = match outcome {
             Outcome::Complete => End::Complete,
             // What was written may never have reached the disk, and nobody knows which part.
-            _ if !flushed || self.is_destination_lost() => End::Unreliable,
+            _ if self.has_flush_failed() || self.is_destination_lost() => End::Unreliable,
             _ => End::Unfinished,
         };
         if !journal.end(how) {

@@ -81,6 +81,11 @@ impl<T> Queue<T> {
         Some(Handle { queue: self, own: Some(own), index })
     }
 
+    /// Whether tasks are left.
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.outstanding.load(SeqCst) > 0
+    }
+
     /// Waits until everything is done (true), at most so long (false).
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let over = || self.abandoned.load(SeqCst) || self.outstanding.load(SeqCst) == 0;
@@ -157,6 +162,11 @@ impl<T> Handle<'_, T> {
         if self.queue.outstanding.load(SeqCst) == 0 { Found::Finished } else { Found::NothingYet }
     }
 
+    /// Counts something that is to be done without being a task; say `done` after it.
+    pub(crate) fn begin(&self) {
+        self.queue.outstanding.fetch_add(1, SeqCst);
+    }
+
     /// Marks one found task as done. Its follow-up tasks must have been pushed before.
     pub(crate) fn done(&self) {
         if self.queue.outstanding.fetch_sub(1, SeqCst) == 1 {
@@ -189,6 +199,25 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
+
+    /// Files in flight bring tasks when they are finished; whoever waited for nothing else was gone.
+    #[test]
+    fn nobody_goes_home_while_something_is_in_flight() {
+        let queue = Queue::<u32>::new(2);
+        let (one, other) = (queue.join().expect("room"), queue.join().expect("room"));
+        one.push(1);
+        assert!(matches!(one.find(), Found::Task(1)));
+        one.begin();
+        one.done();
+        assert!(matches!(other.find(), Found::NothingYet));
+        assert!(!queue.wait(Duration::ZERO));
+        one.push(2);
+        one.done();
+        assert!(matches!(other.find(), Found::Task(2)));
+        other.done();
+        assert!(matches!(one.find(), Found::Finished));
+        assert!(!queue.has_tasks());
+    }
 
     /// A tree of tasks: every task of rank n pushes two of rank n - 1.
     #[test]

@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, ftruncate, unlinkat};
 
 use super::attributes::Fresh;
 use super::dir::Dir;
@@ -120,6 +120,15 @@ impl Worker<'_> {
     pub(super) fn was_finished(&self, dir: &Dir, name: &CStr) -> bool {
         let journal = self.journal.as_ref().map(Writer::journal);
         journal.is_some_and(|journal| journal.done(dir.key_of(name)).is_some())
+    }
+
+    /// As [`Worker::was_finished`], for an item that is about to be made again.
+    pub(super) fn is_made_again(&self, dir: &Dir, name: &CStr) -> bool {
+        let again = self.was_finished(dir, name);
+        if again && let Some(journal) = &self.journal {
+            self.noted(journal.journal().is_redone());
+        }
+        again
     }
 
     /// Notes that an item is complete. `stat` is its source when it was opened.
@@ -325,6 +334,10 @@ fn reopen(
     }
     let temporary = journal.again(dir.key_of(name), begun, file.as_fd()).ok()??;
     fchmod(&file, UNFINISHED).ok()?;
+    if found.st_size > stat.st_size {
+        // O_DIRECT wrote its last block whole, and the run was killed before it cut that.
+        ftruncate(&file, stat.st_size).ok()?;
+    }
     let owner = (found.st_uid, found.st_gid);
     let fresh = Fresh { owner, mode: UNFINISHED.bits(), may_have_acl: true };
     Some(Partial { created: Created { file, visible: Visible::As(aside) }, temporary, fresh })

@@ -110,7 +110,7 @@ impl Worker<'_> {
             (false, false) => ByName::Special,
             (false, true) => ByName::MayHaveAcl,
         };
-        let aside = self.was_finished(dir, name);
+        let aside = self.is_made_again(dir, name);
         let make = |name: &CStr, step, how: &dyn Fn(&CStr) -> Result<(), Errno>| {
             let _pass = lanes::enter(Lane::DestinationCreate);
             publish::make(target.as_fd(), name, step, aside, how)

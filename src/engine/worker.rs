@@ -40,6 +40,8 @@ pub(crate) struct Worker<'w> {
     pub(crate) reader: Option<Reader>,
     pub(crate) journal: Option<Writer>,
     finished: Vec<Finished<Pending>>,
+    /// Files in flight are counted as a task.
+    holding: bool,
 }
 
 impl<'w> Worker<'w> {
@@ -78,6 +80,7 @@ impl<'w> Worker<'w> {
             reader: None,
             journal: job.journal.as_ref().map(Writer::new),
             finished: Vec::new(),
+            holding: false,
         })
     }
 
@@ -107,8 +110,23 @@ impl<'w> Worker<'w> {
                 Found::NothingYet if self.backend.in_flight() > 0 => self.take_finished(true),
                 Found::NothingYet => self.handle.sleep(NAP),
                 Found::Finished if self.backend.in_flight() > 0 => self.take_finished(true),
-                Found::Finished => return,
+                Found::Finished => return self.present.goes(self.extra),
             }
+        }
+    }
+
+    /// Counts files in flight as a task that is not done: what they bring when they are finished (a
+    /// name to try again, a batch to read back) would come when everybody else has gone home.
+    fn hold_while_in_flight(&mut self) {
+        let flying = self.backend.in_flight() > 0;
+        if flying == self.holding {
+            return;
+        }
+        self.holding = flying;
+        if flying {
+            self.handle.begin();
+        } else {
+            self.handle.done();
         }
     }
 
@@ -155,6 +173,7 @@ impl<'w> Worker<'w> {
         } else {
             self.take_finished(false);
         }
+        self.hold_while_in_flight();
     }
 
     /// Hands a small file to the backend.
@@ -165,6 +184,7 @@ impl<'w> Worker<'w> {
         if !self.finished.is_empty() {
             self.take_finished(false);
         }
+        self.hold_while_in_flight();
     }
 
     /// Repeats a step while descriptors are short: what is in flight is finished first, then others

@@ -51,9 +51,15 @@ impl Journal {
                 let closed = lock(&journal.closed);
                 let waited = journal.bell.wait_timeout_while(closed, INTERVAL, |closed| !*closed);
                 let closed = *waited.unwrap_or_else(PoisonError::into_inner).0;
-                if closed || journal.checkpoint().is_err() {
-                    // An error of flushing is the copy's to find: its own descriptors show it, too.
+                if closed {
                     return;
+                }
+                match journal.checkpoint() {
+                    Ok(()) => {}
+                    Err(Errno::EACCES) => return,
+                    // The copy's own descriptors show the error, too; but it may be killed before it
+                    // looks, and the next run's would not.
+                    Err(_) => return journal.distrust(),
                 }
             }
         });
@@ -66,6 +72,7 @@ impl Journal {
     pub(crate) fn checkpoint(&self) -> Result<(), Errno> {
         // Whoever looks up the epoch after this gets the new one; whoever has the old one has written
         // his data before, and so the flush below brings them to the disk.
+        self.redone.store(false, Relaxed);
         let mut header = lock(&self.header).clone();
         let believed = self.epoch.fetch_add(1, AcqRel);
         header.epoch = believed.saturating_add(1);
@@ -78,7 +85,7 @@ impl Journal {
         }
         fdatasync(&*self.file)?;
         let closed = lock(&self.closed);
-        if *closed || self.broken.load(Relaxed) {
+        if *closed || self.broken.load(Relaxed) || self.redone.load(Relaxed) {
             return Ok(());
         }
         let mut header_now = lock(&self.header);
@@ -86,6 +93,40 @@ impl Journal {
         header_now.durable_epoch = believed;
         header_now.write(&self.file).map_err(|_| Errno::EIO)?;
         drop(header_now);
+        fdatasync(&*self.file)
+    }
+}
+
+impl Journal {
+    /// What was written may be lost, and nobody knows which part: no entry is believed any more.
+    pub(super) fn distrust(&self) {
+        self.broken.store(true, Relaxed);
+        self.unreliable.store(true, Relaxed);
+        let mut header = lock(&self.header);
+        // Entries are checked with the seed.
+        header.seed = header.seed.wrapping_add(1);
+        header.durable_epoch = 0;
+        if header.write(&self.file).is_err() || fdatasync(&*self.file).is_err() {
+            let _ = self.file.set_len(0); // no journal is better than one that lies
+        }
+    }
+
+    /// An item that an earlier run finished is about to be made again. Should the machine crash before
+    /// the next checkpoint, the older entry must not be believed: it would speak for content that
+    /// never reached the disk.
+    ///
+    /// # Errors
+    /// The errno of writing the header.
+    pub(crate) fn is_redone(&self) -> Result<(), Errno> {
+        if self.redone.swap(true, Relaxed) {
+            return Ok(());
+        }
+        let mut header = lock(&self.header);
+        if header.durable_epoch == 0 {
+            return Ok(());
+        }
+        header.durable_epoch = 0;
+        header.write(&self.file).map_err(|_| Errno::EIO)?;
         fdatasync(&*self.file)
     }
 }

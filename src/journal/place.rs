@@ -138,6 +138,10 @@ pub(super) fn open(path: &Path, write: bool) -> Result<There, Refusal> {
         if metadata.uid() != nix::unistd::geteuid().as_raw() {
             return Ok(There::NotOurs("belongs to another user".to_owned()));
         }
+        // It may be a file of ours that somebody gave this name to have it overwritten.
+        if metadata.nlink() != 1 {
+            return Ok(There::NotOurs("has several names".to_owned()));
+        }
         if !write {
             return Ok(There::Open(Held::Unlocked(file)));
         }

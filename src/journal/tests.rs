@@ -243,6 +243,48 @@ fn without_a_way_to_flush_there_is_no_checkpoint() {
     assert!(!bench.open().goes_on());
 }
 
+/// An error of flushing shows once. A checkpoint that met it and kept quiet left entries that the next
+/// run believed, of files whose content was lost.
+#[test]
+fn after_an_error_of_flushing_nothing_is_believed() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let journal = bench.open();
+    let writer = Writer::new(&journal);
+    writer.finished(key("f"), &stat, true).expect("noted");
+    journal.checkpoint().expect("flushed");
+    writer.finished(key("g"), &stat, true).expect("noted");
+    journal.distrust();
+    drop((writer, journal)); // killed
+    let journal = bench.open();
+    assert_eq!((journal.done(key("f")), journal.done(key("g"))), (None, None));
+    journal.distrust();
+    assert!(!journal.end(End::Unfinished));
+    drop(journal);
+    assert!(!bench.open().goes_on());
+}
+
+/// A finished file is made again and the machine crashes: the older entry must not speak for content
+/// that never reached the disk.
+#[test]
+fn what_is_made_again_is_durable_only_after_the_next_checkpoint() {
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let journal = bench.open();
+    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    journal.checkpoint().expect("flushed");
+    journal.is_redone().expect("noted");
+    let durable = || lock(&journal.header).durable_epoch;
+    assert_eq!(durable(), 0);
+    // What was made again before a checkpoint began is covered by it.
+    journal.checkpoint().expect("flushed");
+    assert!(durable() > 0);
+    journal.is_redone().expect("noted");
+    drop(journal);
+    bench.change_header(|header| header.boot = [b'x'; header::BOOT_BYTES]);
+    assert!(!bench.open().goes_on());
+}
+
 #[test]
 fn a_journal_in_use_is_refused_and_a_removed_one_is_made_anew() {
     let bench = Bench::new();

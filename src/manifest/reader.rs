@@ -185,7 +185,10 @@ impl Reader {
             return Ok(None);
         }
         let mut line = Vec::new();
-        self.file.read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
+        if let Err(error) = self.file.read_until(b'\n', &mut line) {
+            self.left = 0; // it would come again for ever
+            return Err(error.to_string());
+        }
         self.left -= 1;
         let line: Line = serde_json::from_slice(&line)
             .map_err(|error| format!("a line of the manifest cannot be understood: {error}"))?;

@@ -12,7 +12,7 @@ use super::{Part, ToCheck};
 use crate::backend::chunk::Holes;
 use crate::backend::past_cache::{CellReader, OpenBack};
 use crate::checksum::{Digest, cell_range};
-use crate::engine::inode::is_regular;
+use crate::engine::inode::{inode, is_regular};
 use crate::engine::sizing::Mover;
 use crate::engine::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -110,7 +110,9 @@ impl Worker<'_> {
             let dir = file.dir.destination().at(Step::ReadBack)?;
             OpenBack::open(dir.as_fd(), &file.name)
         })?;
-        let same = is_regular(back.stat.st_mode) && back.stat.st_size == file.stat.st_size;
+        let same = is_regular(back.stat.st_mode)
+            && back.stat.st_size == file.stat.st_size
+            && file.published.is_none_or(|published| inode(&back.stat) == published);
         if same { Ok(back) } else { Err(verify_failed()) }
     }
 
