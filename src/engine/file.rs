@@ -181,6 +181,9 @@ impl Worker<'_> {
                 (created, Some(temporary), Some(fresh.owner), fresh.mode)
             }
             None => {
+                if aside {
+                    self.note_aside(dir, name);
+                }
                 let create = |_: &mut Self| create_file(destination.as_fd(), name, mode, aside);
                 (self.with_descriptors(create)?, None, owner, effective)
             }

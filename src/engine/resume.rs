@@ -201,6 +201,13 @@ impl Worker<'_> {
         }
     }
 
+    /// Notes that a file is about to be made under its temporary name.
+    pub(super) fn note_aside(&self, dir: &Dir, name: &CStr) {
+        if let Some(journal) = &self.journal {
+            self.noted(journal.named(dir.key, temporary_number(name)));
+        }
+    }
+
     /// From now on the journal is told which ranges of a large file are written, when there will be
     /// several.
     pub(super) fn begin_ranges(

@@ -158,7 +158,7 @@ impl Earlier {
             self.begun.insert(key, Begun { print, epoch, mark, ranges });
         }
         for (directory, number, mark) in raw.named {
-            if marks.contains(&mark) {
+            if mark == 0 || marks.contains(&mark) {
                 self.named.entry(directory).or_default().push(number);
             }
         }

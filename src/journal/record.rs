@@ -25,8 +25,8 @@ pub(super) enum Kind {
     Other,
     /// A large file has a temporary one. `a` is the source's print, `b` the mark of that temporary.
     Begun,
-    /// Which name that temporary has. The key is the directory's, `a` the number in the name, `b` the
-    /// mark.
+    /// Which name that temporary has, or one that is about to be made. The key is the directory's, `a`
+    /// the number in the name, `b` the mark, or 0.
     Named,
     /// Bytes from `a` up to `b` of a temporary file are written. The key is [`range_key`].
     Range,

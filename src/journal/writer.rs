@@ -107,6 +107,16 @@ impl Writer {
         Ok(Some(Temporary { key, ranges, epoch, mark, written: Vec::new() }))
     }
 
+    /// Notes that a file is about to be made under the temporary name with this number, so that it is
+    /// found again when nobody makes it a second time (another name of its inode is met first, it is
+    /// gone from the source).
+    ///
+    /// # Errors
+    /// The errno of making room for the entry.
+    pub(crate) fn named(&self, directory: Key, number: u64) -> Result<(), Errno> {
+        self.append(Kind::Named, directory, number, 0)
+    }
+
     /// The temporary file that an earlier run left, provided that `file` is that one.
     ///
     /// # Errors
