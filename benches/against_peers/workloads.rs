@@ -221,7 +221,7 @@ fn servers_seconds(mib: usize) -> f64 {
 }
 
 fn latency_large(quick: bool) -> Workload {
-    let (files, mib) = if quick { (16, 16) } else { (32, 48) };
+    let (files, mib) = if quick { (16, 16) } else { (32, 40) };
     let about =
         format!("{files} files of {mib} MiB on {SERVERS} data servers of {SERVER_MIB} MiB/s");
     let fpsync = Row::Peer(Peer::Fpsync { jobs: 8, files: 1 });
