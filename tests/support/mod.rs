@@ -9,6 +9,7 @@ pub mod faulty_fs;
 pub mod filter;
 pub mod flipping_disk;
 pub mod items;
+pub mod journals;
 pub mod latency_fs;
 pub mod random_tree;
 pub mod scratch;
