@@ -1,4 +1,14 @@
-//! Lustre, as far as a copy has to know it: layouts, stripes, and how to tell that it is there. Everything
-//! goes through plain system calls and extended attributes; nothing links liblustreapi.
+//! What Longshore knows about Lustre, without its library: the layouts of files as the extended
+//! attribute `lustre.lov` has them, where their bytes are by these, and which filesystems are Lustre.
+//! It copies nothing.
 
+mod compose;
+pub mod fields;
+pub mod layout;
+mod parse;
 pub mod stripes;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! Where a large file lies: asks both sides for their layouts, once per file, and prepares handing out
+//! objects instead of chunks. It sets no layouts.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::file::{Pending, is_sparse};
+use super::job::Filesystems;
+use super::sizing::Mover;
+use super::worker::Worker;
+use crate::backend::objects::{ObjectSupply, Placement};
+use crate::lanes::{self, Lane};
+use crate::lustre::access;
+use crate::lustre::stripes::Striping;
+use crate::options::StripeChoice;
+
+impl Worker<'_> {
+    /// Whether large files at this destination are written object by object.
+    pub(super) fn is_stripe_aware(&self, filesystems: Filesystems) -> bool {
+        filesystems.destination.layouts
+            && self.job.options().stripes == StripeChoice::Aware
+            && self.job.sizing.mover != Mover::Range
+    }
+
+    /// The objects of a file that was just given its size. `None` where they cannot be told: the file
+    /// is then copied by chunks, as anywhere else.
+    pub(super) fn objects(
+        &self,
+        source: &OwnedFd,
+        destination: &OwnedFd,
+        pending: &Pending,
+        filesystems: Filesystems,
+        written: &[Range<u64>],
+    ) -> Option<ObjectSupply> {
+        let size = pending.stat.st_size.cast_unsigned();
+        let device = pending.dir.destination_stat.as_ref()?.st_dev;
+        let at = {
+            let _pass = lanes::enter(Lane::DestinationCreate);
+            self.placement(destination, device, size)?
+        };
+        let from = filesystems.source.layouts.then(|| {
+            let _pass = lanes::enter(Lane::SourceMetadata);
+            self.placement(source, pending.stat.st_dev, size)
+        });
+        let sparse = is_sparse(&pending.stat) && filesystems.source.tells_holes;
+        let buffers = Arc::clone(&self.job.buffers);
+        ObjectSupply::new(at, from.flatten(), size, sparse, written.to_vec(), buffers)
+    }
+
+    fn placement(&self, file: impl AsFd, device: u64, size: u64) -> Option<Placement> {
+        let layout = access::read_layout(file).ok()??;
+        let striping = {let _=(&layout,size); None::<Striping>}?;
+        let loads = self.job.servers.of(device, &striping);
+        Some(Placement { striping, loads })
+    }
+}
