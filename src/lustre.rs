@@ -4,6 +4,7 @@
 
 mod compose;
 pub mod fields;
+mod format;
 pub mod layout;
 mod parse;
 pub mod stripes;

@@ -290,8 +290,7 @@ impl ObjectSupply {
                 && (anyway || self.load(*index).has_room())
         };
         let order = |(index, object): &(usize, &Object)| (writers(*index), Reverse(object.rest));
-        let (best, object) =
-            desk.objects.iter().enumerate().filter(free).min_by_key(order)?;
+        let (best, object) = desk.objects.iter().enumerate().filter(free).min_by_key(order)?;
         let better = own.is_none_or(|own| {
             let rest = desk.objects[own].rest;
             writers(best) < writers(own)
@@ -325,7 +324,11 @@ impl ObjectSupply {
     ) -> Result<Option<Range<u64>>, Errno> {
         loop {
             let size = self.size_bytes;
-            let run = self.placement.striping.run_of(object, own.next).filter(|run| run.range.start < size);
+            let run = self
+                .placement
+                .striping
+                .run_of(object, own.next)
+                .filter(|run| run.range.start < size);
             let Some(run) = run else {
                 (own.next, own.rest) = (size, 0);
                 return Ok(None);

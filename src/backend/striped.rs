@@ -198,7 +198,8 @@ mod tests {
             let mut start = 0;
             let parts = self.components.iter().enumerate().map(|(index, (kib, count, rows))| {
                 let stripe_bytes = kib << 10;
-                let end = (start + rows * stripe_bytes * *count as u64).next_multiple_of(stripe_bytes);
+                let end =
+                    (start + rows * stripe_bytes * *count as u64).next_multiple_of(stripe_bytes);
                 let extent = start..if index == last { u64::MAX } else { end };
                 start = extent.end;
                 let osts = (0..*count).map(|ost| Server::Ost(u32::try_from(ost).expect("few")));

@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 
+use super::fields::Flags;
+use super::layout::{Component, Layout, Plain};
+
 /// Where an object lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Server {
@@ -68,6 +71,41 @@ impl Striping {
         (!parts.is_empty()).then_some(Self { parts, servers })
     }
 
+    /// Of the layout of a file of `size` bytes. With mirrors it is that of one that is up to date, which the
+    /// preferred one is taken of. `None` where it cannot be told: components without objects before
+    /// the file's end, extension space, unknown patterns, released and foreign files.
+    #[must_use]
+    pub fn of(layout: &Layout, size: u64) -> Option<Self> {
+        match layout {
+            Layout::Plain(plain) => Self::new([part(0..u64::MAX, plain)?]),
+            Layout::Composite(composite) => {
+                let current = |mirror: &&[Component]| {
+                    mirror.iter().all(|component| {
+                        !component.flags.has(Flags::STALE) && !component.is_parity()
+                    })
+                };
+                let preferred = |mirror: &[Component]| {
+                    let marks = [Flags::PREFER_WRITE, Flags::PREFER_READ];
+                    marks.map(|mark| mirror.iter().any(|component| component.flags.has(mark)))
+                };
+                // The last of the greatest is taken: of equal ones that shall be the first.
+                let mirrors: Vec<_> = composite.mirrors().filter(current).collect();
+                let mirror = mirrors.into_iter().rev().max_by_key(|mirror| preferred(mirror))?;
+                let parts = mirror
+                    .iter()
+                    .filter(|component| !component.extent.is_empty())
+                    .take_while(|component| component.extent.start < size.max(1))
+                    .map(|component| {
+                        let extent = component.extent.start..component.extent.end;
+                        let known = !component.flags.has(Flags::EXTENSION);
+                        component.striped().filter(|_| known).and_then(|plain| part(extent, plain))
+                    });
+                Self::new(parts.collect::<Option<Vec<_>>>()?)
+            }
+            Layout::Foreign(_) => None,
+        }
+    }
+
     /// The server of each object.
     #[must_use]
     pub fn servers(&self) -> &[Server] {
@@ -125,8 +163,24 @@ impl Striping {
     pub fn bytes_of(&self, object: usize, size: u64) -> u64 {
         let index = self.parts.partition_point(|part| part.first + part.count <= object);
         let part = &self.parts[index];
-        part.below(object, size.min(part.extent.end)) - part.below(object, part.extent.start.min(size))
+        part.below(object, size.min(part.extent.end))
+            - part.below(object, part.extent.start.min(size))
     }
+}
+
+/// A component whose pattern is known, with its objects.
+fn part(extent: Range<u64>, plain: &Plain) -> Option<Part> {
+    if plain.pattern.is_released() || plain.pattern.has_holes() {
+        return None;
+    }
+    if plain.pattern.is_mdt() {
+        // One stripe, as long as the component.
+        let stripe_bytes = extent.end - extent.start;
+        return Some(Part { extent, stripe_bytes, servers: vec![Server::Mdt] });
+    }
+    let servers = plain.objects.iter().map(|object| Server::Ost(object.ost)).collect();
+    let stripe_bytes = u64::from(plain.stripe_size);
+    plain.pattern.is_striped().then_some(Part { extent, stripe_bytes, servers })
 }
 
 impl Placed {
@@ -198,6 +252,34 @@ mod tests {
         assert_eq!(all, Run { object: 0, range: 0..4 * MIB, object_offset: 0 });
     }
 
+    fn parsed(hex: &str) -> Layout {
+        let bytes = super::super::fixtures::bytes(hex);
+        Layout::parse(&bytes, super::super::layout::Of::File).expect("a layout")
+    }
+
+    #[test]
+    fn a_progressive_file_is_known_as_far_as_it_has_objects() {
+        let layout = parsed(super::super::fixtures::PROGRESSIVE);
+        let striping = Striping::of(&layout, 64 * MIB).expect("two components with objects");
+        assert_eq!(striping.servers(), [0, 1, 2].map(Server::Ost));
+        assert_eq!(striping.end(), 64 * MIB);
+        assert!(Striping::of(&layout, 64 * MIB + 1).is_none(), "the third has no objects");
+    }
+
+    #[test]
+    fn data_on_the_metadata_server_is_one_object() {
+        let layout = parsed(super::super::fixtures::ON_MDT);
+        let striping = Striping::of(&layout, MIB).expect("the first component");
+        assert_eq!(striping.servers(), [Server::Mdt]);
+        assert_eq!(striping.run_at(5).map(|run| run.range), Some(0..MIB));
+    }
+
+    #[test]
+    fn of_mirrors_the_one_that_is_up_to_date_counts() {
+        let striping = Striping::of(&parsed(super::super::fixtures::MIRRORS), 1 << 40);
+        assert_eq!(striping.expect("a mirror").servers(), [Server::Ost(0)]);
+    }
+
     #[test]
     fn layouts_that_leave_holes_or_have_no_objects_are_none() {
         assert!(Striping::new([]).is_none());
@@ -225,7 +307,8 @@ mod tests {
                 };
                 let range = start..end;
                 start = end;
-                let servers = (0..count).map(|ost| Server::Ost(u32::try_from(ost % 3).expect("< 3")));
+                let servers =
+                    (0..count).map(|ost| Server::Ost(u32::try_from(ost % 3).expect("< 3")));
                 Part { extent: range, stripe_bytes: stripe, servers: servers.collect() }
             });
             (Striping::new(parts).expect("components that touch"), size)
