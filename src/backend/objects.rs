@@ -57,11 +57,22 @@ pub(crate) struct Placement {
     pub(crate) loads: Vec<Arc<Load>>,
 }
 
+/// Whose objects are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Those that are read: the destination is not striped.
+    Source,
+    /// Those that are written.
+    Destination,
+}
+
 /// The data of one striped file.
 #[derive(Debug)]
 pub(crate) struct ObjectSupply {
+    /// What objects are handed out by: the destination's, or else the source's.
     placement: Placement,
-    /// The same for the source, when it is known.
+    by: Side,
+    /// Where the source lies, when it is known and not what objects are handed out by.
     source: Option<Placement>,
     size_bytes: u64,
     piece_bytes: u64,
@@ -107,7 +118,7 @@ impl ObjectSupply {
     /// The data of a file of `size_bytes`, of which `written` is there already, in pieces of at most
     /// `piece_bytes`. `None` when the layout ends before the file does.
     pub(crate) fn new(
-        placement: Placement,
+        (by, placement): (Side, Placement),
         source: Option<Placement>,
         size_bytes: u64,
         sparse: bool,
@@ -124,6 +135,7 @@ impl ObjectSupply {
         let piece_bytes = buffers.piece_bytes() as u64;
         Some(Self {
             placement,
+            by,
             source,
             size_bytes,
             piece_bytes,
@@ -180,6 +192,13 @@ impl ObjectSupply {
     pub(super) fn give_back(&self, object: usize) {
         self.lock().objects[object].writer = false;
         self.load(object).writer_goes();
+    }
+
+    /// Takes note of how long reading or writing a piece of an object took.
+    pub(super) fn took(&self, side: Side, object: usize, bytes: u64, time: Duration) {
+        if side == self.by {
+            self.load(object).moved(bytes, time);
+        }
     }
 
     /// A buffer for one piece, unless all are in use.

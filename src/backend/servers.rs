@@ -1,4 +1,4 @@
-//! The servers that striped files lie on: how many workers write to each, and how many it bears. It
+//! The servers that striped files lie on: how many workers look after objects on each, and how many it bears. It
 //! moves nothing and waits for nothing.
 
 use std::collections::HashMap;
@@ -46,8 +46,8 @@ pub(crate) struct Load {
     writers: AtomicUsize,
     /// Reads from it that are going on.
     reads: AtomicUsize,
-    /// Bytes written to it.
-    written: AtomicU64,
+    /// Bytes moved to or from it.
+    moved: AtomicU64,
     depth: Mutex<Depth>,
 }
 
@@ -83,9 +83,9 @@ impl Load {
         Reading(Arc::clone(self))
     }
 
-    /// Takes note of how long a write took.
-    pub(crate) fn wrote(&self, bytes: u64, time: Duration) {
-        self.written.fetch_add(bytes, Relaxed);
+    /// Takes note of how long moving a piece took.
+    pub(crate) fn moved(&self, bytes: u64, time: Duration) {
+        self.moved.fetch_add(bytes, Relaxed);
         let writers = self.writers();
         let mut depth = self.depth.lock().unwrap_or_else(PoisonError::into_inner);
         depth.observe(bytes, time, writers);

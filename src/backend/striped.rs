@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::objects::{ObjectSupply, Piece, Role};
+use super::objects::{ObjectSupply, Piece, Role, Side};
 use super::plain::{account, read_up_to, shrunk, to_usize, write_all};
 use super::{LargeFile, Mechanism};
 use crate::error::{AtStep, Step, StepError};
@@ -45,7 +45,7 @@ fn take_roles(
         match supply.role(&file.source, stopped, anyway).at(Step::Read)? {
             Role::Leave => return Ok(()),
             Role::Read(object, piece, mut buffer) => {
-                read_piece(file, supply, &piece, &mut buffer)?;
+                read_piece(file, supply, object, &piece, &mut buffer)?;
                 supply.deliver(object, piece, buffer);
             }
             Role::Write(object) => write_object(file, supply, object, own, progress)?,
@@ -77,7 +77,9 @@ fn write_pieces(
 ) -> Result<(), StepError> {
     let stopped = || file.stop.load(Relaxed);
     let write = |piece: Range<u64>, bytes: &[u8]| {
-        write_piece(file, &piece, bytes, |bytes, time| supply.load(object).wrote(bytes, time))?;
+        let begun = Instant::now();
+        write_piece(file, &piece, bytes)?;
+        supply.took(Side::Destination, object, bytes.len() as u64, begun.elapsed());
         account(file, piece, progress);
         Ok(())
     };
@@ -95,7 +97,7 @@ fn write_pieces(
                 while start < piece.end {
                     let most = lanes::piece(buffer.len() as u64).min(buffer.len() as u64);
                     let part = start..piece.end.min(start + most);
-                    read_piece(file, supply, &part, buffer)?;
+                    read_piece(file, supply, object, &part, buffer)?;
                     start = part.end;
                     let length = to_usize(part.end - part.start);
                     write(part, &buffer[..length])?;
@@ -108,6 +110,7 @@ fn write_pieces(
 fn read_piece(
     file: &LargeFile,
     supply: &ObjectSupply,
+    object: usize,
     piece: &Range<u64>,
     buffer: &mut [u8],
 ) -> Result<(), StepError> {
@@ -115,20 +118,16 @@ fn read_piece(
     lanes::take_bytes(length as u64);
     let _reading = supply.source_load(piece).map(|load| load.reading());
     let part = &mut buffer[..length];
+    let begun = Instant::now();
     if read_up_to(file.source.as_fd(), part, piece.start).at(Step::Read)? < length {
         return Err(shrunk());
     }
+    supply.took(Side::Source, object, length as u64, begun.elapsed());
     file.see(piece.start, part);
     Ok(())
 }
 
-fn write_piece(
-    file: &LargeFile,
-    piece: &Range<u64>,
-    bytes: &[u8],
-    took: impl Fn(u64, std::time::Duration),
-) -> Result<(), StepError> {
-    let begun = Instant::now();
+fn write_piece(file: &LargeFile, piece: &Range<u64>, bytes: &[u8]) -> Result<(), StepError> {
     let destination = file.destination.as_fd();
     if file.zeros_are_holes {
         let mut offset = piece.start;
@@ -141,7 +140,6 @@ fn write_piece(
     } else {
         write_all(destination, bytes, piece.start)?;
     }
-    took(bytes.len() as u64, begun.elapsed());
     Ok(())
 }
 
@@ -225,8 +223,8 @@ mod tests {
         };
         let buffers = Arc::new(PieceBuffers::new(PIECE, case.buffers * PIECE));
         let written = case.written.clone();
-        let supply =
-            ObjectSupply::new(placement(1), Some(placement(2)), case.size, true, written, buffers);
+        let by = (Side::Destination, placement(1));
+        let supply = ObjectSupply::new(by, Some(placement(2)), case.size, true, written, buffers);
         let keep = [source, destination];
         let [from, to] = keep.map(|file| Arc::new(file.try_clone().expect("a descriptor").into()));
         let file = LargeFile {
@@ -327,7 +325,14 @@ mod tests {
         let loads = servers.of(1, &striping);
         let buffers = Arc::new(PieceBuffers::new(PIECE, 2 * PIECE));
         let placement = Placement { striping, loads };
-        let objects = ObjectSupply::new(placement, None, case.size, false, Vec::new(), buffers);
+        let objects = ObjectSupply::new(
+            (Side::Destination, placement),
+            None,
+            case.size,
+            false,
+            Vec::new(),
+            buffers,
+        );
         let file = LargeFile {
             source: Arc::new(source.into()),
             destination: Arc::new(destination.into()),

@@ -9,7 +9,7 @@ use super::file::{Pending, is_sparse};
 use super::job::Filesystems;
 use super::sizing::Mover;
 use super::worker::Worker;
-use crate::backend::objects::{ObjectSupply, Placement};
+use crate::backend::objects::{ObjectSupply, Placement, Side};
 use crate::lanes::{self, Lane};
 use crate::lustre::layout::{Layout, Of};
 use crate::lustre::stripes::Striping;
@@ -17,9 +17,9 @@ use crate::options::StripeChoice;
 use crate::sys::{self, XattrTarget};
 
 impl Worker<'_> {
-    /// Whether large files at this destination are written object by object.
+    /// Whether large files are moved object by object between these filesystems.
     pub(super) fn is_stripe_aware(&self, filesystems: Filesystems) -> bool {
-        filesystems.destination.layouts
+        (filesystems.destination.layouts || filesystems.source.layouts)
             && self.job.options().stripes == StripeChoice::Aware
             && self.job.sizing.mover != Mover::Range
     }
@@ -36,17 +36,22 @@ impl Worker<'_> {
     ) -> Option<ObjectSupply> {
         let size = pending.stat.st_size.cast_unsigned();
         let device = pending.dir.destination_stat.as_ref()?.st_dev;
-        let at = {
+        let to = filesystems.destination.layouts.then(|| {
             let _pass = lanes::enter(Lane::DestinationCreate);
-            self.placement(destination, device, size)?
-        };
+            self.placement(destination, device, size)
+        });
         let from = filesystems.source.layouts.then(|| {
             let _pass = lanes::enter(Lane::SourceMetadata);
             self.placement(source, pending.stat.st_dev, size)
         });
+        let (by, from) = match (to.flatten(), from.flatten()) {
+            (Some(to), from) => ((Side::Destination, to), from),
+            (None, Some(from)) => ((Side::Source, from), None),
+            (None, None) => return None,
+        };
         let sparse = is_sparse(&pending.stat) && filesystems.source.tells_holes;
         let buffers = Arc::clone(&self.job.buffers);
-        ObjectSupply::new(at, from.flatten(), size, sparse, written.to_vec(), buffers)
+        ObjectSupply::new(by, from, size, sparse, written.to_vec(), buffers)
     }
 
     fn placement(&self, file: impl AsFd, device: u64, size: u64) -> Option<Placement> {

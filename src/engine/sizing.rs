@@ -118,11 +118,17 @@ impl Sizing {
         let begin = match (adaptive, remote) {
             (false, _) => wanted,
             (true, false) => cores.min(wanted),
-            (true, true) if destination.layouts => cores.max(STRIPED_BEGIN).min(wanted),
+            (true, true) if source.layouts || destination.layouts => {
+                cores.max(STRIPED_BEGIN).min(wanted)
+            }
             (true, true) => cores.max(REMOTE_BEGIN).min(wanted),
         };
         let descriptors = descriptors();
-        let parked = if destination.layouts { PARKED_MAX.min(descriptors / 16) } else { 0 };
+        let parked = if source.layouts || destination.layouts {
+            PARKED_MAX.min(descriptors / 16)
+        } else {
+            0
+        };
         let descriptors = descriptors - 2 * parked;
         let (starters, depth, keep) = share_descriptors(descriptors, begin, mover)?;
         let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
