@@ -33,6 +33,10 @@ PROGRAMS
     fi
 fi
 
+# The control plane that some tests talk to takes ten minutes to build where it is not built yet: it is
+# built while everything else is compiled, and the tests that need it wait for it.
+test-cluster/control-plane/build.sh > /dev/null &
+
 skips="$PWD/target/skipped-tests.txt"
 mkdir -p target
 : > "$skips"
