@@ -10,6 +10,8 @@
 //! Imports go one way: `error`, `options`, `plan`, `directive` know nothing of the engine; `engine`
 //! knows nothing of the command line; nothing here prints except `cli` and `display`.
 
+#[cfg(feature = "api")]
+pub mod api;
 mod backend;
 pub mod cancel;
 pub mod checksum;

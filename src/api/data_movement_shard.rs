@@ -1,0 +1,213 @@
+//! `DataMovementShard`: a part of a data movement, small enough to be done again, which one worker
+//! claims and carries out. It claims and copies nothing.
+//!
+//! The manager makes the shards of a movement in the movement's namespace, owned by it. A worker claims
+//! one by writing its name into the status with the resource version that it has read, so only one
+//! can; it renews a Lease while it works. A shard whose Lease ran out may be claimed by another worker:
+//! done twice, a shard gives the same bytes.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::data_movement::Outcome;
+use super::definition::{Column, Definition, Origin};
+use super::resource::custom_resource;
+use super::{Open, ResourceError};
+
+/// The label on a shard with the name of its movement.
+pub const MOVEMENT_LABEL: &str = "longshore.dev/movement";
+
+custom_resource! {
+    /// A part of a data movement, for one worker.
+    DataMovementShard = Definition {
+        origin: Origin::Longshore,
+        group: "longshore.dev",
+        kind: "DataMovementShard",
+        plural: "datamovementshards",
+        short_names: &["dmshard"],
+        versions: &["v1alpha1"],
+        status_subresource: true,
+        columns: &[
+            Column::new("MOVEMENT", "string", ".spec.movement.name"),
+            Column::new("STATE", "string", ".status.state"),
+            Column::new("OUTCOME", "string", ".status.outcome"),
+            Column::new("WORKER", "string", ".status.worker"),
+            Column::new("BYTES", "integer", ".status.counters.bytes"),
+            Column::AGE,
+            Column::wide("NODE", "string", ".spec.node"),
+            Column::wide("ATTEMPTS", "integer", ".status.attempts"),
+            Column::wide("FILES", "integer", ".status.counters.files"),
+            Column::wide("SOURCE", "string", ".spec.source"),
+            Column::wide("DESTINATION", "string", ".spec.destination"),
+        ],
+        required: &["spec"],
+    };
+    /// The work.
+    spec: DataMovementShardSpec,
+    /// How far it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<DataMovementShardStatus>,
+}
+
+/// The work of a shard. Who it is done for, from where and to where stay as they were created: nobody
+/// who may only change a shard can have files of others copied.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DataMovementShardSpec {
+    /// The movement that it is a part of, in the same namespace.
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "the movement of a shard cannot change"}]))]
+    pub movement: MovementReference,
+    /// The only node that can do it, for storage that is on one node; any node when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node: Option<String>,
+    /// The user that it is done as.
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_294_i64), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "the user of a shard cannot change"}]))]
+    pub user_id: u32,
+    /// The group that it is done as.
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_294_i64), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "the group of a shard cannot change"}]))]
+    pub group_id: u32,
+    /// The root of the copy's source: an absolute path. Whether it ends in a slash matters, as it does
+    /// to `longshore copy`.
+    #[schemars(length(min = 1, max = 4096), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "the source of a shard cannot change"}]))]
+    pub source: String,
+    /// The root of the copy's destination: an absolute path.
+    #[schemars(length(min = 1, max = 4096), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "the destination of a shard cannot change"}]))]
+    pub destination: String,
+    /// The directories below the source that it is to copy. Without directories and ranges it is the
+    /// whole source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10_000))]
+    pub directories: Option<Vec<Directory>>,
+    /// The parts of large files below the source that it is to copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10_000))]
+    pub ranges: Option<Vec<FileRange>>,
+    /// Options of `longshore copy`, one word each, without the paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub options: Option<Vec<String>>,
+    /// Seconds between two reports of progress; 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0), extend("x-default" = 5))]
+    pub progress_interval_seconds: Option<i32>,
+    /// Set to have it stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = false))]
+    pub cancel: Option<bool>,
+}
+
+/// The movement that a shard is a part of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MovementReference {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its identity: a movement that was made anew under the same name has other shards.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+}
+
+/// A directory below the source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Directory {
+    /// The path from the source's root; empty for the root itself.
+    #[schemars(length(max = 4096))]
+    pub path: String,
+    /// Whether what is in its subdirectories belongs to the shard too.
+    pub recursive: bool,
+}
+
+/// A part of a file below the source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FileRange {
+    /// The path from the source's root.
+    #[schemars(length(min = 1, max = 4096))]
+    pub path: String,
+    /// The first byte.
+    #[schemars(range(min = 0))]
+    pub offset: i64,
+    /// How many bytes.
+    #[schemars(range(min = 1))]
+    pub length: i64,
+}
+
+/// How far a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ShardState {
+    /// A worker has it, and no mover runs yet.
+    Claimed,
+    /// A mover runs.
+    Running,
+    /// It is over; the outcome says how it went.
+    Finished,
+}
+
+/// How far a shard is, and what came of it. Absent while nobody has claimed it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DataMovementShardStatus {
+    /// How far it is; absent when it is free to be claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Open<ShardState>>,
+    /// How it went, once it is finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Open<Outcome>>,
+    /// The worker's pod that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// The Lease, in the same namespace, that the worker renews as long as it has the shard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
+    /// How often it was claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub attempts: Option<i32>,
+    /// When the mover started last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<MicroTime>,
+    /// When it was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<MicroTime>,
+    /// The exit code of the mover, as `longshore copy` defines them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// What was done so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<Counters>,
+    /// In words: what failed, or the mover's last news.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32_768))]
+    pub message: Option<String>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ResourceError>,
+}
+
+/// What a shard has done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counters {
+    /// Bytes of content that are at the destination.
+    #[schemars(range(min = 0))]
+    pub bytes: i64,
+    /// Bytes of content that there are to copy, as far as known.
+    #[schemars(range(min = 0))]
+    pub total_bytes: i64,
+    /// Regular files that are done.
+    #[schemars(range(min = 0))]
+    pub files: i64,
+    /// Directories that are done.
+    #[schemars(range(min = 0))]
+    pub directories: i64,
+    /// Symbolic links that are done.
+    #[schemars(range(min = 0))]
+    pub links: i64,
+    /// Things that were not copied, or not completely.
+    #[schemars(range(min = 0))]
+    pub failed: i64,
+}
