@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The logs of a failed test are kept this long.
-const KEPT: Duration = Duration::from_hours(24);
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A directory that is removed when it is dropped, unless a test failed.
 pub(crate) struct Place {
