@@ -6,6 +6,10 @@ pub mod fields;
 mod format;
 pub mod layout;
 mod parse;
+mod size;
+pub mod spec;
+mod values;
+mod words;
 
 #[cfg(test)]
 mod fixtures;
