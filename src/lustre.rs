@@ -4,10 +4,12 @@
 mod compose;
 pub mod fields;
 mod format;
+mod json;
 pub mod layout;
 mod parse;
 mod size;
 pub mod spec;
+mod text;
 mod values;
 mod words;
 

@@ -349,7 +349,7 @@ fn plain(part: &Part, word: &str) -> Result<Plain, SpecError> {
         }
         return Ok(Plain { pattern: Pattern::MDT, ..Plain::new(Count::DEFAULT, part.size) });
     }
-    if !part.overstriped && (0xffe0..0xffff).contains(&count.0) {
+    if part.osts.is_empty() && !part.overstriped && (0xffe0..0xffff).contains(&count.0) {
         return wrong(
             word,
             "several stripes on each OST need -C in each component; write it again",
