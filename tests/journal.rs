@@ -238,6 +238,35 @@ fn a_file_that_only_has_the_journals_name_as_well_is_left_alone() {
     assert_same_tree(&source, &target, Compare::default());
 }
 
+/// ext4 gives the inode number of a removed directory to the next one. The journal must not take it for
+/// the one that the copy had made: by cp's rule the copy goes into it.
+#[test]
+fn a_later_directory_with_the_inode_number_of_the_destination_is_not_taken_for_it() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    let source = many(&scratch, 2000);
+    let target = scratch.join("copy");
+    kill_when(copy(Backend::Auto, &source, &target), "files", || entries(&target) > 500);
+    let inode = fs::metadata(&target).unwrap().ino();
+    support::scratch::remove(&target);
+    let taken: Vec<_> = (0..200)
+        .map(|number| scratch.join(format!("other-{number}")))
+        .take_while(|other| {
+            fs::create_dir(other).unwrap();
+            fs::metadata(other).unwrap().ino() != inode
+        })
+        .collect();
+    let same = scratch.join(format!("other-{}", taken.len()));
+    if !same.exists() {
+        return support::skip("the inode number was not given again");
+    }
+    fs::rename(same, &target).unwrap();
+    assert_eq!(fs::metadata(&target).unwrap().ino(), inode);
+    let run = copy(Backend::Auto, &source, &target).expect(0);
+    let inside = target.join(source.file_name().unwrap());
+    assert_none(&diff_trees(&source, &inside, Compare::default()), &run.describe());
+    assert_eq!(entries(&target), 1, "{}", run.describe());
+}
+
 #[test]
 fn two_kills_in_one_large_file_lose_nothing_and_mix_up_nothing() {
     for_each_backend(|backend| {

@@ -319,8 +319,8 @@ fn the_destination_that_was_made_is_recognised() {
     };
     let journal = bench.open();
     fs::create_dir(bench.at("dst")).expect("made");
-    let inode = nix::sys::stat::stat(&bench.at("dst")).expect("a stat").st_ino;
-    journal.note_root(inode);
+    let root = Identity::at(&bench.at("dst"), true).expect("a directory");
+    journal.note_root(root);
     note(&journal);
     drop(journal);
     let plan = |bench: &Bench| {
@@ -332,6 +332,41 @@ fn the_destination_that_was_made_is_recognised() {
     fs::rename(bench.at("dst"), bench.at("away")).expect("renamed");
     fs::create_dir(bench.at("dst")).expect("made");
     assert_eq!(plan(&bench), (bench.at("dst/src"), false));
+}
+
+/// The header says what it would say if the directory had been removed since, and its inode number
+/// were that of the one which is there now.
+#[test]
+fn a_destination_or_source_that_only_has_the_inode_number_is_another_one() {
+    for (which, destination) in [("dst", "dst/src"), ("src", "dst/src")] {
+        let bench = Bench::new();
+        let (_, stat) = bench.file("f", 100);
+        let journal = bench.open();
+        fs::create_dir(bench.at("dst")).expect("made");
+        let root = Identity::at(&bench.at("dst"), true).expect("a directory");
+        if root.birth == 0 {
+            return; // this filesystem knows no times of birth
+        }
+        journal.note_root(root);
+        Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+        {
+            let mut header = lock(&journal.header);
+            let changed = if which == "dst" { &mut header.root } else { &mut header.sources };
+            changed.birth ^= 1;
+            header.write(&journal.file).expect("written");
+        }
+        drop(journal);
+        if which == "src" {
+            let mut required = bench.request();
+            required.options.journal.existing = ExistingJournal::Require;
+            let refusal = prepare(&required).expect_err("stale").to_string();
+            assert!(refusal.contains("source is another one"), "{refusal}");
+            continue;
+        }
+        let prepared = prepare(&bench.request()).expect("no refusal");
+        assert!(prepared.earlier.is_none());
+        assert_eq!(prepared.plan.roots[0].destination, bench.at(destination));
+    }
 }
 
 #[test]
