@@ -259,6 +259,11 @@ fn find(
                 let mut header = Header::read(&held);
                 if spot == Spot::Given {
                     refuse_other(&path, &header, key, request.options.journal.existing)?;
+                } else if matches!(header, Err(Unusable::Foreign)) {
+                    // Nobody is asked before a journal gets its own name; what is there stays.
+                    let path = show(&path);
+                    notes.push(format!("{path}: is no journal of Longshore; it is not used"));
+                    continue;
                 }
                 if header.as_ref().is_ok_and(|header| header.key != key) {
                     header = Err(Unusable::Damaged); // under our name it can only be that
