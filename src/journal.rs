@@ -71,6 +71,8 @@ pub struct Journal {
     /// Whether this run noted anything that the next one can use.
     worth_keeping: AtomicBool,
     targets: Mutex<Targets>,
+    /// Where earlier runs wrote; on other filesystems, too, which this run may not have met yet.
+    unvisited: Mutex<Vec<PathBuf>>,
     /// Set at the end; the thread of the checkpoints waits for it.
     closed: Mutex<bool>,
     bell: Condvar,
@@ -130,6 +132,7 @@ impl Journal {
             redone: AtomicBool::new(false),
             worth_keeping: AtomicBool::new(false),
             targets: Mutex::default(),
+            unvisited: Mutex::default(),
             closed: Mutex::new(false),
             bell: Condvar::new(),
             header: Mutex::new(header),

@@ -24,6 +24,7 @@ pub mod filter;
 pub mod journal;
 pub mod lanes;
 pub mod manifest;
+mod mounts;
 pub mod options;
 pub mod plan;
 pub mod progress;

@@ -179,6 +179,7 @@ fn continued(
     let journal = Journal::begin(held, path.clone(), beside, header, earlier);
     let journal =
         journal.map_err(|source| Refusal::System { path, action: "write the journal", source })?;
+    journal.was_written(plan.roots.iter().map(|root| root.destination.clone()).collect());
     let ticket = Arc::new(Ticket::ready(journal, notes.clone()));
     Ok(Prepared { plan, ticket: Some(ticket), notes, earlier: Some(done) })
 }
