@@ -5,9 +5,15 @@
 mod compose;
 pub mod fields;
 mod format;
+mod json;
 pub mod layout;
 mod parse;
+mod size;
+pub mod spec;
 pub mod stripes;
+mod text;
+mod values;
+mod words;
 
 #[cfg(test)]
 mod fixtures;
