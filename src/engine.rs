@@ -19,6 +19,8 @@ mod journal_end;
 mod large;
 mod links;
 mod observe;
+mod parked;
+mod placement;
 mod publish;
 pub(crate) mod queue;
 mod resume;

@@ -1,5 +1,6 @@
 //! What Longshore knows about Lustre, without its library: the layouts of files as the extended
-//! attribute `lustre.lov` has them, and which filesystems are Lustre. It copies nothing.
+//! attribute `lustre.lov` has them, where their bytes are by these, and which filesystems are Lustre.
+//! It copies nothing.
 
 pub mod choose;
 mod compose;
@@ -13,6 +14,7 @@ pub mod reason;
 pub mod site;
 mod size;
 pub mod spec;
+pub mod stripes;
 pub mod table;
 mod text;
 mod values;

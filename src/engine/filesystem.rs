@@ -18,6 +18,8 @@ pub(crate) struct Filesystem {
     pub(crate) direct: bool,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
+    /// Files have layouts that say which server holds which stripe.
+    pub(crate) layouts: bool,
     /// Every request may take a way to a server and back.
     pub(crate) remote: bool,
     /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
@@ -79,6 +81,7 @@ impl Filesystem {
         Self {
             word,
             tells_holes: word != "zfs",
+            layouts: word == "lustre",
             made_on_reading,
             zero_is_no_size: made_on_reading || matches!(word, "fuse" | "unknown"),
             in_memory: matches!(word, "tmpfs" | "ramfs"),
