@@ -23,6 +23,7 @@ pub mod exit;
 pub mod filter;
 pub mod journal;
 pub mod lanes;
+pub mod lustre;
 pub mod manifest;
 pub mod options;
 pub mod plan;
