@@ -5,7 +5,7 @@ pub mod advice;
 pub mod filesystem;
 pub mod kernel;
 pub mod limits;
-mod mounts;
+pub(crate) mod mounts;
 mod text;
 
 use std::path::PathBuf;

@@ -1,11 +1,19 @@
 //! What Longshore knows about Lustre, without its library: the layouts of files as the extended
 //! attribute `lustre.lov` has them, and which filesystems are Lustre. It copies nothing.
 
+pub mod access;
 mod compose;
+pub mod expect;
 pub mod fields;
 mod format;
+pub mod hsm;
+pub mod job_id;
 pub mod layout;
+pub mod parameters;
 mod parse;
+pub mod ready;
+pub mod told;
+pub mod version;
 
 #[cfg(test)]
 mod fixtures;

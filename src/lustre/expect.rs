@@ -2,10 +2,11 @@
 //! into a mount point on which nothing is mounted fills the disk below it, and the data is not where
 //! anybody looks for it. Pure: the mount table and fstab are handed in.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::doctor::mounts::unescape;
 use crate::error::{Refusal, show};
 
 /// Longest name of a filesystem (`LUSTRE_MAXFSNAME`).
@@ -71,17 +72,14 @@ pub struct Entry {
 #[must_use]
 pub fn fstab_entries(fstab: &[u8]) -> Vec<Entry> {
     let entry = |line: &[u8]| {
-        let mut fields = line
-            .split(|byte| byte.is_ascii_whitespace())
-            .filter(|field| !field.is_empty());
+        let mut fields =
+            line.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
         let device = fields.next().filter(|field| !field.starts_with(b"#"))?;
         let (point, kind) = (fields.next()?, fields.next()?);
         let device = unescape(device).to_string_lossy().into_owned();
         // A server's target is mounted with the same type, and has no `:/` in its device.
-        (kind == b"lustre" && device.contains(":/")).then(|| Entry {
-            point: Path::new(&unescape(point)).components().collect(),
-            device,
-        })
+        (kind == b"lustre" && device.contains(":/"))
+            .then(|| Entry { point: Path::new(&unescape(point)).components().collect(), device })
     };
     fstab.split(|byte| *byte == b'\n').filter_map(entry).collect()
 }
@@ -136,21 +134,6 @@ pub fn check_path(path: &Path, fstab: &[Entry], mounted: &[Mounted]) -> Result<(
             ),
         ))
     })
-}
-
-/// Space, tab, newline and backslash are written as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> OsString {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|_| first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        out.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { &tail[3..] } else { tail };
-    }
-    OsString::from_vec(out)
 }
 
 #[cfg(test)]

@@ -63,28 +63,28 @@ impl Rule {
             .map_or(Self::Off, |text| Self::parse(&text))
     }
 
-    /// What to do for a job whose id is `id`. `environment` is that of this process, as far as it
-    /// was there when the process was started.
+    /// What to do for a job. `environment` is that of this process, as far as it was there when the
+    /// process was started.
     ///
-    /// An id that was asked for wins over the one that the variable has; what the batch system has set
-    /// is right when nothing was asked for.
+    /// An id that was `asked` for wins over the one that the variable has; what the batch system has set
+    /// is right when nothing was asked for, and `fallback` where it has set nothing.
     #[must_use]
     pub fn decide(
         &self,
-        id: Option<&OsStr>,
+        asked: Option<&OsStr>,
+        fallback: Option<&OsStr>,
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Decision {
         let Self::Variable(variable) = self else { return Decision::Nothing };
         let set = environment(variable).filter(|value| !value.is_empty());
+        let id = asked.or(fallback.filter(|_| set.is_none()));
         match (id, set) {
             (Some(id), Some(set)) if id == set => Decision::Nothing,
             // It was started again, and the variable has another value all the same.
             (Some(_), _) if environment(MARK).is_some() => Decision::Note(format!(
                 "the servers count this copy under no job: {variable} did not survive the start"
             )),
-            (Some(id), _) => {
-                Decision::Restart { variable: variable.clone(), id: id.to_owned() }
-            }
+            (Some(id), _) => Decision::Restart { variable: variable.clone(), id: id.to_owned() },
             (None, Some(_)) => Decision::Nothing,
             (None, None) => Decision::Note(format!(
                 "the servers count this copy under no job: {variable} is not set; start it in the \
@@ -117,7 +117,7 @@ mod tests {
             let found = environment.iter().find(|(own, _)| *own == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        Rule::parse(rule).decide(id.map(OsStr::new), look)
+        Rule::parse(rule).decide(id.map(OsStr::new), None, look)
     }
 
     #[test]
@@ -144,6 +144,15 @@ mod tests {
         assert_eq!(decide("PBS_JOBID", Some("copy-1"), &again), Decision::Nothing);
         let lost = decide("PBS_JOBID", Some("copy-1"), &[(MARK, "PBS_JOBID")]);
         assert!(matches!(lost, Decision::Note(why) if why.contains("PBS_JOBID")));
+    }
+
+    #[test]
+    fn a_fallback_does_not_replace_what_the_batch_system_has_set() {
+        let rule = Rule::parse("SLURM_JOB_ID");
+        let fallback = Some(OsStr::new("wordcount"));
+        let restart = Decision::Restart { variable: "SLURM_JOB_ID".into(), id: "wordcount".into() };
+        assert_eq!(rule.decide(None, fallback, |_| None), restart);
+        assert_eq!(rule.decide(None, fallback, |_| Some("7".into())), Decision::Nothing);
     }
 
     #[test]
