@@ -20,6 +20,8 @@ mod large;
 mod links;
 mod lustre;
 mod observe;
+mod parked;
+mod placement;
 mod publish;
 pub(crate) mod queue;
 mod resume;

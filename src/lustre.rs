@@ -1,5 +1,6 @@
 //! What Longshore knows about Lustre, without its library: the layouts of files as the extended
-//! attribute `lustre.lov` has them, and which filesystems are Lustre. It copies nothing.
+//! attribute `lustre.lov` has them, where their bytes are by these, and which filesystems are Lustre.
+//! It copies nothing.
 
 pub mod access;
 mod compose;
@@ -12,6 +13,7 @@ pub mod layout;
 pub mod parameters;
 mod parse;
 pub mod ready;
+pub mod stripes;
 pub mod told;
 pub mod version;
 

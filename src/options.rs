@@ -97,6 +97,8 @@ pub struct CopyOptions {
     /// How long a Lustre filesystem may take to answer before the copy begins; default
     /// [`ready::LIMIT`](crate::lustre::ready::LIMIT).
     pub mount_timeout: Option<Duration>,
+    /// Whether large files are written object by object where they are striped; default they are.
+    pub stripes: StripeChoice,
     /// What is noted for a run after this one, and where; default nothing.
     pub journal: JournalChoice,
 }
@@ -229,6 +231,17 @@ pub enum ConcurrencyChoice {
     Adaptive,
     /// It stays at `threads`, or at what the cores and filesystems suggest.
     Fixed,
+}
+
+/// Whether the copy heeds where a striped file's objects are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StripeChoice {
+    /// Each object is written by one worker at a time, in pieces that end with its stripes.
+    #[default]
+    Aware,
+    /// Files are cut into chunks as on any other filesystem.
+    Ignore,
 }
 
 /// When written data must be on stable storage.

@@ -9,6 +9,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::{pread, pwrite};
 
 use super::read_ahead::ReadAhead;
+use super::striped;
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SMALL_MAX_BYTES, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::lanes::{self, Lane};
@@ -145,6 +146,9 @@ impl<T> Backend<T> for Plain {
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
     ) -> Result<Mechanism, StepError> {
+        if let Some(supply) = &file.objects {
+            return striped::move_pieces(file, supply, &mut self.buffer, progress);
+        }
         match file.direct {
             Some(alignment) => self.large_direct(file, alignment, progress),
             None => self.large_buffered(file, progress),
@@ -346,6 +350,8 @@ mod tests {
             source: from,
             destination: to,
             chunks: ChunkSupply::new(size, 4 << 20, false, 1),
+            objects: None,
+            anyway: AtomicBool::new(false),
             zeros_are_holes: true,
             direct: None,
             stop: AtomicBool::new(false),

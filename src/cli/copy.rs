@@ -20,14 +20,15 @@ use longshore::journal::{self, Prepared};
 use longshore::manifest::Writer;
 use longshore::options::{
     BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice,
-    JournalPlace, Preserve, SyncPolicy, Target, XattrPolicy,
+    JournalPlace, Preserve, StripeChoice, SyncPolicy, Target, XattrPolicy,
 };
 use longshore::plan::{Plan, Root};
 use longshore::report::Report;
 use longshore::selection::Selection;
 
 use super::{
-    Attribute, BackendArg, ConcurrencyArg, CopyArgs, SyncArg, XattrArg, lustre, output, signals,
+    Attribute, BackendArg, ConcurrencyArg, CopyArgs, StripesArg, SyncArg, XattrArg, lustre, output,
+    signals,
 };
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
@@ -168,6 +169,10 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
         concurrency: match args.concurrency {
             ConcurrencyArg::Adaptive => ConcurrencyChoice::Adaptive,
             ConcurrencyArg::Fixed => ConcurrencyChoice::Fixed,
+        },
+        stripes: match args.stripes {
+            StripesArg::Aware => StripeChoice::Aware,
+            StripesArg::Ignore => StripeChoice::Ignore,
         },
         bandwidth_limit: args.bandwidth_limit,
         ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),

@@ -218,7 +218,7 @@ impl Worker<'_> {
             temporary,
             streamed,
             xattrs,
-            version: self.version_before(&source.file, size, filesystems.source.is_lustre()),
+            version: self.version_before(&source.file, size, filesystems.source.layouts),
             link: source.link,
             attempt: source.attempt,
             content: None,

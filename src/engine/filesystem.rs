@@ -20,6 +20,8 @@ pub(crate) struct Filesystem {
     pub(crate) direct: bool,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
+    /// Files have layouts that say which server holds which stripe.
+    pub(crate) layouts: bool,
     /// Every request may take a way to a server and back.
     pub(crate) remote: bool,
     /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
@@ -82,6 +84,7 @@ impl Filesystem {
         Self {
             word,
             tells_holes: word != "zfs",
+            layouts: word == "lustre",
             made_on_reading,
             zero_is_no_size: made_on_reading || matches!(word, "fuse" | "unknown"),
             in_memory: matches!(word, "tmpfs" | "ramfs"),
@@ -93,11 +96,6 @@ impl Filesystem {
             direct: matches!(word, "ext4" | "xfs"),
             server_copy: matches!(word, "nfs" | "cifs" | "smb2" | "ceph" | "ocfs2"),
         }
-    }
-
-    /// Whether it is Lustre, or is to be taken for it.
-    pub(crate) fn is_lustre(self) -> bool {
-        self.word == "lustre"
     }
 
     /// The type's usual name; `unknown` when it is none of those that Longshore knows.

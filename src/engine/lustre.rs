@@ -86,7 +86,7 @@ impl Job<'_> {
     pub(super) fn is_on_lustre(&self, dir: &Dir) -> bool {
         let pair = dir.destination_stat.as_ref().and_then(|stat| self.pair(&dir.stat, stat));
         pair.is_some_and(|(_, filesystems)| {
-            filesystems.source.is_lustre() || filesystems.destination.is_lustre()
+            filesystems.source.layouts || filesystems.destination.layouts
         })
     }
 }
