@@ -2,17 +2,25 @@
 //! attribute `lustre.lov` has them, where their bytes are by these, and which filesystems are Lustre.
 //! It copies nothing.
 
+pub mod access;
 mod compose;
+pub mod expect;
 pub mod fields;
 mod format;
+pub mod hsm;
+pub mod job_id;
 mod json;
 pub mod layout;
+pub mod parameters;
 mod parse;
+pub mod ready;
 mod size;
 pub mod spec;
 pub mod stripes;
 mod text;
+pub mod told;
 mod values;
+pub mod version;
 mod words;
 
 #[cfg(test)]
