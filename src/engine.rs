@@ -18,6 +18,7 @@ mod job;
 mod journal_end;
 mod large;
 mod links;
+mod lustre;
 mod observe;
 mod parked;
 mod placement;
