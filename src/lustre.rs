@@ -15,6 +15,7 @@ pub mod layout;
 mod normalise;
 pub mod parameters;
 mod parse;
+pub mod probe;
 pub mod ready;
 pub mod reason;
 pub mod site;
