@@ -2,11 +2,15 @@
 //! share. It opens, names and finishes nothing.
 
 pub(crate) mod chunk;
+pub(crate) mod objects;
 pub(crate) mod pair;
 pub(crate) mod past_cache;
+pub(crate) mod piece_buffers;
 pub(crate) mod plain;
 pub(crate) mod range;
 mod read_ahead;
+pub(crate) mod servers;
+mod striped;
 pub(crate) mod uring;
 
 use std::ops::Range;
@@ -15,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::backend::chunk::ChunkSupply;
+use crate::backend::objects::ObjectSupply;
 use crate::backend::pair::Pair;
 use crate::checksum::{Algorithm, Cells, Digest};
 use crate::error::StepError;
@@ -40,10 +45,12 @@ pub(crate) enum Mechanism {
     Direct,
     /// O_DIRECT through the ring.
     RingDirect,
+    /// Plain reads and writes, each object of a striped file by one worker at a time.
+    Striped,
 }
 
 impl Mechanism {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Empty,
         Self::Clone,
         Self::CopyFileRange,
@@ -51,6 +58,7 @@ impl Mechanism {
         Self::RingRead,
         Self::Direct,
         Self::RingDirect,
+        Self::Striped,
     ];
 
     /// Key of the report; stable.
@@ -63,6 +71,7 @@ impl Mechanism {
             Self::RingRead => "ring-read",
             Self::Direct => "direct",
             Self::RingDirect => "ring-direct",
+            Self::Striped => "striped",
         }
     }
 }
@@ -120,6 +129,10 @@ pub(crate) struct LargeFile {
     pub(crate) source: Arc<OwnedFd>,
     pub(crate) destination: Arc<OwnedFd>,
     pub(crate) chunks: ChunkSupply,
+    /// What is handed out instead of chunks where the destination's objects are known.
+    pub(crate) objects: Option<ObjectSupply>,
+    /// Servers that have enough to do get this file's objects all the same.
+    pub(crate) anyway: AtomicBool,
     /// The source has holes and does not tell where; the destination is one hole, in which zeros need
     /// not be written.
     pub(crate) zeros_are_holes: bool,
@@ -134,6 +147,11 @@ pub(crate) struct LargeFile {
 }
 
 impl LargeFile {
+    /// Whether everything has been handed out (holes at the end may not have been looked up yet).
+    pub(crate) fn is_handed_out(&self) -> bool {
+        self.objects.as_ref().map_or_else(|| self.chunks.is_empty(), ObjectSupply::is_empty)
+    }
+
     /// Takes note of bytes that are about to be written.
     fn see(&self, offset: u64, bytes: &[u8]) {
         if let Some(cells) = &self.cells {

@@ -4,6 +4,7 @@
 pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
+pub(crate) mod lustre;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod rate;
@@ -230,6 +231,9 @@ pub(crate) struct CopyArgs {
     /// Whether the number of workers follows what makes the copy faster
     #[arg(long, value_name = "HOW", default_value = "adaptive")]
     pub(crate) concurrency: ConcurrencyArg,
+    /// Whether large files on Lustre are written object by object, in pieces that end with stripes
+    #[arg(long, value_name = "HOW", default_value = "aware")]
+    pub(crate) stripes: StripesArg,
     /// Move at most this many bytes of content per second: 500K, 100M, 1.5GiB (powers of 1024;
     /// 100MB is in thousands). Clones move none. `longshore ctl` changes it while the copy runs
     #[arg(long, value_name = "RATE", value_parser = rate::bytes)]
@@ -281,6 +285,8 @@ pub(crate) struct CopyArgs {
     /// Start over although there is the journal of a copy that was stopped
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
+    #[command(flatten)]
+    pub(crate) lustre: lustre::LustreArgs,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -338,6 +344,14 @@ pub(crate) enum ConcurrencyArg {
     Adaptive,
     /// Stays at --threads
     Fixed,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum StripesArg {
+    /// One worker at a time for each object of a file; servers get as much as they bear
+    Aware,
+    /// Files are cut into chunks as on any other filesystem
+    Ignore,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -40,6 +40,8 @@ pub enum FailureKind {
     ReadOnly,
     /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN). Stops the copy.
     FilesystemGone,
+    /// The file's data is only in an archive (HSM), and nobody said that it may be brought back.
+    Released,
     /// The destination does not hold what was written, and could not be repaired.
     VerifyFailed,
     /// Longshore itself went wrong.
@@ -92,6 +94,7 @@ impl FailureKind {
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
             Self::FilesystemGone => "filesystem-gone",
+            Self::Released => "released",
             Self::VerifyFailed => "verify-failed",
             Self::Internal => "internal",
             Self::Other => "other",
@@ -204,6 +207,10 @@ impl fmt::Display for StepError {
             (FailureKind::ReservedName, _) => f.write_str(
                 "Longshore gives such names to unfinished files; delete it if an interrupted copy \
                  left it, else rename it, or leave it out with --exclude '.longshore-*'",
+            ),
+            (FailureKind::Released, _) => f.write_str(
+                "its data is only in the archive, and reading it would bring it back; a copy does so \
+                 with --hsm restore and leaves it out with --hsm skip",
             ),
             (FailureKind::VerifyFailed, _) => f.write_str(
                 "it does not hold what was written; it was left without the source's modification \

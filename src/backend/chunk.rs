@@ -139,7 +139,11 @@ impl Holes {
 }
 
 /// The first data at or behind `from`, up to the next hole.
-fn next_data(source: impl AsFd, from: u64, size: u64) -> Result<Option<Range<u64>>, Errno> {
+pub(super) fn next_data(
+    source: impl AsFd,
+    from: u64,
+    size: u64,
+) -> Result<Option<Range<u64>>, Errno> {
     let seek = |offset: u64, whence| {
         let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
         lseek(source.as_fd(), offset, whence).map(i64::cast_unsigned)

@@ -223,6 +223,7 @@ fn mechanism(word: &str) -> &str {
         "read-write" => "read and written",
         "ring-read" => "read through io_uring",
         "direct" => "direct I/O",
+        "striped" => "object by object",
         "ring-direct" => "direct I/O through io_uring",
         other => other,
     }

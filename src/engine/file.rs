@@ -17,7 +17,7 @@ use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
-use super::publish::{Visible, create_file};
+use super::publish::{Published, Visible, create_file};
 use super::resume::Partial;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
@@ -57,13 +57,15 @@ pub(crate) struct Pending {
     pub(crate) streamed: bool,
     /// What the journal knows of its temporary file.
     pub(crate) temporary: Option<Temporary>,
+    /// The data version of a large source on Lustre when it was opened.
+    pub(crate) version: Option<u64>,
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
     /// Digests of the content, when they are wanted and were taken on the way.
     pub(crate) content: Option<Content>,
     /// The file that was published, when it is to be read back.
-    pub(crate) published: OnceLock<Inode>,
+    pub(crate) published: OnceLock<Published>,
 }
 
 /// An opened source and everything decided about it.
@@ -156,6 +158,11 @@ impl Worker<'_> {
             self.settle(dir, 1);
             return Ok(());
         }
+        if self.leaves_out_released(&source.file, &stat)? {
+            self.first_name_failed(source.link);
+            self.settle(dir, 1);
+            return Ok(());
+        }
         if self.job.options().dry_run {
             self.count_file(size);
             self.first_name_is_complete(dir, source_name, name, &stat, source.link);
@@ -211,6 +218,7 @@ impl Worker<'_> {
             temporary,
             streamed,
             xattrs,
+            version: self.version_before(&source.file, size, filesystems.source.layouts),
             link: source.link,
             attempt: source.attempt,
             content: None,

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 
+use crate::lustre::told;
+
 /// A filesystem type, by the magic number of statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Filesystem {
@@ -18,6 +20,8 @@ pub(crate) struct Filesystem {
     pub(crate) direct: bool,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
+    /// Files have layouts that say which server holds which stripe.
+    pub(crate) layouts: bool,
     /// Every request may take a way to a server and back.
     pub(crate) remote: bool,
     /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
@@ -68,7 +72,8 @@ impl Filesystem {
     /// # Errors
     /// The errno of fstatfs(2).
     pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
-        Ok(Self::from_magic(fstatfs(file)?.filesystem_type().0 as _))
+        let magic = fstatfs(&file)?.filesystem_type().0;
+        Ok(Self::from_magic(if told::is_lustre(&file) { told::MAGIC } else { magic as _ }))
     }
 
     fn from_magic(magic: i64) -> Self {
@@ -79,6 +84,7 @@ impl Filesystem {
         Self {
             word,
             tells_holes: word != "zfs",
+            layouts: word == "lustre",
             made_on_reading,
             zero_is_no_size: made_on_reading || matches!(word, "fuse" | "unknown"),
             in_memory: matches!(word, "tmpfs" | "ramfs"),

@@ -21,15 +21,21 @@ use super::filesystem::Filesystem;
 use super::inode::Inode;
 use super::large::LargeCopy;
 use super::links::LinkTable;
+use super::parked::Parked;
 use super::sizing::Sizing;
 use super::tally::Tally;
 use crate::backend::pair::Pair;
+use crate::backend::piece_buffers::PieceBuffers;
+use crate::backend::servers::Servers;
 use crate::checksum::Algorithm;
 use crate::error::{Step, StepError};
 use crate::journal::Journal;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
 use crate::selection::Node;
+
+/// Memory for pieces of striped files that are read or wait to be written.
+const PIECE_BUFFERS_BYTES: usize = 64 << 20;
 
 /// One piece of work.
 #[derive(Debug)]
@@ -110,6 +116,12 @@ pub(crate) struct Job<'j> {
     pub(crate) failures: Failures,
     /// What `--verify` and `--manifest` ask for.
     pub(crate) checks: Option<Checks>,
+    /// The servers of striped files.
+    pub(crate) servers: Servers,
+    /// Striped files that wait for servers with room.
+    pub(crate) parked: Parked,
+    /// For pieces of striped files.
+    pub(crate) buffers: Arc<PieceBuffers>,
     /// By the device numbers of source and destination.
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Source and destination directories of the roots; the latter must not be entered as sources.
@@ -162,6 +174,9 @@ impl<'j> Job<'j> {
                 control.manifest.clone(),
                 sizing.threads,
             ),
+            servers: Servers::default(),
+            parked: Parked::new(sizing.parked),
+            buffers: Arc::new(PieceBuffers::new(sizing.piece_bytes, PIECE_BUFFERS_BYTES)),
             pairs: RwLock::default(),
             roots: RwLock::default(),
             written: Mutex::default(),

@@ -16,6 +16,7 @@ use super::resume::note_range;
 use super::sizing::Mover;
 use super::worker::Worker;
 use crate::backend::chunk::ChunkSupply;
+use crate::backend::objects::ObjectSupply;
 use crate::backend::{LargeFile, Mechanism};
 use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -37,7 +38,19 @@ pub(crate) struct LargeCopy {
     temporary: Option<Temporary>,
     /// Bytes that an earlier run has written.
     resumed: u64,
+    /// It is among the parked files.
+    pub(crate) is_parked: AtomicBool,
     state: Mutex<State>,
+}
+
+/// How a worker left a file.
+enum Left {
+    /// As the last one: the file is finished or failed.
+    Last(Box<Pending>),
+    /// While others go on.
+    Others,
+    /// While some of it waits for servers with room.
+    Unfinished,
 }
 
 #[derive(Debug)]
@@ -71,8 +84,10 @@ impl Worker<'_> {
             go_direct(&source, &destination, size, data, filesystems)
         };
         let pass = lanes::enter(Lane::DestinationWrite);
-        let prepared = match (sparse, direct) {
-            // The size first: a sparse file may end in a hole.
+        let striped = self.is_stripe_aware(filesystems);
+        let prepared = match (sparse || striped, direct) {
+            // The size first: a sparse file may end in a hole, and a striped one shows all of its objects
+            // only when every component has been touched.
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
             (false, Some(_)) => allocate(&destination, size),
             (false, None) => Ok(()),
@@ -91,12 +106,18 @@ impl Worker<'_> {
         if let Some(cells) = &cells {
             written.iter().for_each(|range| cells.unseen(range.clone()));
         }
+        let objects = striped
+            .then(|| self.objects(&source, &destination, &pending, filesystems, &written))
+            .flatten();
+        let shared_objects = objects.is_some();
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
                 destination: Arc::new(destination),
                 chunks: ChunkSupply::new(size, chunk_bytes, sparse && tells_holes, block)
                     .without(written),
+                objects,
+                anyway: AtomicBool::new(false),
                 zeros_are_holes: sparse && !tells_holes,
                 direct,
                 stop: AtomicBool::new(false),
@@ -105,6 +126,7 @@ impl Worker<'_> {
             },
             temporary: pending.temporary.clone(),
             resumed,
+            is_parked: AtomicBool::new(false),
             state: Mutex::new(State {
                 active: 0,
                 pending: Some(pending),
@@ -117,7 +139,7 @@ impl Worker<'_> {
         let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
         // And except where every request goes to a server and back.
         let remote = filesystems.source.remote || filesystems.destination.remote;
-        let shared = direct.is_some() || in_memory || sparse || remote;
+        let shared = direct.is_some() || in_memory || sparse || remote || shared_objects;
         if shared && size > 2 * chunk_bytes {
             self.push(Task::Help(Arc::clone(&copy)));
         }
@@ -129,10 +151,10 @@ impl Worker<'_> {
     /// Helps with a file that somebody else started, and lets a third one join.
     pub(crate) fn help(&mut self, copy: Arc<LargeCopy>) {
         // A file that failed keeps its chunks for ever: whoever pushed it on would never come home.
-        if copy.file.chunks.is_empty() || copy.file.stop.load(Relaxed) || !copy.join() {
-            return;
+        if copy.file.is_handed_out() || copy.file.stop.load(Relaxed) || !copy.join() {
+            return self.let_go(&copy);
         }
-        if self.job.control.lanes.worker_cap() > 2 {
+        if self.job.control.lanes.worker_cap() > 2 && copy.wants_more() {
             self.push(Task::Help(Arc::clone(&copy)));
         }
         self.take_part(copy);
@@ -149,13 +171,25 @@ impl Worker<'_> {
             }
         };
         let result = self.backend.large(&copy.file, &count);
-        let pending = copy.leave(result);
-        if let Some(pending) = pending {
-            self.finish_large(pending, copy);
+        match copy.leave(result) {
+            Left::Last(pending) => self.finish_large(*pending, &copy),
+            Left::Unfinished if !copy.is_parked.swap(true, Relaxed) => self.park(copy),
+            Left::Unfinished | Left::Others => {}
+        }
+        self.look_at_parked();
+    }
+
+    /// Ends a file that is not gone on with and that nobody takes part in any more.
+    pub(crate) fn let_go(&mut self, copy: &LargeCopy) {
+        if self.job.stopped() {
+            copy.file.stop.store(true, Relaxed);
+        }
+        if let Some(pending) = copy.take_when_over() {
+            self.finish_large(*pending, copy);
         }
     }
 
-    fn finish_large(&mut self, mut pending: Pending, copy: Arc<LargeCopy>) {
+    fn finish_large(&mut self, mut pending: Pending, copy: &LargeCopy) {
         let (error, mechanism) = {
             let state = copy.lock();
             (state.error, state.mechanism)
@@ -165,7 +199,7 @@ impl Worker<'_> {
         if let Some(error) = error {
             return self.give_up(pending, error);
         }
-        if copy.file.stop.load(Relaxed) || !copy.file.chunks.is_empty() {
+        if copy.file.stop.load(Relaxed) || !copy.file.is_handed_out() {
             // Cancelled: no failure of this file. What the journal knows of is kept.
             return self.keep_or_abandon(&pending);
         }
@@ -202,16 +236,45 @@ impl LargeCopy {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins one worker's part; false when the file is finished already.
-    fn join(&self) -> bool {
+    /// Whether one worker more would be of use.
+    fn wants_more(&self) -> bool {
+        let objects = self.file.objects.as_ref();
+        objects.is_none_or(|objects| self.lock().active < objects.useful_workers())
+    }
+
+    /// Whether somebody could go on with what waits for a server with room, or need not any more.
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.file.stop.load(Relaxed)
+            || self.file.is_handed_out()
+            || self.file.objects.as_ref().is_none_or(ObjectSupply::has_room)
+    }
+
+    /// From now on its servers get its objects however much they have to do.
+    pub(crate) fn go_on_anyway(&self) {
+        self.is_parked.store(false, Relaxed);
+        self.file.anyway.store(true, Relaxed);
+    }
+
+    /// The file, when nobody takes part in it and nothing of it is left to do.
+    fn take_when_over(&self) -> Option<Box<Pending>> {
         let mut state = self.lock();
-        let open = state.pending.is_some();
+        let over = state.active == 0 && (self.file.stop.load(Relaxed) || self.file.is_handed_out());
+        if over { state.pending.take().map(Box::new) } else { None }
+    }
+
+    /// Begins one worker's part; false when the file is finished already, or has enough workers.
+    fn join(&self) -> bool {
+        let enough = !self.wants_more();
+        let mut state = self.lock();
+        let open = state.pending.is_some() && !(enough && state.active > 0);
         state.active += usize::from(open);
         open
     }
 
     /// Ends one worker's part. Returns the file to the last one, who finishes it.
-    fn leave(&self, result: Result<Mechanism, StepError>) -> Option<Pending> {
+    fn leave(&self, result: Result<Mechanism, StepError>) -> Left {
+        let stopped = result.is_err() || self.file.stop.load(Relaxed);
+        let waits = self.file.objects.as_ref().is_some_and(ObjectSupply::has_unwritten);
         let mut state = self.lock();
         state.active -= 1;
         match result {
@@ -221,8 +284,12 @@ impl LargeCopy {
                 state.error.get_or_insert(error);
             }
         }
+        if !stopped && state.error.is_none() && waits {
+            return Left::Unfinished;
+        }
         // With others active, one of them is the last.
-        if state.active == 0 { state.pending.take() } else { None }
+        let last = if state.active == 0 { state.pending.take() } else { None };
+        last.map_or(Left::Others, |pending| Left::Last(Box::new(pending)))
     }
 }
 

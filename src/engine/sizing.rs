@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::filesystem::Filesystem;
 use crate::error::Refusal;
+use crate::lustre::parameters;
 use crate::options::{BackendChoice, ConcurrencyChoice, CopyOptions};
 use crate::sys::ring;
 
@@ -29,6 +30,8 @@ const THREADS_PER_CORE: usize = 4;
 /// Workers to begin with where every request goes to a server and back: few for any server, and two
 /// doublings less to wait for.
 const REMOTE_BEGIN: usize = 8;
+/// The same where files are striped over servers, each of which one worker keeps busy.
+const STRIPED_BEGIN: usize = 16;
 /// More threads than this gain nothing without adapting to the filesystem.
 const THREADS_MAX: usize = 32;
 /// More threads than this are never tried: they hide 1 ms for 100,000 operations a second.
@@ -44,6 +47,12 @@ const KEEP_MIN: usize = 2;
 /// Descriptors for what belongs to no worker: the directory that a root hangs in, on both sides, and
 /// what a step opens for a moment.
 const SPARE_DESCRIPTORS: usize = 5;
+/// Striped files that may wait for servers with room: so far the walk gets ahead of a slow server.
+const PARKED_MAX: usize = 64;
+/// What a Lustre client sends to a server at once, where it does not say.
+const RPC_BYTES: u64 = 4 << 20;
+/// Longest piece of a striped file, however long requests are: memory.
+const PIECE_MAX_BYTES: u64 = 16 << 20;
 
 /// What moves the bytes, before anything is known about single files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +84,10 @@ pub(crate) struct Sizing {
     /// Chunks of large files in flight per worker.
     pub(crate) large_slots: usize,
     pub(crate) chunk_bytes: usize,
+    /// Longest piece of a striped file.
+    pub(crate) piece_bytes: usize,
+    /// Striped files that may wait for servers with room.
+    pub(crate) parked: usize,
     /// Ancestors whose descriptors stay open, per worker.
     pub(crate) keep: usize,
     /// Fast paths that were not to be had, for the report.
@@ -108,9 +121,18 @@ impl Sizing {
         let begin = match (adaptive, remote) {
             (false, _) => wanted,
             (true, false) => cores.min(wanted),
+            (true, true) if source.layouts || destination.layouts => {
+                cores.max(STRIPED_BEGIN).min(wanted)
+            }
             (true, true) => cores.max(REMOTE_BEGIN).min(wanted),
         };
         let descriptors = descriptors();
+        let parked = if source.layouts || destination.layouts {
+            PARKED_MAX.min(descriptors / 16)
+        } else {
+            0
+        };
+        let descriptors = descriptors - 2 * parked;
         let (starters, depth, keep) = share_descriptors(descriptors, begin, mover)?;
         let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
         let (extras, keep) =
@@ -136,6 +158,8 @@ impl Sizing {
             depth,
             large_slots: (per_worker / chunk_bytes).clamp(1, LARGE_SLOTS),
             chunk_bytes,
+            piece_bytes: piece_bytes(source, destination),
+            parked,
             keep,
             notes,
         })
@@ -149,6 +173,15 @@ impl Sizing {
             (Mover::Plain | Mover::Range, _) => "threads",
         }
     }
+}
+
+/// Pieces of striped files are as long as the client's requests to its servers.
+fn piece_bytes(source: Filesystem, destination: Filesystem) -> usize {
+    let known = (source.layouts || destination.layouts)
+        .then(|| parameters::rpc_bytes(&parameters::root()))
+        .flatten();
+    let bytes = known.unwrap_or(RPC_BYTES).clamp(CHUNK_MIN_BYTES as u64, PIECE_MAX_BYTES);
+    usize::try_from(bytes).expect("at most 16 MiB")
 }
 
 fn choose_mover(

@@ -25,10 +25,12 @@ pub(crate) enum Warning {
     CapabilityNotKept,
     /// The destination takes no (further) hard link; the name was copied as a file of its own.
     HardLinkNotKept,
+    /// The file's data is only in an archive, and it was left out by `--hsm skip`.
+    ReleasedSkipped,
 }
 
 impl Warning {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::OwnerNotKept,
         Self::GroupNotKept,
         Self::XattrUnsupported,
@@ -37,6 +39,7 @@ impl Warning {
         Self::SecurityLabel,
         Self::CapabilityNotKept,
         Self::HardLinkNotKept,
+        Self::ReleasedSkipped,
     ];
 
     /// Key of the report; stable.
@@ -50,6 +53,7 @@ impl Warning {
             Self::SecurityLabel => "security-label-left-to-destination",
             Self::CapabilityNotKept => "capability-not-kept",
             Self::HardLinkNotKept => "hard-link-not-kept",
+            Self::ReleasedSkipped => "released-skipped",
         }
     }
 }
@@ -70,6 +74,8 @@ pub(crate) struct Tally {
     pub(crate) bytes_moved: AtomicU64,
     pub(crate) excluded: AtomicU64,
     pub(crate) deleted: AtomicU64,
+    /// Files whose data reading brought back from the archive.
+    pub(crate) released_restored: AtomicU64,
     /// Links and special files that an earlier run had made.
     pub(crate) links_resumed: AtomicU64,
 }

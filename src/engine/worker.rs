@@ -98,7 +98,7 @@ impl<'w> Worker<'w> {
                 Found::Task(task) => {
                     let walk = task.is_walk();
                     if self.job.stopped() {
-                        drop(task); // resumable: what was not begun is left
+                        self.leave_alone(task);
                     } else {
                         self.perform(task);
                     }
@@ -127,6 +127,13 @@ impl<'w> Worker<'w> {
             self.handle.begin();
         } else {
             self.handle.done();
+        }
+    }
+
+    /// Does not begin a task: the next run will. A large file that nobody takes part in is let go.
+    fn leave_alone(&mut self, task: Task) {
+        if let Task::Help(copy) = task {
+            self.let_go(&copy);
         }
     }
 

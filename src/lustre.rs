@@ -1,0 +1,29 @@
+//! What Longshore knows about Lustre, without its library: the layouts of files as the extended
+//! attribute `lustre.lov` has them, where their bytes are by these, and which filesystems are Lustre.
+//! It copies nothing.
+
+pub mod access;
+mod compose;
+pub mod expect;
+pub mod fields;
+mod format;
+pub mod hsm;
+pub mod job_id;
+mod json;
+pub mod layout;
+pub mod parameters;
+mod parse;
+pub mod ready;
+mod size;
+pub mod spec;
+pub mod stripes;
+mod text;
+pub mod told;
+mod values;
+pub mod version;
+mod words;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;
