@@ -107,7 +107,8 @@ impl Layout {
         let Self::Composite(composite) = self else { return };
         let components = &mut composite.components;
         for at in 0..components.len() {
-            let last = components.get(at + 1).is_none_or(|next| next.extent.start == 0);
+            let last =
+                components.get(at + 1).is_none_or(|next| next.begins_mirror(&components[at]));
             if last && components[at].extent.end < bytes {
                 components[at].extent.end = Extent::EOF;
                 note(reasons, Reason::Extended);

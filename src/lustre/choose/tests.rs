@@ -347,3 +347,13 @@ proptest! {
         }
     }
 }
+#[test]
+fn extension_space_without_a_size_stays_one_mirror() {
+    let Layout::Composite(mut odd) = spec("-E 1G -z 64M -c 1 -S 4M -E -1 -c 2") else { panic!() };
+    let Body::Striped(space) = &mut odd.components[1].body else { panic!() };
+    space.stripe_size = 0;
+    let odd = Layout::Composite(odd);
+    assert_eq!(odd.template(), odd, "what cannot begin again is left alone");
+    let choice = choose(&Policy::Preserve, Some(&odd), GIB, &site(4, "-c 1"), None);
+    assert_eq!(choice.request, Some(odd));
+}
