@@ -234,7 +234,7 @@ fn without_compression(composite: &mut Composite, reasons: &mut Vec<Reason>) {
     }
 }
 
-/// Gives the place of a component on the MDT to the next one, unless the destination's default has
+/// Gives the place of a component on the MDT to the one behind it, unless the destination's default has
 /// data on the MDT as well: such space is scarce.
 fn off_the_mdt(composite: &mut Composite, site: &Site, reasons: &mut Vec<Reason>) {
     let on_mdt = |component: &Component| component.striped().is_some_and(|p| p.pattern.is_mdt());
@@ -246,8 +246,10 @@ fn off_the_mdt(composite: &mut Composite, site: &Site, reasons: &mut Vec<Reason>
         return;
     }
     composite.components.retain(|component| !on_mdt(component));
-    if let Some(first) = composite.components.first_mut() {
-        first.extent.start = 0;
+    let mut start = 0;
+    for component in &mut composite.components {
+        component.extent.start = start;
+        start = component.extent.end;
     }
     note(reasons, Reason::MdtDropped);
 }
