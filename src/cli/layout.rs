@@ -136,7 +136,7 @@ fn text(forecast: &Forecast) -> String {
     }
     let _ = writeln!(out, "Destination: {}", filesystem(&forecast.destination));
     let default = forecast.default.as_ref().map(Layout::to_spec);
-    let default = default.unwrap_or_else(|| "none that can be read".to_owned());
+    let default = default.unwrap_or_else(|| "none; the servers decide".to_owned());
     let _ = writeln!(out, "Default there: {default}");
     let files = human::counted(forecast.files, "file", "files");
     let _ = writeln!(out, "{files}, {}:", human::bytes(forecast.bytes));

@@ -108,9 +108,8 @@ impl Forecast {
                 ));
             };
             let source = client(&root.source_dir, sources)?;
-            let same_filesystem = source.as_ref().is_some_and(|source| {
-                source.fsname.is_some() && source.fsname == destination.fsname
-            });
+            let same_filesystem =
+                source.as_ref().is_some_and(|source| source.device == destination.device);
             let pools = default_of(&destination.mount_point);
             let default = default_of(there);
             let mut site = destination.site(default.clone(), &pools.iter().collect::<Vec<_>>());

@@ -116,6 +116,12 @@ impl Layout {
         }
     }
 
+    /// Whether it is one stripe on any OST.
+    pub(super) fn is_single(&self) -> bool {
+        matches!(self, Self::Plain(plain) if plain.count == Count(1) && plain.pool().is_none()
+            && plain.pattern == Pattern::RAID0)
+    }
+
     /// Whether a file of so many bytes gets the same stripes from both: those components that it
     /// reaches are the same.
     pub(super) fn serves_as(&self, other: &Self, bytes: u64) -> bool {

@@ -57,6 +57,9 @@ impl Sources {
 pub struct Client {
     /// Whether the environment said that it is Lustre, instead of the filesystem itself.
     pub told: bool,
+    /// Its device number, which two mounts of one filesystem share (a hash of the MDT's UUID).
+    #[serde(skip)]
+    pub device: u64,
     /// The filesystem's name.
     pub fsname: Option<String>,
     /// What tells several mounts of it apart.
@@ -102,6 +105,7 @@ impl Client {
         });
         Self {
             told: told::is_told(device),
+            device,
             osts: fewest(parameters.as_ref().and_then(Parameters::osts), count(directory)),
             rpc_bytes: parameters.as_ref().and_then(Parameters::rpc_bytes),
             version: version(&sources.parameters),
@@ -249,6 +253,7 @@ mod tests {
         let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap()).unwrap();
         let expected = Client {
             told: false,
+            device,
             fsname: Some("my-fs".into()),
             instance: None,
             mount_point: dir.path().to_owned(),
@@ -264,7 +269,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = File::open(dir.path()).unwrap();
         let sources = Sources { mountinfo: Vec::new(), parameters: dir.path().join("nothing") };
-        assert_eq!(Client::examine(open.as_fd(), dir.path(), &sources), Client::default());
+        let device = std::fs::metadata(dir.path()).unwrap().dev();
+        let expected = Client { device, ..Client::default() };
+        assert_eq!(Client::examine(open.as_fd(), dir.path(), &sources), expected);
         put(dir.path(), "version", "lustre: 2.12.0\nkernel: patchless_client\n");
         assert_eq!(version(dir.path()).as_deref(), Some("2.12.0"));
     }
