@@ -9,6 +9,7 @@ pub mod fields;
 mod format;
 pub mod hsm;
 pub mod job_id;
+mod json;
 pub mod layout;
 pub mod parameters;
 mod parse;
@@ -16,6 +17,11 @@ pub mod ready;
 pub mod stripes;
 pub mod told;
 pub mod version;
+mod size;
+pub mod spec;
+mod text;
+mod values;
+mod words;
 
 #[cfg(test)]
 mod fixtures;
