@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod header;
+mod identity;
 mod index;
 mod load;
 mod place;
@@ -25,6 +26,7 @@ use nix::fcntl::{FallocateFlags, Flock, fallocate};
 pub use prepare::{Prepared, prepare};
 pub use ticket::Ticket;
 
+pub(crate) use identity::Identity;
 pub(crate) use index::Key;
 pub(crate) use load::Begun;
 pub(crate) use place::is_journal_name;
@@ -69,6 +71,8 @@ pub struct Journal {
     /// Whether this run noted anything that the next one can use.
     worth_keeping: AtomicBool,
     targets: Mutex<Targets>,
+    /// Where earlier runs wrote; on other filesystems, too, which this run may not have met yet.
+    unvisited: Mutex<Vec<PathBuf>>,
     /// Set at the end; the thread of the checkpoints waits for it.
     closed: Mutex<bool>,
     bell: Condvar,
@@ -128,6 +132,7 @@ impl Journal {
             redone: AtomicBool::new(false),
             worth_keeping: AtomicBool::new(false),
             targets: Mutex::default(),
+            unvisited: Mutex::default(),
             closed: Mutex::new(false),
             bell: Condvar::new(),
             header: Mutex::new(header),
@@ -170,10 +175,10 @@ impl Journal {
     }
 
     /// Notes which directory the first source is copied to, so that the next run recognises it.
-    pub(crate) fn note_root(&self, inode: u64) {
+    pub(crate) fn note_root(&self, root: Identity) {
         let mut header = lock(&self.header);
-        if header.root != inode {
-            header.root = inode;
+        if header.root != root {
+            header.root = root;
             // Without it the next run takes whatever directory is there; no reason to stop.
             let _ = header.write(&self.file);
         }

@@ -3,6 +3,7 @@
 //! It copies nothing.
 
 pub mod access;
+pub mod choose;
 mod compose;
 pub mod expect;
 pub mod fields;
@@ -17,8 +18,14 @@ pub mod ready;
 pub mod stripes;
 pub mod told;
 pub mod version;
+mod normalise;
+mod parse;
+pub mod reason;
+pub mod site;
 mod size;
 pub mod spec;
+pub mod stripes;
+pub mod table;
 mod text;
 mod values;
 mod words;

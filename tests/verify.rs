@@ -438,3 +438,71 @@ fn a_copy_that_is_killed_while_it_verifies_goes_on() {
         assert_eq!(listed.code(), Some(0), "the manifest has not all of the copy");
     });
 }
+
+/// How a published file makes room for another one before it is read back.
+#[derive(Debug, Clone, Copy)]
+enum Swap {
+    /// Another file is moved over it.
+    Moved,
+    /// It is removed, and another one is made: on ext4 with the same inode number.
+    Made,
+}
+
+/// Whatever has the name by the time of reading back is somebody else's: it is neither taken for the
+/// verified copy, even with its content, nor mended.
+#[test]
+fn a_file_that_took_the_place_of_a_published_one_is_noticed_and_left_alone() {
+    for (fs, swap, same) in [
+        (Fs::Tmpfs, Swap::Moved, true),
+        (Fs::Tmpfs, Swap::Moved, false),
+        (Fs::Ext4, Swap::Moved, true),
+        (Fs::Ext4, Swap::Made, true),
+        (Fs::Ext4, Swap::Made, false),
+    ] {
+        let Some(scratch) = Scratch::new(fs) else { continue };
+        let case = format!("{fs:?} {swap:?}, same content: {same}");
+        let (src, copy) = (scratch.join("src"), scratch.join("copy"));
+        fs::create_dir(&src).unwrap();
+        fs::create_dir(&copy).unwrap();
+        let right = Rng::new(1).bytes(20_000);
+        fs::write(src.join("first"), &right).unwrap();
+        fs::write(src.join("second"), Rng::new(2).bytes(2 * MIB)).unwrap();
+        // One after the other, and the second takes most of a second; the first is read back after it.
+        let command = Longshore::copy(Backend::Auto).args(["--verify", "--threads", "1"]);
+        let command = command.args(["--bandwidth-limit", "3MiB"]);
+        let command = command.arg(src.join("first")).arg(src.join("second")).arg(&copy);
+        let running = command.start();
+        wait_for("the second file", Duration::from_secs(20), || {
+            let names = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name());
+            let aside = |name: &std::ffi::OsStr| {
+                let name = name.to_string_lossy();
+                name.starts_with(".longshore-") && !name.ends_with(".journal")
+            };
+            names.into_iter().any(|name| aside(&name))
+        });
+        let other = if same { right.clone() } else { Rng::new(3).bytes(right.len()) };
+        let target = copy.join("first");
+        let before = fs::metadata(&target).unwrap().ino();
+        match swap {
+            Swap::Moved => {
+                fs::write(scratch.join("other"), &other).unwrap();
+                fs::rename(scratch.join("other"), &target).unwrap();
+            }
+            Swap::Made => {
+                fs::remove_file(&target).unwrap();
+                fs::write(&target, &other).unwrap();
+            }
+        }
+        let made = fs::metadata(&target).unwrap();
+        eprintln!("{case}: inode {before}, then {}", made.ino());
+        let run = running.wait();
+        run.expect(1);
+        fails_for_one_file(&run, &src.join("first"));
+        assert_eq!(run.count("/verify/files"), 1, "{case}: {}", run.describe());
+        assert_eq!(run.count("/verify/repaired_ranges"), 0, "{case}: {}", run.describe());
+        assert!(fs::read(&target).unwrap() == other, "{case}: somebody else's file was changed");
+        let now = fs::metadata(&target).unwrap();
+        let times = |file: &fs::Metadata| (file.ino(), file.mtime(), file.mtime_nsec());
+        assert_eq!(times(&now), times(&made), "{case}");
+    }
+}

@@ -88,11 +88,11 @@ impl<T> Uring<T> {
     /// Reads what is in memory; what is not goes in flight. `None` means that it is in flight.
     fn start(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
         let size = file.size;
+        lanes::take_bytes(size as u64); // whichever way it goes
         if self.broken || size >= WIDE_SLOT_BYTES || !file.pair.reads_without_waiting() {
             return Some(self.plainly(file));
         }
         let Some(slot) = self.free_for(size).pop() else { return Some(self.plainly(file)) };
-        lanes::take_bytes(size as u64);
         if self.presumed_cold > 0 {
             self.presumed_cold -= 1;
             return self.put_in_flight(slot, file);
@@ -397,5 +397,66 @@ impl Overlapped<'_> {
         self.ring.write(slot, destination, offset, written..padded).at(Step::Write)?;
         *stage = Stage::Writing { piece, padded, written };
         self.ring.flush().at(Step::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::backend::pair::Pair;
+    use crate::lanes::Lanes;
+
+    /// A file of procfs cannot be read without waiting, so that every one of these falls back.
+    fn foreign() -> SmallFile<()> {
+        let source = File::open("/proc/version").expect("procfs");
+        let size = std::fs::read("/proc/version").expect("procfs").len();
+        SmallFile {
+            source: Arc::new(OwnedFd::from(source)),
+            destination: tempfile::tempfile().expect("a file").into(),
+            size,
+            pair: Arc::new(Pair::new(false)),
+            checksum: None,
+            digest: None,
+            owner: (),
+        }
+    }
+
+    /// What falls back was counted a second time by the plain calls, which halved the rate that a
+    /// limit allows.
+    #[test]
+    fn a_file_that_falls_back_is_taken_from_the_limit_once() {
+        let plain = || Plain::new(1 << 20).expect("a buffer");
+        // Without a ring there is nothing that could fall back.
+        let Ok(mut ring) = Uring::new(plain(), 8, 1, 1 << 20) else { return };
+        let lanes = Arc::new(Lanes::default());
+        let _seat = lanes.sit();
+        let taken = || lanes.seats().iter().map(|seat| seat.bytes()).sum::<u64>();
+        let mut expected = 0;
+        let mut done = Vec::new();
+        // Tried without waiting, presumed cold, and with a ring that has failed.
+        for (presumed_cold, broken) in [(0, false), (1, false), (0, true)] {
+            ring.presumed_cold = presumed_cold;
+            ring.broken = broken;
+            let file = foreign();
+            expected += file.size as u64;
+            ring.small(file, &mut done);
+            while ring.in_flight() > 0 {
+                ring.wait(&mut done);
+            }
+            assert_eq!(taken(), expected, "presumed cold {presumed_cold}, broken {broken}");
+        }
+        let mut backend: Box<dyn Backend<()>> = Box::new(plain());
+        backend.small(foreign(), &mut done);
+        expected += done[0].file.size as u64;
+        // From procfs to a temporary file `copy_file_range` does not go.
+        backend = Box::new(super::super::range::Range::new(plain()));
+        backend.small(foreign(), &mut done);
+        expected += done[0].file.size as u64;
+        assert_eq!(taken(), expected);
+        assert_eq!(done.len(), 5);
+        assert!(done.iter().all(|finished| finished.result.is_ok()), "{done:?}");
     }
 }

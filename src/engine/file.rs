@@ -17,7 +17,7 @@ use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
-use super::publish::{Visible, create_file};
+use super::publish::{Published, Visible, create_file};
 use super::resume::Partial;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
@@ -65,7 +65,7 @@ pub(crate) struct Pending {
     /// Digests of the content, when they are wanted and were taken on the way.
     pub(crate) content: Option<Content>,
     /// The file that was published, when it is to be read back.
-    pub(crate) published: OnceLock<Inode>,
+    pub(crate) published: OnceLock<Published>,
 }
 
 /// An opened source and everything decided about it.

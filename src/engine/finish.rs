@@ -10,7 +10,7 @@ use nix::unistd::fsync;
 
 use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
-use super::publish::{self, Visible};
+use super::publish::{self, Published, Visible};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -137,8 +137,9 @@ impl Worker<'_> {
         let aside = matches!(pending.visible, Visible::As(_));
         let wanted = aside || self.job.reads_back();
         let written = wanted.then(|| publish::identity(&destination)).transpose()?;
-        if let Some(written) = written {
-            let _ = pending.published.set(written); // once for each attempt
+        if let Some(written) = written.filter(|_| self.job.reads_back()) {
+            let published = Published::of(written, &destination)?;
+            let _ = pending.published.set(published); // once for each attempt
         }
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;

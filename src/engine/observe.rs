@@ -101,7 +101,7 @@ impl<'o> Observer<'o> {
         let since = &mut self.since;
         since.looks += 1;
         since.seconds += seconds;
-        since.bytes += now.bytes - last.bytes;
+        since.bytes += now.bytes.saturating_sub(last.bytes); // some may have been given back
         since.items += now.items - last.items;
         if since.looks < self.stride || since.seconds <= 0.0 {
             return;

@@ -13,6 +13,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::inode::{Inode, inode, is_directory};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::is_journal_name;
+use crate::sys;
 
 const CREATE: OFlag = OFlag::O_WRONLY
     .union(OFlag::O_CREAT)
@@ -193,6 +194,26 @@ pub(crate) fn abandon(dir: BorrowedFd<'_>, visible: &Visible, name: &CStr) {
 /// Step `Stat`.
 pub(crate) fn identity(file: impl AsFd) -> Result<Inode, StepError> {
     fstat(file).map(|stat| inode(&stat)).at(Step::Stat)
+}
+
+/// Which file was published, to be told from another one that has its name by now. An inode number
+/// alone does not do: ext4 gives that of a removed file to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published {
+    inode: Inode,
+    /// Inode and time of birth, zeros where the filesystem does not know that.
+    birth: [u64; 3],
+}
+
+impl Published {
+    /// An open file, which is this inode.
+    ///
+    /// # Errors
+    /// Step `Stat`.
+    pub(crate) fn of(inode: Inode, file: impl AsFd) -> Result<Self, StepError> {
+        let birth = sys::birth(file.as_fd()).at(Step::Stat)?;
+        Ok(Self { inode, birth })
+    }
 }
 
 #[cfg(test)]

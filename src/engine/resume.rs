@@ -24,7 +24,7 @@ use super::publish::{Created, Visible, numbered, temporary, temporary_number};
 use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{FailureKind, Step, StepError};
-use crate::journal::{Begun, Temporary, Writer, ranges, record};
+use crate::journal::{Begun, Identity, Temporary, Writer, ranges, record};
 use crate::lanes::{self, Lane};
 
 /// Mode of a temporary file until its attributes are set.
@@ -266,7 +266,8 @@ impl Worker<'_> {
             self.job.writes_to(stat.st_dev, directory);
         }
         if above.is_anchor() && above.root.index == 0 && !self.job.options().dry_run {
-            journal.note_root(stat.st_ino);
+            // A directory that cannot be looked at is not known, and whatever is there is taken.
+            journal.note_root(Identity::of(directory).unwrap_or_default());
         }
     }
 

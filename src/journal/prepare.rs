@@ -7,9 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::header::{BOOT_BYTES, Header, Unusable};
+use super::identity::Identity;
 use super::load::Earlier;
 use super::place::{self, There};
 use super::ticket::{Fresh, Ticket};
@@ -106,7 +105,7 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
         boot: checkpoint::boot_id().unwrap_or([0; BOOT_BYTES]),
         exact: exact || plan.is_exact_by_guess(),
         sources,
-        root: 0,
+        root: Identity::default(),
         text: describe(request),
     };
     let planned = Fresh::places(&plan, &choice.place, key);
@@ -186,6 +185,7 @@ fn continued(
     let journal = Journal::begin(held, path.clone(), beside, header, earlier);
     let journal =
         journal.map_err(|source| Refusal::System { path, action: "write the journal", source })?;
+    journal.was_written(plan.roots.iter().map(|root| root.destination.clone()).collect());
     let ticket = Arc::new(Ticket::ready(journal, notes.clone()));
     Ok(Prepared { plan, ticket: Some(ticket), notes, earlier: Some(done) })
 }
@@ -211,7 +211,7 @@ impl Found {
     fn why_not(
         &self,
         plan: &Plan,
-        sources: u64,
+        sources: Identity,
         existing: ExistingJournal,
     ) -> Option<&'static str> {
         let root = plan.roots.first().map(|root| root.destination_dir.join(&root.destination_name));
@@ -220,7 +220,7 @@ impl Found {
             Err(Unusable::Foreign | Unusable::Damaged) => Some("the journal is damaged"),
             Err(Unusable::Version) => Some("the journal is of another version of longshore"),
             Ok(_) if existing == ExistingJournal::Replace => Some("the journal is to be replaced"),
-            Ok(header) if header.sources != sources => {
+            Ok(header) if !header.sources.may_be(sources) => {
                 Some("the source is another one than the journal was written for")
             }
             Ok(header) if !root.is_some_and(|root| is_root(header, &root)) => {
@@ -266,6 +266,11 @@ fn find(
                 let mut header = Header::read(&held);
                 if spot == Spot::Given {
                     refuse_other(&path, &header, key, request.options.journal.existing)?;
+                } else if matches!(header, Err(Unusable::Foreign)) {
+                    // Nobody is asked before a journal gets its own name; what is there stays.
+                    let path = show(&path);
+                    notes.push(format!("{path}: is no journal of Longshore; it is not used"));
+                    continue;
                 }
                 if header.as_ref().is_ok_and(|header| header.key != key) {
                     header = Err(Unusable::Damaged); // under our name it can only be that
@@ -315,20 +320,15 @@ fn cannot_go_on(why: &str) -> Refusal {
 
 /// Whether a directory is the one that an earlier run copied to; true while that is not known.
 fn is_root(header: &Header, destination: &Path) -> bool {
-    header.root == 0 || fs::metadata(destination).is_ok_and(|found| found.ino() == header.root)
+    header.root.inode == 0
+        || Identity::at(destination, true).is_some_and(|found| header.root.may_be(found))
 }
 
-/// Tells these sources from others that have their paths by now. Devices have other numbers after a
-/// restart, and so only the inodes count.
-fn sources(plan: &Plan) -> u64 {
-    let mut hash = Xxh3::new();
-    for root in &plan.roots {
-        let found = fs::symlink_metadata(root.source_dir.join(&root.source_name));
-        // A file may be replaced between two runs and is then copied anew, like any file of a tree.
-        let inode = found.map_or(0, |found| if found.is_dir() { found.ino() } else { 0 });
-        hash.update(&inode.to_le_bytes());
-    }
-    hash.digest()
+/// Tells these sources from others that have their paths by now. A file may be replaced between two
+/// runs and is then copied anew, like any file of a tree.
+fn sources(plan: &Plan) -> Identity {
+    let path = |root: &crate::plan::Root| root.source_dir.join(&root.source_name);
+    Identity::of_all(plan.roots.iter().map(|root| Identity::at(&path(root), false)))
 }
 
 /// Whether a journal there is on the destination's filesystem.
