@@ -5,10 +5,6 @@ pub mod advice;
 pub mod filesystem;
 pub mod kernel;
 pub mod limits;
-<<<<<<< HEAD
-pub(crate) mod mounts;
-=======
->>>>>>> 26399a96edb3053a0946fb58e94558f16e40d9de
 mod text;
 
 use std::path::PathBuf;

@@ -12,22 +12,21 @@ pub mod hsm;
 pub mod job_id;
 mod json;
 pub mod layout;
+mod normalise;
 pub mod parameters;
 mod parse;
 pub mod ready;
-pub mod stripes;
-pub mod told;
-pub mod version;
-mod normalise;
-mod parse;
 pub mod reason;
+pub mod report;
 pub mod site;
 mod size;
 pub mod spec;
 pub mod stripes;
 pub mod table;
 mod text;
+pub mod told;
 mod values;
+pub mod version;
 mod words;
 
 #[cfg(test)]

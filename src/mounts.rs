@@ -66,17 +66,12 @@ pub(crate) fn unescape(field: &[u8]) -> OsString {
 /// The mount that an absolute path without symbolic links is on: the longest mount point above it.
 /// Mounts of the path's own device are preferred, because a mount may be hidden under a later one;
 /// where none has it (btrfs gives each subvolume its own number), the mount point alone decides.
-<<<<<<< HEAD:src/doctor/mounts.rs
-pub(super) fn mount_of(mountinfo: &[u8], path: &Path, device: (u64, u64)) -> Option<Mount> {
-    let above: Vec<Mount> = all(mountinfo).filter(|mount| path.starts_with(&mount.point)).collect();
-=======
 pub(crate) fn mount_of(mountinfo: &[u8], path: &Path, device: (u64, u64)) -> Option<Mount> {
     let above: Vec<Mount> = mountinfo
         .split(|byte| *byte == b'\n')
         .filter_map(parse)
         .filter(|mount| path.starts_with(&mount.point))
         .collect();
->>>>>>> 26399a96edb3053a0946fb58e94558f16e40d9de:src/mounts.rs
     let same_device = above.iter().any(|mount| mount.device == device);
     above
         .into_iter()

@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::doctor::mounts::unescape;
 use crate::error::{Refusal, show};
+use crate::mounts::unescape;
 
 /// Longest name of a filesystem (`LUSTRE_MAXFSNAME`).
 const MAX_NAME: usize = 8;
