@@ -147,7 +147,11 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     // Deleting and flushing can fail for good, too.
     let fatal = job.fatal();
     if let Some((path, error)) = &fatal {
-        stopped_by = Some(why_stopped(plan, path, *error));
+        let full = job.sites.full().filter(|_| error.kind == FailureKind::NoSpace);
+        stopped_by = Some(full.map_or_else(
+            || why_stopped(plan, path, *error),
+            |full| format!("{full} (stopped at {})", show(path)),
+        ));
     }
     let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
     let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));

@@ -8,6 +8,7 @@ mod compose;
 pub mod expect;
 pub mod fields;
 mod format;
+pub mod full;
 pub mod hsm;
 pub mod job_id;
 mod json;

@@ -11,11 +11,11 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
 use super::job::Job;
-use crate::lustre::access;
+use crate::lustre::access::{self, Found};
 use crate::lustre::choose::{Choice, Policy, Site};
 use crate::lustre::layout::{Layout, Of};
 use crate::lustre::report::{Filesystem, Layouts, LustreReport};
-use crate::lustre::told;
+use crate::lustre::{full, parameters, told};
 use crate::mounts;
 use crate::plan::nearest_existing;
 use crate::sys;
@@ -41,6 +41,8 @@ pub(crate) struct Sites {
     inherited: AtomicU64,
     directories: AtomicU64,
     reasons: Mutex<BTreeMap<&'static str, u64>>,
+    /// Which OST was full, when one was.
+    full: Mutex<Option<String>>,
 }
 
 impl Sites {
@@ -82,6 +84,26 @@ impl Sites {
     /// Counts a directory that was given a default.
     pub(super) fn count_directory(&self) {
         self.directories.fetch_add(1, Relaxed);
+    }
+
+    /// Remembers which OST of a file is full, unless one is known already. `file` is what there is of it
+    /// at the destination, `directory` an open one of its filesystem.
+    pub(super) fn note_full(&self, file: &OwnedFd, device: u64, directory: &OwnedFd) {
+        let Some(layout) = access::read(file, Of::File).ok().and_then(Found::layout) else {
+            return;
+        };
+        let facts = self.facts(device, directory);
+        let name = facts.fsname.as_deref().unwrap_or_default();
+        let free = parameters::free_bytes(&parameters::root(), name);
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        if full.is_none() {
+            *full = full::describe(&layout, name, &free);
+        }
+    }
+
+    /// Which OST was full, in words.
+    pub(super) fn full(&self) -> Option<String> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn layouts(&self, policy: &Policy) -> Layouts {
