@@ -67,11 +67,7 @@ pub(crate) fn unescape(field: &[u8]) -> OsString {
 /// Mounts of the path's own device are preferred, because a mount may be hidden under a later one;
 /// where none has it (btrfs gives each subvolume its own number), the mount point alone decides.
 pub(crate) fn mount_of(mountinfo: &[u8], path: &Path, device: (u64, u64)) -> Option<Mount> {
-    let above: Vec<Mount> = mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse)
-        .filter(|mount| path.starts_with(&mount.point))
-        .collect();
+    let above: Vec<Mount> = all(mountinfo).filter(|mount| path.starts_with(&mount.point)).collect();
     let same_device = above.iter().any(|mount| mount.device == device);
     above
         .into_iter()

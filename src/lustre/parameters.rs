@@ -29,6 +29,20 @@ pub fn free_bytes(root: &Path, fsname: &str) -> BTreeMap<u32, u64> {
         .collect()
 }
 
+/// Bytes that the client sends to an OST at once (`osc.*.max_pages_per_rpc`; pages are those of 4 KiB, or of
+/// this machine). The most of all OSTs; `None` where the client tells nothing.
+#[must_use]
+pub fn rpc_bytes(root: &Path) -> Option<u64> {
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    let pages = |path: PathBuf| {
+        let text = std::fs::read_to_string(path.join("max_pages_per_rpc")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let devices = std::fs::read_dir(root.join("osc")).ok()?;
+    let most = devices.flatten().filter_map(|device| pages(device.path())).max()?;
+    Some(most.saturating_mul(page.cast_unsigned()))
+}
+
 /// The index in the name of an OST's device. A filesystem's name may hold dashes.
 fn ost_of(device: &str, fsname: &str) -> Option<u32> {
     let rest = device.strip_prefix(fsname)?.strip_prefix("-OST")?;
@@ -39,6 +53,19 @@ fn ost_of(device: &str, fsname: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_length_of_a_request_is_that_of_the_ost_that_takes_most() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(rpc_bytes(root.path()), None);
+        for (device, pages) in [("a-OST0000-osc-f", "256\n"), ("a-OST0001-osc-f", "1024\n")] {
+            let dir = root.path().join("osc").join(device);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("max_pages_per_rpc"), pages).unwrap();
+        }
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap();
+        assert_eq!(rpc_bytes(root.path()), Some(1024 * page.cast_unsigned()));
+    }
 
     #[test]
     fn free_space_is_found_for_each_ost_of_this_filesystem_only() {
