@@ -178,7 +178,7 @@ impl Worker<'_> {
         let xattrs = self.xattrs_of(&pair, &source, dir);
         let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
-        let wish = self.wish(dir, &source, filesystems)?;
+        let wish = self.wish(dir, &source, filesystems);
         let destination = dir.destination().at(Step::Create)?;
         let pass = lanes::enter(Lane::DestinationCreate);
         let aside = streamed || size > SMALL_MAX_BYTES;

@@ -201,38 +201,38 @@ impl Worker<'_> {
         dir: &Dir,
         source: &Source,
         filesystems: Filesystems,
-    ) -> Result<Option<Wish>, StepError> {
+    ) -> Option<Wish> {
         let options = self.job.options();
         if options.layout == Policy::Inherit || !filesystems.destination.layouts {
-            return Ok(None);
+            return None;
         }
         let preserve = options.layout == Policy::Preserve && filesystems.source.layouts;
         let from = preserve.then(|| {
             let _pass = lanes::enter(Lane::SourceMetadata);
             access::read(&source.file, Of::File).ok()?.layout()
         });
-        let site = self.site(dir)?;
+        let site = self.site(dir);
         let table = options.layout_table.as_deref();
         let size = source.stat.st_size.cast_unsigned();
         let choice = choose(&options.layout, from.flatten().as_ref(), size, &site, table);
         self.job.sites.count_file(&choice);
         let explicit = matches!(options.layout, Policy::Spec(_));
-        Ok(choice.request.map(|layout| Wish { layout, explicit }))
+        choice.request.map(|layout| Wish { layout, explicit })
     }
 
-    /// What is known of a directory of the destination; looked up for its first file.
-    fn site(&self, dir: &Dir) -> Result<Arc<Site>, StepError> {
-        if let Some(site) = dir.site.get() {
-            return Ok(Arc::clone(site));
-        }
-        let _pass = lanes::enter(Lane::DestinationCreate);
-        // What a root hangs in is open for its path only, and that cannot be asked for attributes.
-        let path = dir.destination().at(Step::Create)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let readable = openat(&path, c".", flags, Mode::empty()).at(Step::Create)?;
-        let device = dir.destination_stat.as_ref().map_or(0, |stat| stat.st_dev);
-        let site = self.job.sites.site(&readable, device, device == dir.stat.st_dev);
-        Ok(Arc::clone(dir.site.get_or_init(|| Arc::new(site))))
+    /// What is known of a directory of the destination; looked up for its first file, while others wait.
+    fn site(&self, dir: &Dir) -> Arc<Site> {
+        let look = || {
+            let _pass = lanes::enter(Lane::DestinationCreate);
+            // What a root hangs in is open for its path only, and that cannot be asked for attributes.
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let path = dir.destination().ok()?;
+            let readable = openat(&path, c".", flags, Mode::empty()).ok()?;
+            let device = dir.destination_stat.as_ref().map_or(0, |stat| stat.st_dev);
+            Some(self.job.sites.site(&readable, device, device == dir.stat.st_dev))
+        };
+        // Without permission to read the directory nothing is known.
+        Arc::clone(dir.site.get_or_init(|| Arc::new(look().unwrap_or_default())))
     }
 
     /// Gives a new directory the default that its source has of its own. What a source directory only has
@@ -254,7 +254,7 @@ impl Worker<'_> {
         let (from, to) = (device(source)?, device(destination)?);
         let root = self.job.sites.facts(from, source).root_default.clone();
         let site = self.job.sites.site(destination, to, from == to);
-        if !made && site.default != self.site(parent)?.default {
+        if !made && site.default != self.site(parent).default {
             return Ok(());
         }
         let choice = preserved_default(Some(&own), root.as_ref(), &site);
