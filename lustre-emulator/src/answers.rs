@@ -8,12 +8,16 @@ use std::sync::Arc;
 use fuser::{Errno, INodeNo};
 
 use crate::client::{Client, INHERIT};
+use crate::control::COMMANDS;
 use crate::inode::{HIDDEN, Inode};
 use crate::layout::{COMPOSITE, FOREIGN, For, Layout, SPECIFIC, V1, V3};
 use crate::passthrough::{Asked, TOP, errno};
 
 /// Names of the layout.
 const LAYOUTS: [&str; 2] = ["lustre.lov", "trusted.lov"];
+
+/// What has been moved so far: an attribute of the top.
+const REPORT: &str = "user.emulator.report";
 
 /// What setting is silently ignored (`mdt_xattr.c`).
 const IGNORED: [&str; 8] = [
@@ -79,6 +83,9 @@ impl Client {
         if text.starts_with("lustre.") {
             return Err(errno(Errno::EOPNOTSUPP));
         }
+        if ino.0 == TOP && text == REPORT {
+            return Ok(self.report());
+        }
         self.0.behind.find(ino)?.xattr(name)
     }
 
@@ -123,6 +130,9 @@ impl Client {
         }
         if text.starts_with(HIDDEN) {
             return Err(errno(Errno::EPERM));
+        }
+        if ino.0 == TOP && text.starts_with(COMMANDS) {
+            return self.command(&text, value);
         }
         self.0.behind.find(ino)?.set_xattr(name, value, flags)
     }

@@ -100,10 +100,7 @@ impl Front for Client {
             _ => {
                 // Whoever needs the data waits until it is back from the archive.
                 let known = asked.data.then(|| shared.inodes.known(asked.ino)).flatten();
-                let wait = known.and_then(|inode| {
-                    let state = inode.state();
-                    state.restored.max(state.layout_ready)
-                });
+                let wait = known.and_then(|inode| inode.state().restored);
                 match wait {
                     Some(at) if at > asked.arrived => {
                         shared.calendar.at(at, move || mdt.serve(at, answer));
