@@ -202,7 +202,10 @@ impl Client {
             GET_MDTIDX => vec![0; 4],
             GETOBDCOUNT => (self.0.osts.len() as u64).to_le_bytes().to_vec(),
             HSM_STATE_GET => {
-                let hsm = self.0.inode(ino.0)?.state().hsm;
+                let inode = self.0.inode(ino.0)?;
+                let mut state = inode.state();
+                self.0.up_to_date(&inode, &mut state);
+                let hsm = state.hsm;
                 let archive = if hsm == 0 { 0 } else { ARCHIVE };
                 [hsm.to_le_bytes(), archive.to_le_bytes()].concat()
             }
@@ -234,7 +237,8 @@ impl Client {
 
     fn data_version(&self, ino: INodeNo) -> io::Result<Vec<u8>> {
         let inode = self.0.inode(ino.0)?;
-        let state = inode.state();
+        let mut state = inode.state();
+        self.0.up_to_date(&inode, &mut state);
         let layout = state.layout.as_ref().filter(|layout| !layout.released);
         let version = if layout.is_some() { state.version + 1 } else { 0 };
         let generation = state.layout.as_ref().map_or(0, |layout| layout.generation);

@@ -56,6 +56,7 @@ impl Shared {
         inode: &Arc<Inode>,
         state: &mut State,
     ) -> Option<Instant> {
+        self.up_to_date(inode, state);
         let released = state.layout.as_ref().is_some_and(|layout| layout.released);
         if !released {
             return None;
@@ -68,10 +69,17 @@ impl Shared {
         self.restores.fetch_add(1, Relaxed);
         let (shared, inode) = (self.clone(), inode.clone());
         self.calendar.at(at, move || {
-            let mut state = inode.state();
-            shared.returned(&inode, &mut state);
+            shared.up_to_date(&inode, &mut inode.state());
         });
         Some(at)
+    }
+
+    /// Takes note of a restore whose time has come: whoever was told of it may look before the calendar
+    /// has.
+    pub(crate) fn up_to_date(&self, inode: &Inode, state: &mut State) {
+        if state.restored.is_some_and(|at| at <= Instant::now()) {
+            self.returned(inode, state);
+        }
     }
 
     /// The data of a released file is there again, or is not needed any more.

@@ -124,7 +124,9 @@ impl Front for Client {
             attr.blksize = BLOCK;
             let known = self.0.inodes.known(attr.ino.0);
             let released = known.is_some_and(|inode| {
-                inode.state().layout.as_ref().is_some_and(|layout| layout.released)
+                let mut state = inode.state();
+                self.0.up_to_date(&inode, &mut state);
+                state.layout.as_ref().is_some_and(|layout| layout.released)
             });
             if released {
                 attr.blocks = 1; // the stub; its data is elsewhere
