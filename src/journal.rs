@@ -73,6 +73,8 @@ pub struct Journal {
     targets: Mutex<Targets>,
     /// Where earlier runs wrote; on other filesystems, too, which this run may not have met yet.
     unvisited: Mutex<Vec<PathBuf>>,
+    /// The thread of the checkpoints was started.
+    watched: AtomicBool,
     /// Set at the end; the thread of the checkpoints waits for it.
     closed: Mutex<bool>,
     bell: Condvar,
@@ -133,6 +135,7 @@ impl Journal {
             worth_keeping: AtomicBool::new(false),
             targets: Mutex::default(),
             unvisited: Mutex::default(),
+            watched: AtomicBool::new(false),
             closed: Mutex::new(false),
             bell: Condvar::new(),
             header: Mutex::new(header),

@@ -87,9 +87,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes checkpoints until the end. Without a thread there are none, and a crash of the machine
+    /// Makes checkpoints until the end, however often it is called. Without a thread there are none, and a crash of the machine
     /// costs all that was noted; a crash of the process costs nothing either way.
     pub(crate) fn make_checkpoints(self: &Arc<Self>) {
+        if self.watched.swap(true, Relaxed) {
+            return;
+        }
         let journal = Arc::clone(self);
         let _ = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
             loop {
