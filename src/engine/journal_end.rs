@@ -2,6 +2,7 @@
 //! when there is nothing to go on with. What is noted in between is in `resume`.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -59,11 +60,12 @@ impl Job<'_> {
             _ if self.has_flush_failed() || self.is_destination_lost() => End::Unreliable,
             _ => End::Unfinished,
         };
+        let holder = journal.path().and_then(Path::parent).map(Path::to_owned);
         if !journal.end(how) {
             return true;
         }
         if let Some((source, destination)) = self.plan.holder_that_is_copied()
-            && journal.path().parent() == Some(crate::selection::absolute(&destination).as_path())
+            && holder.as_deref() == Some(crate::selection::absolute(&destination).as_path())
             && let Err(error) = self.restore_times(&source, &destination)
         {
             self.fail_at_destination(destination, error);
