@@ -4,6 +4,7 @@
 pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
+pub(crate) mod lustre;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod rate;
@@ -287,6 +288,8 @@ pub(crate) struct CopyArgs {
     /// Start over although there is the journal of a copy that was stopped
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
+    #[command(flatten)]
+    pub(crate) lustre: lustre::LustreArgs,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,

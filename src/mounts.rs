@@ -35,8 +35,13 @@ fn parse(line: &[u8]) -> Option<Mount> {
     })
 }
 
+/// All mounts, the later over the earlier.
+pub(crate) fn all(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(parse)
+}
+
 /// Space, tab, newline and backslash are written as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> OsString {
+pub(crate) fn unescape(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -62,11 +67,7 @@ fn unescape(field: &[u8]) -> OsString {
 /// Mounts of the path's own device are preferred, because a mount may be hidden under a later one;
 /// where none has it (btrfs gives each subvolume its own number), the mount point alone decides.
 pub(crate) fn mount_of(mountinfo: &[u8], path: &Path, device: (u64, u64)) -> Option<Mount> {
-    let above: Vec<Mount> = mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse)
-        .filter(|mount| path.starts_with(&mount.point))
-        .collect();
+    let above: Vec<Mount> = all(mountinfo).filter(|mount| path.starts_with(&mount.point)).collect();
     let same_device = above.iter().any(|mount| mount.device == device);
     above
         .into_iter()

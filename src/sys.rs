@@ -308,6 +308,22 @@ pub fn set_inode_flags(file: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
     check(result).map(drop)
 }
 
+/// Issues an ioctl whose answer is a structure without pointers (`_IOR` of `asm-generic/ioctl.h`), for
+/// filesystems whose type was looked at before: the numbers mean other things elsewhere.
+///
+/// # Errors
+/// The errno of the ioctl; `ENOTTY` where there is none of this number.
+///
+/// # Panics
+/// When the number does not say "read", or the buffer is shorter than the number says.
+pub fn read_ioctl(file: BorrowedFd<'_>, number: u32, buffer: &mut [u8]) -> Result<(), Errno> {
+    let bytes = usize::try_from(number >> 16 & 0x3fff).expect("14 bits fit");
+    assert!(number >> 30 == 2 && buffer.len() >= bytes, "the buffer takes the answer");
+    // SAFETY: the kernel writes at most as many bytes as the number says, which the buffer has; what it
+    // reads of it is initialised.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), number.into(), buffer.as_mut_ptr()) }).map(drop)
+}
+
 /// Part of a file as memory that is shared with it: what is stored there is in the file at once, and
 /// survives this process however it ends.
 #[derive(Debug)]

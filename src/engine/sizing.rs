@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::filesystem::Filesystem;
 use crate::error::Refusal;
+use crate::lustre::parameters;
 use crate::options::{BackendChoice, ConcurrencyChoice, CopyOptions};
 use crate::sys::ring;
 
@@ -48,8 +49,10 @@ const KEEP_MIN: usize = 2;
 const SPARE_DESCRIPTORS: usize = 5;
 /// Striped files that may wait for servers with room: so far the walk gets ahead of a slow server.
 const PARKED_MAX: usize = 64;
-/// What a Lustre client sends at once (`osc.max_pages_per_rpc`, 1024 pages by default).
-const RPC_BYTES: usize = 4 << 20;
+/// What a Lustre client sends to a server at once, where it does not say.
+const RPC_BYTES: u64 = 4 << 20;
+/// Longest piece of a striped file, however long requests are: memory.
+const PIECE_MAX_BYTES: u64 = 16 << 20;
 
 /// What moves the bytes, before anything is known about single files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +158,7 @@ impl Sizing {
             depth,
             large_slots: (per_worker / chunk_bytes).clamp(1, LARGE_SLOTS),
             chunk_bytes,
-            piece_bytes: RPC_BYTES,
+            piece_bytes: piece_bytes(source, destination),
             parked,
             keep,
             notes,
@@ -170,6 +173,15 @@ impl Sizing {
             (Mover::Plain | Mover::Range, _) => "threads",
         }
     }
+}
+
+/// Pieces of striped files are as long as the client's requests to its servers.
+fn piece_bytes(source: Filesystem, destination: Filesystem) -> usize {
+    let known = (source.layouts || destination.layouts)
+        .then(|| parameters::rpc_bytes(&parameters::root()))
+        .flatten();
+    let bytes = known.unwrap_or(RPC_BYTES).clamp(CHUNK_MIN_BYTES as u64, PIECE_MAX_BYTES);
+    usize::try_from(bytes).expect("at most 16 MiB")
 }
 
 fn choose_mover(

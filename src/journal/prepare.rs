@@ -14,6 +14,7 @@ use super::place::{self, There};
 use super::ticket::{Fresh, Ticket};
 use super::{Held, Journal, Made, checkpoint};
 use crate::error::{Refusal, show};
+use crate::lustre::ready;
 use crate::options::{CopyRequest, ExistingJournal, JournalPlace, Target};
 use crate::plan::{Plan, nearest_existing};
 use crate::selection::absolute;
@@ -61,7 +62,12 @@ struct Found {
 /// Those of [`Plan::new`], and a [`Refusal`] when the journal is in use, is not ours to replace, or is
 /// missing although it was required. Nothing has been written then.
 pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
-    let choice = &request.options.journal;
+    let options = &request.options;
+    let paths: Vec<_> =
+        request.sources.iter().chain([&request.destination]).map(PathBuf::as_path).collect();
+    let limit = options.mount_timeout.unwrap_or(ready::LIMIT);
+    ready::check(&paths, &options.expected_mounts, limit)?;
+    let choice = &options.journal;
     let mut notes = Vec::new();
     if choice.place == JournalPlace::None {
         if choice.existing == ExistingJournal::Require {

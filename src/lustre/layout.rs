@@ -274,13 +274,29 @@ impl Composite {
     /// See [`Layout::template`].
     #[must_use]
     pub fn template(&self) -> Self {
+        let mut components: Vec<Component> =
+            self.components.iter().map(Component::template).collect();
+        // What grew into extension space begins again: with one extension at offset 0, else empty.
+        for at in 1..components.len() {
+            let (Some(bytes), Extent { end, .. }) =
+                (components[at].extension_bytes(), components[at].extent)
+            else {
+                continue;
+            };
+            let start = components[at - 1].extent.start;
+            let middle = if start == 0 { bytes } else { start };
+            if middle < end && components[at].extent.start != 0 {
+                components[at - 1].extent.end = middle;
+                components[at].extent.start = middle;
+            }
+        }
         Self {
             generation: 0,
             flags: 0,
             further_mirrors: self.further_mirrors,
             ec_count: self.ec_count,
             padding: [0; 13],
-            components: self.components.iter().map(Component::template).collect(),
+            components,
         }
     }
 }

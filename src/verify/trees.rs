@@ -26,6 +26,7 @@ use crate::engine::inode::{is_directory, is_regular, same_version};
 use crate::engine::queue::{Found, Handle, Queue};
 use crate::error::{AtStep, FailureKind, Refusal, Step, StepError};
 use crate::journal::is_journal_name;
+use crate::lustre::hsm::refuse_released;
 use crate::manifest::kind_of;
 use crate::sys;
 
@@ -343,6 +344,7 @@ impl Worker<'_> {
         }
         let stopped = || self.shared.control.cancel.outcome().is_some();
         let (file, opened) = open_source_in(&level.source, source_name, stopped)?;
+        refuse_released(&file, &opened, Step::Read)?;
         let back = OpenBack::open(level.copy.as_fd(), name)?;
         let cancel = &self.shared.control.cancel;
         let compared = |bytes| findings.compared(bytes);

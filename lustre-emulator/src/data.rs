@@ -1,0 +1,270 @@
+//! Reads and writes: done at once on the file behind, charged to the OSTs of the pieces, answered when
+//! the locks, the OSTs and the write-behind window allow it.
+
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use fuser::{Errno, FileHandle, ReplyData, ReplyWrite};
+
+use crate::client::Client;
+use crate::inode::{Inode, State};
+use crate::layout::Layout;
+use crate::log::Slot;
+use crate::ost::{Job, Pending, Submitted};
+use crate::passthrough::{Asked, Give, errno};
+use crate::shared::Shared;
+use crate::striping::Piece;
+
+/// A read or a write that is to be charged.
+struct Charge {
+    asked: Asked,
+    client: u32,
+    slot: Slot,
+    write: bool,
+    pieces: Vec<Piece>,
+    /// When the layout and the data are there.
+    ready: Instant,
+}
+
+impl Client {
+    pub(crate) fn write_data(
+        &self,
+        asked: Asked,
+        handle: FileHandle,
+        at: u64,
+        data: &[u8],
+        reply: ReplyWrite,
+    ) {
+        let shared = &self.0;
+        let (client, length) = (shared.client(asked.thread), data.len() as u64);
+        let opened = self.opened(handle);
+        let path =
+            opened.as_ref().ok().and_then(|(open, _)| open.own.path.get().cloned().flatten());
+        let slot = shared.log.begin(&asked, client, path, (at, length));
+        let written = opened.and_then(|(open, inode)| {
+            let (pieces, ready) = self.admit(&asked, &inode, &(at..at + length))?;
+            open.file()?.write_all_at(data, at)?;
+            open.own.wrote.store(true, Relaxed);
+            Ok((inode, pieces, ready))
+        });
+        let log = shared.log.clone();
+        let bytes = u32::try_from(length).unwrap_or(u32::MAX);
+        match written {
+            Ok((inode, pieces, ready)) => {
+                let charge = Charge { asked, client, slot, write: true, pieces, ready };
+                let give: Give = Box::new(move || {
+                    log.end(slot, None);
+                    reply.written(bytes);
+                });
+                self.charge(&inode, charge, give);
+            }
+            Err(error) => {
+                log.end(slot, error.raw_os_error());
+                reply.error(error.into());
+            }
+        }
+    }
+
+    /// Whether a write may go on: with objects and room for it. Returns where it goes.
+    fn admit(
+        &self,
+        asked: &Asked,
+        inode: &Arc<Inode>,
+        range: &Range<u64>,
+    ) -> io::Result<(Vec<Piece>, Instant)> {
+        let shared = &self.0;
+        let mut state = inode.state();
+        let restored = shared.restore(inode, &mut state);
+        shared.ensure(inode, &mut state, range)?;
+        let pieces = pieces(&state, true, range)?;
+        self.refuse(&pieces)?;
+        self.take_room(&mut state, range)?;
+        Shared::changed(&mut state);
+        let ready = restored.max(state.layout_ready).unwrap_or(asked.arrived);
+        Ok((pieces, ready))
+    }
+
+    /// `EIO` of an OST that fails.
+    fn refuse(&self, pieces: &[Piece]) -> io::Result<()> {
+        for piece in pieces {
+            let ost = piece.object.map(|(_, object)| object.ost);
+            if ost.is_some_and(|ost| self.0.osts[ost as usize].fails()) {
+                return Err(errno(Errno::EIO));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the room that a range of a file needs on its OSTs, all of it or none: `ENOSPC`.
+    pub(crate) fn take_room(&self, state: &mut State, range: &Range<u64>) -> io::Result<()> {
+        let pieces = pieces(state, true, range)?;
+        let span = |piece: &Piece| piece.object_offset..piece.object_offset + piece.length;
+        let mut taken: Vec<(u32, u64)> = Vec::new();
+        for piece in &pieces {
+            let Some((_, object)) = piece.object else { continue };
+            let known = state.objects.entry(object).or_default();
+            let missing = known.extents.missing(&span(piece));
+            if !self.0.osts[object.ost as usize].reserve(missing) {
+                for (ost, bytes) in taken {
+                    self.0.osts[ost as usize].give_back(bytes);
+                }
+                return Err(errno(Errno::ENOSPC));
+            }
+            taken.push((object.ost, missing));
+        }
+        for piece in &pieces {
+            if let Some((_, object)) = piece.object {
+                state.objects.entry(object).or_default().extents.insert(span(piece));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read_data(
+        &self,
+        asked: Asked,
+        handle: FileHandle,
+        (at, size): (u64, u32),
+        reply: ReplyData,
+    ) {
+        let shared = &self.0;
+        let client = shared.client(asked.thread);
+        let opened = self.opened(handle);
+        let path =
+            opened.as_ref().ok().and_then(|(open, _)| open.own.path.get().cloned().flatten());
+        let read = opened.and_then(|(open, inode)| Ok((open.read(at, size)?, inode)));
+        let length = read.as_ref().map_or(0, |(data, _)| data.len() as u64);
+        let slot = shared.log.begin(&asked, client, path, (at, length));
+        let log = shared.log.clone();
+        let read = read.and_then(|(data, inode)| {
+            let mut state = inode.state();
+            let ready = shared.restore(&inode, &mut state).unwrap_or(asked.arrived);
+            let pieces = pieces(&state, false, &(at..at + length)).unwrap_or_default();
+            drop(state);
+            self.refuse(&pieces)?;
+            Ok((data, inode, pieces, ready))
+        });
+        match read {
+            Ok((data, inode, pieces, ready)) => {
+                let charge = Charge { asked, client, slot, write: false, pieces, ready };
+                let give: Give = Box::new(move || {
+                    log.end(slot, None);
+                    reply.data(&data);
+                });
+                self.charge(&inode, charge, give);
+            }
+            Err(error) => {
+                log.end(slot, error.raw_os_error());
+                reply.error(error.into());
+            }
+        }
+    }
+
+    /// Has every piece served by its OST, and the answer given when all of them allow it.
+    fn charge(&self, inode: &Arc<Inode>, charge: Charge, give: Give) {
+        let shared = &self.0;
+        let settings = shared.settings();
+        let window = (charge.write && settings.window > 0).then_some(settings.window);
+        let pending = Pending::new(charge.pieces.len(), give);
+        if charge.pieces.is_empty() {
+            if charge.ready > Instant::now() {
+                shared.calendar.at(charge.ready, move || pending.agree());
+            } else {
+                pending.agree();
+            }
+            return;
+        }
+        let (mut finished, mut admitted, mut logged) = (Vec::new(), Vec::new(), Vec::new());
+        let mut state = inode.state();
+        let mut jobs = Vec::new();
+        for piece in &charge.pieces {
+            let mut not_before = charge.ready;
+            let mut revoked = 0;
+            if let Some((_, object)) = piece.object.filter(|_| charge.write || settings.read_locks)
+            {
+                let known = state.objects.entry(object).or_default();
+                let end = piece.object_offset + piece.length;
+                let range = (piece.object_offset, end);
+                let losers = known.locks.take(charge.client, range, charge.write);
+                revoked = losers.len();
+                if revoked > 0 {
+                    let ost = &shared.osts[object.ost as usize];
+                    let cost = settings.revocation.unwrap_or_else(|| ost.latency());
+                    let busy = losers.iter().filter_map(|loser| known.busy.get(loser)).max();
+                    let free = busy.copied().unwrap_or(charge.asked.arrived);
+                    not_before = not_before.max(free.max(charge.asked.arrived) + cost);
+                }
+            }
+            logged.push((*piece, revoked));
+            jobs.push(not_before);
+        }
+        shared.log.parts(charge.slot, &logged);
+        for ((part, piece), not_before) in charge.pieces.iter().enumerate().zip(jobs) {
+            let number = shared.writes.fetch_add(1, Relaxed);
+            if charge.write {
+                state.unfinished.insert(number);
+            }
+            let (log, slot, done_of) = (shared.log.clone(), charge.slot, inode.clone());
+            let done: Give = Box::new(move || {
+                for give in done_of.finished(number) {
+                    give();
+                }
+            });
+            let Some((_, object)) = piece.object else {
+                let (mdt, pending, log) = (shared.mdt.clone(), pending.clone(), log.clone());
+                let start = not_before.max(charge.asked.arrived);
+                let end = mdt.plan(start);
+                log.planned(slot, part, (start, end));
+                shared.calendar.at(end, move || {
+                    done();
+                    pending.agree();
+                });
+                continue;
+            };
+            let job = Job {
+                client: charge.client,
+                bytes: piece.length,
+                window,
+                arrived: charge.asked.arrived,
+                not_before,
+                pending: pending.clone(),
+                planned: Box::new(move |begin, end| log.planned(slot, part, (begin, end))),
+                done,
+            };
+            let ost = &shared.osts[object.ost as usize];
+            let (submitted, admits) = ost.submit(job);
+            admitted.extend(admits);
+            let end = match submitted {
+                Submitted::Done(done) => {
+                    let end = done.end;
+                    finished.push((ost.clone(), done));
+                    Some(end)
+                }
+                Submitted::At(end) => Some(end),
+                Submitted::Parked => None,
+            };
+            if let (Some(end), true) = (end, charge.write) {
+                let busy = &mut state.objects.entry(object).or_default().busy;
+                let known = busy.entry(charge.client).or_insert(end);
+                *known = (*known).max(end);
+            }
+        }
+        drop(state);
+        for (ost, done) in finished {
+            ost.finish(done);
+        }
+        for pending in admitted {
+            pending.agree();
+        }
+    }
+}
+
+fn pieces(state: &State, write: bool, range: &Range<u64>) -> io::Result<Vec<Piece>> {
+    let none = Layout::default();
+    let layout = state.layout.as_ref().unwrap_or(&none);
+    layout.pieces(write, range.clone()).map_err(|_| errno(Errno::ENODATA))
+}
