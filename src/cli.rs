@@ -182,11 +182,14 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
     /// Compare what matches, whatever later rules say; may be repeated
-    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
     /// Leave out what matches; the first matching --include or --exclude decides
-    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
+    /// How progress is shown, on standard error; the result is on standard output in any case
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: ProgressArg,
     /// Write a JSON report here
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
