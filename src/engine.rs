@@ -57,6 +57,7 @@ use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
 use job::{Job, Task};
 use journal_end::open_journal;
+pub(crate) use publish::temporary;
 use sizing::Sizing;
 use tally::Tally;
 

@@ -116,8 +116,8 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
         Ok(Done::Restriped { from: current.to_spec(), to: to.to_spec(), bytes })
     };
     finish().inspect_err(|refused| {
-        // After a swap that went wrong the name aside may be the only one of the file.
-        if !matches!(refused, Refused::LateWrite { .. }) {
+        // After a swap that went wrong the name aside is the only one of the file.
+        if !matches!(refused, Refused::KeptAside(_)) {
             let _ = place.remove_leftover(); // what was wrong is what is told
         }
     })

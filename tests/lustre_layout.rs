@@ -6,69 +6,23 @@
 mod support;
 
 use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use lustre_emulator::{Emulator, Settings};
 use serde_json::{Value, json};
-use support::skip;
-use tempfile::TempDir;
+use support::lustre::{Lustre, osts, set, told};
 
-/// An emulated filesystem and what lies behind it.
-struct Lustre {
-    emulator: Emulator,
-    _at: TempDir,
-    _behind: TempDir,
-}
-
-impl Lustre {
-    /// Skips the test by name where nothing can be mounted.
-    fn mount(osts: usize) -> Option<Self> {
-        if !support::need_root() {
-            return None;
-        }
-        let dir = || tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (at, behind) = (dir(), dir());
-        let mut settings = Settings::default();
-        settings.osts = vec![settings.osts[0].clone(); osts];
-        match Emulator::mount(at.path(), behind.path(), settings) {
-            Ok(emulator) => Some(Self { emulator, _at: at, _behind: behind }),
-            Err(error) => {
-                skip(&format!("the emulator cannot be mounted: {error}"));
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.emulator.path()
-    }
-
-    /// Sets the default of a directory, in words.
-    fn default(&self, directory: &str, words: &str) {
-        let layout = longshore::lustre::layout::Layout::from_spec(words).unwrap();
-        xattr::set(self.path().join(directory), "lustre.lov", &layout.request()).unwrap();
-    }
-
-    /// Makes a file of so many bytes, all of them a hole, with a layout in words.
-    fn file(&self, name: &str, words: &str, bytes: u64) {
-        use std::os::unix::fs::OpenOptionsExt;
-        let layout = longshore::lustre::layout::Layout::from_spec(words).unwrap();
-        let delayed = libc::O_NOCTTY | libc::O_ASYNC;
-        let mut options = std::fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).custom_flags(delayed);
-        let file = file.open(self.path().join(name)).unwrap();
-        use xattr::FileExt;
-        file.set_xattr("lustre.lov", &layout.request()).unwrap();
-        file.set_len(bytes).unwrap();
-    }
+/// Makes a file of so many bytes, all of them a hole, with a layout in words.
+fn file(lustre: &Lustre, name: &str, words: &str, bytes: u64) {
+    set(&lustre.join(name), words);
+    OpenOptions::new().write(true).open(lustre.join(name)).unwrap().set_len(bytes).unwrap();
 }
 
 /// Runs `longshore layout` with these filesystems taken for Lustre.
 fn layout<A: AsRef<OsStr>>(mounted: &[&Lustre], arguments: impl IntoIterator<Item = A>) -> Output {
-    let mounts = std::env::join_paths(mounted.iter().map(|lustre| lustre.path())).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
-    command.arg("layout").args(arguments).env("LONGSHORE_LUSTRE_MOUNTS", mounts);
+    command.arg("layout").args(arguments).env("LONGSHORE_LUSTRE_MOUNTS", told(mounted));
     command.output().unwrap()
 }
 
@@ -85,8 +39,8 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_files_layout_is_shown_as_it_is_granted() {
-    let Some(lustre) = Lustre::mount(8) else { return };
-    lustre.file("f", "-E 4M -c 1 -S 1M -E 64M -c 2 -S 4M -E -1 -c 8", 10 * MIB);
+    let Some(lustre) = Lustre::new(osts(8)) else { return };
+    file(&lustre, "f", "-E 4M -c 1 -S 1M -E 64M -c 2 -S 4M -E -1 -c 8", 10 * MIB);
     let path = lustre.path().join("f");
     let text = stdout(&layout(&[&lustre], [OsStr::new("show"), path.as_os_str()]));
     assert!(text.contains(" (file): composite, 3 components, generation "), "{text}");
@@ -109,12 +63,12 @@ fn a_files_layout_is_shown_as_it_is_granted() {
 
 #[test]
 fn a_directorys_default_is_its_own_or_the_filesystems() {
-    let Some(lustre) = Lustre::mount(8) else { return };
-    lustre.default("", "-c 2 -S 1M");
+    let Some(lustre) = Lustre::new(osts(8)) else { return };
+    set(&lustre.join(""), "-c 2 -S 1M");
     for name in ["own", "none", "same"] {
         std::fs::create_dir(lustre.path().join(name)).unwrap();
     }
-    lustre.default("own", "-E 1G -c 1 -S 4M -E -1 -c -1");
+    set(&lustre.join("own"), "-E 1G -c 1 -S 4M -E -1 -c -1");
     let shown = |name: &str| {
         let path = lustre.path().join(name);
         let found = layout(&[&lustre], [OsStr::new("show"), "--json".as_ref(), path.as_os_str()]);
@@ -128,9 +82,9 @@ fn a_directorys_default_is_its_own_or_the_filesystems() {
 
 #[test]
 fn a_released_file_is_shown_and_stays_released() {
-    let Some(lustre) = Lustre::mount(4) else { return };
-    lustre.file("f", "-c 2 -S 1M", 5 * MIB);
-    lustre.emulator.release(Path::new("f")).unwrap();
+    let Some(lustre) = Lustre::new(osts(4)) else { return };
+    file(&lustre, "f", "-c 2 -S 1M", 5 * MIB);
+    lustre.emulator().release(Path::new("f")).unwrap();
     let path = lustre.path().join("f");
     let text = stdout(&layout(&[&lustre], [OsStr::new("show"), path.as_os_str()]));
     assert!(text.contains("raid0,released"), "{text}");
@@ -140,12 +94,12 @@ fn a_released_file_is_shown_and_stays_released() {
     let words = ["plan", "--layout", "preserve"].map(OsStr::new);
     let planned = layout(&[&lustre], words.into_iter().chain([path.as_os_str(), to.as_os_str()]));
     assert!(stdout(&planned).contains("1 file is released"), "{planned:?}");
-    assert_eq!(lustre.emulator.restores(), 0);
+    assert_eq!(lustre.emulator().restores(), 0);
 }
 
 #[test]
 fn what_is_not_on_lustre_is_refused_and_the_rest_is_shown() {
-    let Some(lustre) = Lustre::mount(4) else { return };
+    let Some(lustre) = Lustre::new(osts(4)) else { return };
     let elsewhere = tempfile::tempdir().unwrap();
     let (here, there) = (lustre.path().as_os_str(), elsewhere.path().as_os_str());
     let both = layout(&[&lustre], [OsStr::new("show"), there, here]);
@@ -165,16 +119,16 @@ fn what_is_not_on_lustre_is_refused_and_the_rest_is_shown() {
 /// A tree with layouts of several kinds, planned onto a filesystem with fewer OSTs and another default.
 #[test]
 fn a_plan_says_what_is_asked_for_and_why() {
-    let (Some(from), Some(to)) = (Lustre::mount(8), Lustre::mount(4)) else { return };
-    to.default("", "-c 1 -S 4M");
+    let (Some(from), Some(to)) = (Lustre::new(osts(8)), Lustre::new(osts(4))) else { return };
+    set(&to.join(""), "-c 1 -S 4M");
     let tree = from.path().join("tree");
     std::fs::create_dir(&tree).unwrap();
     std::fs::create_dir(tree.join("wide")).unwrap();
-    from.default("tree/wide", "-c 8 -S 1M");
-    from.file("tree/progressive", "-E 4M -c 1 -S 1M -E 64M -c 2 -S 4M -E -1 -c 8", 100 * MIB);
-    from.file("tree/plain", "-c 1 -S 1M", 3);
-    from.file("tree/wide/a", "-c 8 -S 1M", 100 * MIB);
-    from.file("tree/wide/b", "-c 8 -S 1M", MIB);
+    set(&from.join("tree/wide"), "-c 8 -S 1M");
+    file(&from, "tree/progressive", "-E 4M -c 1 -S 1M -E 64M -c 2 -S 4M -E -1 -c 8", 100 * MIB);
+    file(&from, "tree/plain", "-c 1 -S 1M", 3);
+    file(&from, "tree/wide/a", "-c 8 -S 1M", 100 * MIB);
+    file(&from, "tree/wide/b", "-c 8 -S 1M", MIB);
     let arguments = ["plan", "--layout", "preserve"].map(OsStr::new);
     let arguments = arguments.into_iter().chain([tree.as_os_str(), to.path().as_os_str()]);
     let output = layout(&[&from, &to], arguments.clone());
@@ -211,10 +165,10 @@ fn a_plan_says_what_is_asked_for_and_why() {
 
 #[test]
 fn a_plan_by_size_follows_the_sites_table() {
-    let Some(to) = Lustre::mount(4) else { return };
+    let Some(to) = Lustre::new(osts(4)) else { return };
     let from = tempfile::tempdir().unwrap();
     for (name, bytes) in [("a", 10), ("b", MIB + 1), ("c", 3 << 30)] {
-        std::fs::File::create(from.path().join(name)).unwrap().set_len(bytes).unwrap();
+        File::create(from.path().join(name)).unwrap().set_len(bytes).unwrap();
     }
     let table = from.path().join("table");
     std::fs::write(&table, "1M inherit\n1G -c 2\n- -c -1 -S 16M\n").unwrap();

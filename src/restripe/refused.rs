@@ -56,15 +56,15 @@ pub enum Refused {
     /// The servers gave the copy the layout that the file has.
     #[error("the servers granted no other layout than it has")]
     NotGranted,
-    /// It was written to in the moment of the swap.
+    /// It was written to in the moment of the swap, where names cannot be exchanged.
+    #[error("it was written to while the copy was moved into place: what was written then is lost")]
+    LateWrite,
+    /// It was written to in the moment of the swap, and could not be put back.
     #[error(
-        "it was written to while the copy was moved into place, and the filesystem cannot exchange \
-         names: what was written in that moment is lost"
+        "it was written to while the copy was moved into place, and could not be put back: it is \
+         {0} now; move it over the copy"
     )]
-    LateWrite {
-        /// Kept from being cleaned up after.
-        exchanged: bool,
-    },
+    KeptAside(String),
     /// The copy failed, or lost something.
     #[error("the copy failed: {0}")]
     Copy(String),
@@ -100,7 +100,8 @@ impl Refused {
             Self::InTheWay(_) => "in-the-way",
             Self::Changed => "changed",
             Self::NotGranted => "not-granted",
-            Self::LateWrite { .. } => "late-write",
+            Self::LateWrite => "late-write",
+            Self::KeptAside(_) => "kept-aside",
             Self::Copy(_) => "copy-failed",
             Self::Cancelled(_) => "cancelled",
             Self::System { .. } => "system",

@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 use super::{Refused, open_directory, os_str, split};
+use crate::engine::temporary;
 use crate::error::show;
 use crate::lustre::version::data_version;
 
@@ -52,13 +53,16 @@ pub(super) struct Place {
     pub(super) dir: File,
     pub(super) name: CString,
     aside: CString,
+    /// What the engine calls the copy until it is complete.
+    unfinished: CString,
 }
 
 impl Place {
     pub(super) fn of(path: &Path) -> Result<Self, Refused> {
         let (parent, name) = split(path)?;
         let dir = open_directory(&parent)?;
-        Ok(Self { path: parent, dir, aside: aside(&name), name })
+        let aside = aside(&name);
+        Ok(Self { path: parent, dir, unfinished: temporary(&aside), aside, name })
     }
 
     pub(super) fn file(&self) -> PathBuf {
@@ -78,18 +82,23 @@ impl Place {
         }
     }
 
-    /// Removes what a run left that was killed: an unfinished copy, or the old file after a swap. The
-    /// caller holds the lock on the file, so that it is no copy that somebody is making.
+    /// Removes what a run left that was killed: an unfinished or complete copy, or the old file after a
+    /// swap. The caller holds the lock on the file, so that it is no copy that somebody is making.
     pub(super) fn remove_leftover(&self) -> Result<(), Refused> {
-        let stat = match fstatat(&self.dir, self.aside.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        self.remove(&self.unfinished)?;
+        self.remove(&self.aside)
+    }
+
+    fn remove(&self, name: &CStr) -> Result<(), Refused> {
+        let stat = match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(Refused::at("look for a leftover")(errno)),
         };
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-            return Err(Refused::InTheWay(show(&self.aside())));
+            return Err(Refused::InTheWay(show(&self.path.join(os_str(name)))));
         }
-        unlinkat(&self.dir, self.aside.as_c_str(), UnlinkatFlags::NoRemoveDir)
+        unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir)
             .map_err(Refused::at("remove a leftover"))
     }
 
@@ -108,11 +117,21 @@ impl Place {
         before: &Print,
         copy: impl AsFd,
     ) -> Result<(), Refused> {
-        let file = file.as_fd();
+        self.swap_by(file, before, copy, &|| self.exchange())
+    }
+
+    /// As [`Place::swap`], with a way to exchange both names.
+    fn swap_by(
+        &self,
+        file: impl AsFd,
+        before: &Print,
+        copy: impl AsFd,
+        exchange: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(), Refused> {
         if !self.is_aside(&Print::of(copy)?)? {
             return Err(Refused::Changed);
         }
-        let exchanged = match self.exchange() {
+        let exchanged = match exchange() {
             Ok(()) => true,
             // What filesystems answer that can only rename; Lustre's client does.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
@@ -123,16 +142,14 @@ impl Place {
             Err(errno) => return Err(Refused::at("move the copy into place")(errno)),
         };
         let intact = Print::of(file).is_ok_and(|now| before.same_data(&now));
-        if intact {
-            if exchanged {
-                self.remove_leftover()?;
-            }
-            return fsync(&self.dir).map_err(Refused::at("flush the directory"));
+        match (intact, exchanged) {
+            (true, true) => self.remove(&self.aside)?,
+            (true, false) => {}
+            (false, true) if exchange().is_ok() => return Err(Refused::Changed),
+            (false, true) => return Err(Refused::KeptAside(show(&self.aside()))),
+            (false, false) => return Err(Refused::LateWrite),
         }
-        match exchanged.then(|| self.exchange()) {
-            Some(Ok(())) => Err(Refused::Changed),
-            _ => Err(Refused::LateWrite { exchanged }),
-        }
+        fsync(&self.dir).map_err(Refused::at("flush the directory"))
     }
 
     fn exchange(&self) -> Result<(), Errno> {
@@ -199,5 +216,86 @@ mod tests {
         let long = CString::new(vec![b'x'; 255]).unwrap();
         assert!(aside(&long).to_bytes().len() <= 255);
         assert_ne!(aside(&long), aside(&CString::new(vec![b'x'; 254]).unwrap()));
+    }
+    /// A file and a copy aside, with what the file was.
+    fn pair() -> (tempfile::TempDir, Place, File, Print, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        std::fs::write(&path, "old").unwrap();
+        let place = Place::of(&path).unwrap();
+        std::fs::write(place.aside(), "new").unwrap();
+        let file = File::open(&path).unwrap();
+        let before = Print::of(&file).unwrap();
+        let copy = place.open_leftover().unwrap();
+        (dir, place, file, before, copy)
+    }
+
+    fn content(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    /// Names that cannot be exchanged.
+    const NEVER: &dyn Fn() -> Result<(), Errno> = &|| Err(Errno::EINVAL);
+
+    #[test]
+    fn the_copy_takes_the_files_place_and_nothing_is_left() {
+        for exchanges in [true, false] {
+            let (dir, place, file, before, copy) = pair();
+            if exchanges {
+                place.swap(&file, &before, &copy).unwrap();
+            } else {
+                place.swap_by(&file, &before, &copy, NEVER).unwrap();
+            }
+            assert_eq!(content(&place.file()), "new");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_write_in_the_moment_of_the_swap_puts_the_file_back_or_is_told() {
+        let (_dir, place, file, before, copy) = pair();
+        std::fs::write(place.file(), "late write").unwrap();
+        let refused = place.swap(&file, &before, &copy).unwrap_err();
+        assert!(matches!(refused, Refused::Changed), "{refused}");
+        assert_eq!(content(&place.file()), "late write");
+        place.remove_leftover().unwrap();
+        assert_eq!(content(&place.file()), "late write");
+
+        let (_dir, place, file, before, copy) = pair();
+        std::fs::write(place.file(), "late write").unwrap();
+        let refused = place.swap_by(&file, &before, &copy, NEVER).unwrap_err();
+        assert!(matches!(refused, Refused::LateWrite), "{refused}");
+
+        // The second exchange, which would put the file back, fails.
+        let (_dir, place, file, before, copy) = pair();
+        std::fs::write(place.file(), "late write").unwrap();
+        let calls = std::cell::Cell::new(0);
+        let once = || match calls.replace(1) {
+            0 => place.exchange(),
+            _ => Err(Errno::EIO),
+        };
+        let refused = place.swap_by(&file, &before, &copy, &once).unwrap_err();
+        assert!(matches!(refused, Refused::KeptAside(_)), "{refused}");
+        assert_eq!(content(&place.aside()), "late write");
+    }
+
+    #[test]
+    fn what_another_put_aside_is_not_moved_into_place() {
+        let (_dir, place, file, before, copy) = pair();
+        std::fs::remove_file(place.aside()).unwrap();
+        std::fs::write(place.aside(), "not ours").unwrap();
+        assert!(place.swap(&file, &before, &copy).is_err());
+        assert_eq!(content(&place.file()), "old");
+    }
+
+    #[test]
+    fn leftovers_are_removed_and_directories_are_in_the_way() {
+        let (dir, place, ..) = pair();
+        std::fs::write(dir.path().join(os_str(&place.unfinished)), "part").unwrap();
+        place.remove_leftover().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        place.remove_leftover().unwrap();
+        std::fs::create_dir(place.aside()).unwrap();
+        assert!(matches!(place.remove_leftover(), Err(Refused::InTheWay(_))));
     }
 }
