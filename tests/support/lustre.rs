@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use longshore::lustre::layout::{Layout, Of};
 use lustre_emulator::{Emulator, Kind, OstSettings, Settings};
@@ -27,6 +28,16 @@ pub fn osts(count: usize) -> Settings {
     Settings::new(count, &OstSettings::default())
 }
 
+/// So many OSTs with a bandwidth in MB/s and a latency of one millisecond, like the metadata server's.
+pub fn servers(osts: usize, megabytes: u64) -> Settings {
+    let latency = Duration::from_millis(1);
+    let bandwidth = Some(megabytes * 1_000_000);
+    let mut settings =
+        Settings::new(osts, &OstSettings { bandwidth, latency, ..OstSettings::default() });
+    settings.mdt.latency = latency;
+    settings
+}
+
 impl Lustre {
     /// Mounts one, or nothing and a recorded skip when this machine cannot.
     pub fn new(settings: Settings) -> Option<Self> {
@@ -41,8 +52,8 @@ impl Lustre {
         }
         let scratch = Scratch::new(Fs::Tmpfs)?;
         let (at, behind) = (scratch.join("lustre"), scratch.join("behind"));
-        fs::create_dir(&at).unwrap();
-        fs::create_dir(&behind).unwrap();
+        fs::create_dir(&at).expect("failed to make a directory");
+        fs::create_dir(&behind).expect("failed to make a directory");
         // Each filesystem has a name of its own.
         let settings = Settings {
             device: format!("10.0.0.1@tcp:/emul{}", NEXT.fetch_add(1, Relaxed)),
@@ -101,7 +112,7 @@ pub fn copy(backend: Backend, all: &[&Lustre]) -> Longshore {
 /// The value of the variable that tells which mounts are Lustre.
 pub fn told(all: &[&Lustre]) -> String {
     let points: Vec<OsString> = all.iter().map(|lustre| lustre.at.clone().into()).collect();
-    points.join(":".as_ref()).into_string().unwrap()
+    points.join(":".as_ref()).into_string().expect("a test's path is text")
 }
 
 /// The layout of a file, as `lustre.lov` has it; none where there is none.
@@ -136,5 +147,5 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 /// A path as the kernel takes it.
 pub fn c_path(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).unwrap()
+    CString::new(path.as_os_str().as_bytes()).expect("no NUL in a path")
 }
