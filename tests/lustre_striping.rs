@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lustre_emulator::{Record, Settings};
+use lustre_emulator::Settings;
 use nix::sys::signal::Signal;
 use support::compare::assert_none;
-use support::lustre::{Lustre, copy, servers};
+use support::lustre::{Lustre, copy, data_writes, servers};
 use support::{
     Backend, Compare, Fs, Run, Scratch, Seed, Tree, TreeOptions, assert_same_tree, cp_a,
     diff_trees, wait_for,
@@ -36,15 +36,6 @@ fn eight_stripes(megabytes: u64) -> Settings {
 #[track_caller]
 fn assert_same_file(source: &Path, copy: &Path) {
     assert!(fs::read(source).unwrap() == fs::read(copy).unwrap(), "{} differs", copy.display());
-}
-
-/// The writes of users' data: the journal, which all threads of a copy share, is left out.
-fn data_writes(fs: &Lustre) -> Vec<Record> {
-    let is_journal = |record: &Record| {
-        let name = record.path.as_ref().and_then(|path| path.file_name());
-        name.is_some_and(|name| name.to_string_lossy().ends_with(".journal"))
-    };
-    fs.emulator().log().writes().into_iter().filter(|record| !is_journal(record)).collect()
 }
 
 /// From now on nothing takes time.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use longshore::lustre::layout::{Layout, Of};
-use lustre_emulator::{Emulator, Kind, OstSettings, Settings};
+use lustre_emulator::{Emulator, Kind, OstSettings, Record, Settings};
 
 use super::{Backend, Fs, Longshore, Scratch, is_root, skip};
 
@@ -102,6 +102,15 @@ impl Lustre {
         let count = |kind| log.attribute(kind, "lustre.lov");
         (count(Kind::Getxattr), count(Kind::Setxattr))
     }
+}
+
+/// The writes of users' data: the journal, which all threads of a copy share, is left out.
+pub fn data_writes(lustre: &Lustre) -> Vec<Record> {
+    let is_journal = |record: &Record| {
+        let name = record.path.as_ref().and_then(|path| path.file_name());
+        name.is_some_and(|name| name.to_string_lossy().ends_with(".journal"))
+    };
+    lustre.emulator().log().writes().into_iter().filter(|record| !is_journal(record)).collect()
 }
 
 /// A copy that takes several filesystems for Lustre.
