@@ -3,7 +3,7 @@
 
 pub(crate) mod attributes;
 mod check;
-mod count;
+pub(crate) mod count;
 mod crew;
 mod delete;
 pub(crate) mod dir;
