@@ -3,7 +3,7 @@
 
 pub(crate) mod attributes;
 mod check;
-mod count;
+pub(crate) mod count;
 mod crew;
 mod delete;
 pub(crate) mod dir;
@@ -17,6 +17,7 @@ pub(crate) mod inode;
 mod job;
 mod journal_end;
 mod large;
+mod layout;
 mod links;
 mod lustre;
 mod observe;
@@ -25,9 +26,11 @@ mod placement;
 mod publish;
 pub(crate) mod queue;
 mod resume;
+mod sites;
 pub(crate) mod sizing;
 mod special;
 pub(crate) mod tally;
+mod up_to_date;
 mod walk;
 mod worker;
 mod xattrs;
@@ -86,6 +89,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let started = Instant::now();
     let (source, destination) = filesystems(plan)?;
     let sizing = Sizing::new(&plan.options, source, destination)?;
+    layout::check_explicit(plan, destination)?;
     make_parents(plan)?;
     let lanes = &control.lanes;
     lanes.heed(&control.cancel);
@@ -143,7 +147,11 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     // Deleting and flushing can fail for good, too.
     let fatal = job.fatal();
     if let Some((path, error)) = &fatal {
-        stopped_by = Some(why_stopped(plan, path, *error));
+        let full = job.sites.full().filter(|_| error.kind == FailureKind::NoSpace);
+        stopped_by = Some(full.map_or_else(
+            || why_stopped(plan, path, *error),
+            |full| format!("{full} (stopped at {})", show(path)),
+        ));
     }
     let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
     let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
@@ -187,6 +195,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         setup: Setup { notes: [sizing.notes.clone(), notes].concat(), ..setup },
         concurrency,
         bottleneck,
+        lustre: job.lustre_report(),
         warnings: tally.warnings(),
         errors,
         failures,

@@ -113,6 +113,7 @@ pub enum Step {
     Open,
     Stat,
     Create,
+    Layout,
     Read,
     Write,
     Clone,
@@ -145,6 +146,7 @@ impl Step {
             Self::Open => "open the source",
             Self::Stat => "look at the item",
             Self::Create => "create the file",
+            Self::Layout => "give the file its layout",
             Self::Read => "read the source",
             Self::Write => "write the destination",
             Self::Clone => "clone the file",
@@ -208,10 +210,8 @@ impl fmt::Display for StepError {
                 "Longshore gives such names to unfinished files; delete it if an interrupted copy \
                  left it, else rename it, or leave it out with --exclude '.longshore-*'",
             ),
-            (FailureKind::Released, _) => f.write_str(
-                "its data is only in the archive, and reading it would bring it back; a copy does so \
-                 with --hsm restore and leaves it out with --hsm skip",
-            ),
+            // Short, so that a terminal shows the option.
+            (FailureKind::Released, _) => f.write_str("only in the archive (see copy --hsm)"),
             (FailureKind::VerifyFailed, _) => f.write_str(
                 "it does not hold what was written; it was left without the source's modification \
                  time, so that --update copies it again",

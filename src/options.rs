@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::checksum::Algorithm;
 use crate::filter::Filter;
+use crate::lustre::choose::Policy;
 use crate::lustre::expect::Expected;
+use crate::lustre::table::Table;
 use crate::selection::Selection;
 
 /// One copy: sources, destination, and how.
@@ -90,6 +92,10 @@ pub struct CopyOptions {
     pub checksum: Algorithm,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// Which layout new files on Lustre are given; default their directory's.
+    pub layout: Policy,
+    /// The site's own table for [`Policy::Auto`].
+    pub layout_table: Option<Arc<Table>>,
     /// What becomes of source files on Lustre whose data is only in an archive; default refused.
     pub hsm: HsmPolicy,
     /// What must be mounted before the copy begins; default what fstab(5) has above its paths.

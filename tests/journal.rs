@@ -238,6 +238,38 @@ fn a_file_that_only_has_the_journals_name_as_well_is_left_alone() {
     assert_same_tree(&source, &target, Compare::default());
 }
 
+/// A copy of one file has nothing to note before its second chunk, and no journal until then; a large
+/// one goes on like any other.
+#[test]
+fn one_file_has_a_journal_once_there_is_something_to_note() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let (_, file, _) = large(&scratch, backend);
+        let dir = scratch.join("dir");
+        fs::create_dir(&dir).unwrap();
+        let target = dir.join("copy");
+        kill_within_large(copy(backend, &file, &target), &dir);
+        the_journal(&dir);
+        let run = copy(backend, &file, &target).arg("--resume").expect(0);
+        assert!(run.count("/resumed/ranges") > 40 << 20, "{}", run.describe());
+        assert!(fs::read(&file).unwrap() == fs::read(&target).unwrap());
+        assert_eq!(entries(&dir), 1, "{}", run.describe());
+    });
+    // A pause of 20 s would come before the small file's only piece, so that the kill comes in between.
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let (file, dir) = (scratch.join("file"), scratch.join("dir"));
+    fs::write(&file, Rng::new(5).bytes(1 << 20)).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let command = || copy(Backend::Auto, &file, &dir.join("copy"));
+    let slow = command().args(["--bandwidth-limit", "50K"]);
+    kill_when(slow, "the file", || entries(&dir) > 0);
+    assert!(journals(&dir).is_empty(), "a journal that has nothing to note");
+    command().arg("--resume").expect(2).says("no journal of this copy");
+    command().expect(0);
+    assert!(fs::read(&file).unwrap() == fs::read(dir.join("copy")).unwrap());
+    assert_eq!(entries(&dir), 1);
+}
+
 /// Whatever somebody keeps under the journal's name stays as it is, byte by byte. The journal lies
 /// elsewhere, and goes on from there.
 #[test]

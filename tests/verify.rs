@@ -394,6 +394,53 @@ fn a_comparison_can_be_cancelled() {
     assert_eq!(ended.unwrap().code(), Some(130));
 }
 
+/// One object a second and one at the end, as for a copy; the result is on standard output all the same.
+#[test]
+fn a_comparison_shows_its_progress() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let src = scratch.join("src");
+    let Some(to) = slow_to_read(&scratch, &src) else { return };
+    let (copy, manifest) = (to.path().join("copy"), scratch.join("manifest"));
+    let command = Longshore::copy(Backend::Auto).arg("--manifest").arg(&manifest);
+    command.arg(&src).arg(&copy).expect(0);
+    fs::write(to.backing().join("copy/7"), content(1, 5000, &[])).unwrap();
+    let trees = [src.as_os_str(), copy.as_os_str()];
+    let listed = [std::ffi::OsStr::new("--manifest"), manifest.as_os_str(), copy.as_os_str()];
+    // Two seconds for each: files of a manifest are read many at a time.
+    for (words, delay) in [(&trees[..], 30), (&listed, 500)] {
+        to.set(Profile::immediate().delay(Kind::Read, Duration::from_millis(delay)));
+        let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .args(["verify", "--threads", "2", "--progress", "json"])
+            .args(words)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("content: 7: "), "{said}");
+        let lines: Vec<serde_json::Value> =
+            said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (done, ticks) = lines.split_last().unwrap();
+        assert_eq!((&done["type"], &done["outcome"]), (&"done".into(), &"partial".into()));
+        assert_eq!(done["files"], 200, "{said}");
+        let number = |line: &serde_json::Value, key: &str| line[key].as_u64().unwrap();
+        assert!(!ticks.is_empty(), "{said}");
+        for (tick, next) in ticks.iter().zip(&lines[1..]) {
+            assert_eq!(tick["type"], "progress", "{said}");
+            let (files, bytes) = (number(tick, "files_done"), number(tick, "bytes_done"));
+            assert!(files < 200 && bytes > 0 && bytes >= 5000 * files, "{said}");
+            assert!(bytes <= number(tick, "bytes_found"), "{said}");
+            assert!(next["type"] == "done" || number(next, "files_done") >= files, "{said}");
+        }
+        let last = ticks.last().unwrap();
+        assert!(number(last, "failed") <= 1, "{said}");
+        if words.len() == 3 {
+            // A manifest says how much there is.
+            let known = (&last["walk_done"], &last["files_found"], &last["bytes_found"]);
+            assert_eq!(known, (&true.into(), &200.into(), &1_000_000.into()), "{said}");
+        }
+    }
+}
+
 /// Files that are there by size and time were found right when they got their time; they are not
 /// read again.
 #[test]

@@ -25,7 +25,7 @@ const STREAM_UNIT: usize = 64 << 10;
 /// Plain reads and writes through one buffer.
 #[derive(Debug)]
 pub(crate) struct Plain {
-    buffer: Buffer,
+    pub(super) buffer: Buffer,
     /// Made when the first O_DIRECT file comes.
     direct: Option<Buffer>,
     direct_unit: usize,

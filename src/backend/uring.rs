@@ -55,7 +55,8 @@ impl<T> Uring<T> {
     /// A mover with `depth` small files and `large_slots` chunks of large files in flight.
     ///
     /// # Errors
-    /// As [`crate::sys::ring::probe`].
+    /// The errno of mapping the buffers. The ring is set up with the first file that is not in memory;
+    /// without it everything is moved with plain calls.
     pub(crate) fn new(
         plain: Plain,
         depth: usize,
@@ -68,7 +69,7 @@ impl<T> Uring<T> {
         let lengths = lengths.into_iter().flat_map(|(count, length)| vec![length; count]);
         Ok(Self {
             plain,
-            small: Ring::new(lengths)?,
+            small: Ring::later(lengths)?,
             waiting: (0..narrow + wide).map(|_| None).collect(),
             free: (0..narrow).collect(),
             free_wide: (narrow..narrow + wide).collect(),
@@ -92,61 +93,42 @@ impl<T> Uring<T> {
         if self.broken || size >= WIDE_SLOT_BYTES || !file.pair.reads_without_waiting() {
             return Some(self.plainly(file));
         }
-        let Some(slot) = self.free_for(size).pop() else { return Some(self.plainly(file)) };
         if self.presumed_cold > 0 {
             self.presumed_cold -= 1;
-            return self.put_in_flight(slot, file);
+            return self.put_in_flight(file);
         }
-        let buffer = &mut self.small.slot(slot)[..=size];
+        // What is in memory goes through the one buffer that stays in the processor's cache.
+        let buffer = &mut self.plain.buffer[..=size];
         let pass = lanes::enter(Lane::SourceRead);
         let read = crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0);
         drop(pass);
         match read {
             Ok(filled) if filled >= size => {
-                self.free_for(size).push(slot);
-                Some(self.finish(slot, file, filled, Mechanism::ReadWrite))
+                Some(finish(&mut self.plain.buffer, file, filled, Mechanism::ReadWrite))
             }
             // Not in memory, or only its beginning.
             Ok(_) | Err(Errno::EAGAIN) => {
                 self.presumed_cold = PRESUMED_COLD;
-                self.put_in_flight(slot, file)
+                self.put_in_flight(file)
             }
             Err(_) => {
                 file.pair.cannot_read_without_waiting();
-                self.free_for(size).push(slot);
                 Some(self.plainly(file))
             }
         }
     }
 
     /// Queues the read of a whole file.
-    fn put_in_flight(&mut self, slot: Slot, file: SmallFile<T>) -> Option<Finished<T>> {
+    fn put_in_flight(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
+        let Some(slot) = self.free_for(file.size).pop() else { return Some(self.plainly(file)) };
         let source = Arc::clone(&file.source);
         if self.small.read(slot, source, 0, file.size + 1).is_err() {
+            self.broken |= self.small.in_flight() == 0; // it could not even be set up
             self.free_for(file.size).push(slot);
             return Some(self.plainly(file));
         }
         self.waiting[slot] = Some(file);
         None
-    }
-
-    /// Writes what `slot` holds, after reading the rest if the read was short.
-    fn finish(
-        &mut self,
-        slot: Slot,
-        mut file: SmallFile<T>,
-        filled: usize,
-        mechanism: Mechanism,
-    ) -> Finished<T> {
-        let buffer = self.small.slot(slot);
-        let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
-            |(length, read)| {
-                file.see(&buffer[..length]);
-                write_all(file.destination.as_fd(), &buffer[..length], 0)?;
-                Ok(Moved { mechanism, read })
-            },
-        );
-        Finished { file, result }
     }
 
     fn plainly(&mut self, mut file: SmallFile<T>) -> Finished<T> {
@@ -167,7 +149,10 @@ impl<T> Uring<T> {
                 let Some(file) = self.waiting[completion.slot].take() else { return };
                 let size = file.size;
                 let finished = match completion.result {
-                    Ok(filled) => self.finish(completion.slot, file, filled, Mechanism::RingRead),
+                    Ok(filled) => {
+                        let buffer = self.small.slot(completion.slot);
+                        finish(buffer, file, filled, Mechanism::RingRead)
+                    }
                     // A descriptor that the ring may not wait for: read it ourselves.
                     Err(Errno::EAGAIN | Errno::EINTR | Errno::EOPNOTSUPP | Errno::EINVAL) => {
                         self.plainly(file)
@@ -188,6 +173,22 @@ impl<T> Uring<T> {
             }
         }
     }
+}
+
+/// Writes what the buffer holds, after reading the rest if the read was short.
+fn finish<T>(
+    buffer: &mut [u8],
+    mut file: SmallFile<T>,
+    filled: usize,
+    mechanism: Mechanism,
+) -> Finished<T> {
+    let result =
+        read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(|(length, read)| {
+            file.see(&buffer[..length]);
+            write_all(file.destination.as_fd(), &buffer[..length], 0)?;
+            Ok(Moved { mechanism, read })
+        });
+    Finished { file, result }
 }
 
 impl<T> Backend<T> for Uring<T> {

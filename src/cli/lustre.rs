@@ -3,19 +3,30 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use longshore::lustre::choose::Policy;
 use longshore::lustre::expect::Expected;
 use longshore::lustre::job_id::{self, Decision, Rule};
 use longshore::lustre::parameters;
+use longshore::lustre::table::Table;
 use longshore::options::{CopyOptions, HsmPolicy};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Lustre")]
 pub(crate) struct LustreArgs {
+    /// Which layout new files get: inherit (their directory's), preserve (the source's, as far as the
+    /// destination has it), auto (by size), or options of lfs setstripe ("-c 4 -S 4M")
+    #[arg(long, value_name = "LAYOUT", default_value = "inherit", allow_hyphen_values = true)]
+    pub(crate) layout: Policy,
+    /// The site's table of layouts by size for --layout auto (docs/lustre.md)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) layout_table: Option<PathBuf>,
     /// What becomes of source files whose data is only in an archive (released)
     #[arg(long, value_name = "POLICY", default_value = "refuse")]
     pub(crate) hsm: HsmArg,
@@ -47,6 +58,18 @@ impl LustreArgs {
     /// # Errors
     /// What was typed makes no sense.
     pub(crate) fn apply(&self, options: &mut CopyOptions) -> anyhow::Result<()> {
+        options.layout = self.layout.clone();
+        if let Some(path) = &self.layout_table {
+            anyhow::ensure!(
+                self.layout == Policy::Auto,
+                "--layout-table is used by --layout auto only; add it"
+            );
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("failed to read the layout table {}", path.display()))?;
+            let table = Table::parse(&text)
+                .with_context(|| format!("the layout table {}", path.display()))?;
+            options.layout_table = Some(Arc::new(table));
+        }
         options.hsm = match self.hsm {
             HsmArg::Refuse => HsmPolicy::Refuse,
             HsmArg::Skip => HsmPolicy::Skip,

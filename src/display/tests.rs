@@ -66,6 +66,7 @@ pub(super) fn report(outcome: Outcome) -> Report {
         mechanisms: [("read-write", 1234)].into(),
         concurrency: crate::report::Concurrency::default(),
         bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
+        lustre: None,
         setup: Setup::default(),
         warnings: [].into(),
         errors: [].into(),

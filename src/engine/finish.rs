@@ -158,6 +158,7 @@ impl Worker<'_> {
     /// Abandons a file. One that changed while it was read is tried again from the start, and so is one
     /// that a client of Lustre lost its connection over.
     pub(crate) fn give_up(&mut self, pending: Pending, error: StepError) {
+        self.note_full(&pending, error);
         self.abandon(&pending);
         let Pending { dir, source_name, name, link, attempt, .. } = pending;
         let again = error.kind == FailureKind::SourceChanged && attempt < CHANGE_RETRIES;

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::stat::FileStat;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode};
 
 use super::dir::Dir;
 use super::file::{CHANGE_RETRIES, Pending};
 use super::job::Job;
+use super::publish::Visible;
 use super::tally::Warning;
 use super::worker::Worker;
 use crate::backend::SMALL_MAX_BYTES;
@@ -64,6 +66,24 @@ impl Worker<'_> {
     pub(super) fn is_same_version(pending: &Pending, source: impl AsFd) -> bool {
         // Without one before there is nothing to compare with: it was released and is not any more.
         pending.version.is_none_or(|before| version::data_version(source) == Some(before))
+    }
+
+    /// Looks which OST is full, before what there is of the file is removed.
+    pub(super) fn note_full(&self, pending: &Pending, error: StepError) {
+        if error.kind != FailureKind::NoSpace || !self.job.is_on_lustre(&pending.dir) {
+            return;
+        }
+        let name = match &pending.visible {
+            Visible::AsItself => &pending.name,
+            Visible::As(temporary) => temporary,
+        };
+        let Some(stat) = &pending.dir.destination_stat else { return };
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        if let Ok(directory) = pending.dir.destination()
+            && let Ok(file) = openat(&directory, name.as_c_str(), flags, Mode::empty())
+        {
+            self.job.sites.note_full(&file, stat.st_dev, &directory);
+        }
     }
 
     /// Whether a file is to be copied anew because the client was evicted while it was written or read:

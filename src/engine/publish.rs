@@ -68,7 +68,8 @@ fn is_temporary(name: &CStr) -> bool {
     })
 }
 
-/// Creates a regular file. With `aside` it gets a temporary name from the start.
+/// Creates a regular file. With `aside` it gets a temporary name from the start; `more` are flags to open
+/// it with.
 ///
 /// # Errors
 /// Step `Create`; `TypeConflict` when a directory has the name.
@@ -77,16 +78,30 @@ pub(crate) fn create_file(
     name: &CStr,
     mode: Mode,
     aside: bool,
+    more: OFlag,
 ) -> Result<Created, StepError> {
     if !aside {
-        match openat(dir, name, CREATE, mode) {
+        match openat(dir, name, CREATE | more, mode) {
             Ok(file) => return Ok(Created { file, visible: Visible::AsItself }),
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(StepError::os(Step::Create, errno)),
         }
     }
     refuse_directory(dir, name)?;
-    make_aside(dir, name, Step::Create, |temporary| openat(dir, temporary, CREATE, mode))
+    create_file_aside(dir, name, mode, more)
+}
+
+/// Creates a regular file under the temporary name for `name`, whatever has that name itself.
+///
+/// # Errors
+/// Step `Create`.
+pub(crate) fn create_file_aside(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    mode: Mode,
+    more: OFlag,
+) -> Result<Created, StepError> {
+    make_aside(dir, name, Step::Create, |temporary| openat(dir, temporary, CREATE | more, mode))
         .map(|(file, temporary)| Created { file, visible: Visible::As(temporary) })
 }
 

@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -310,7 +311,7 @@ fn journal_failed(job: &Job<'_>, errno: Errno) {
     let Some(journal) = &job.journal else { return };
     let error = StepError::os(Step::Journal, errno);
     if journal.is_beside() && FailureKind::of(errno).is_fatal() {
-        job.fail_at_destination(journal.path().to_owned(), error);
+        job.fail_at_destination(journal.path().unwrap_or(Path::new("")).to_owned(), error);
     } else {
         job.note(format!("{error}: a run that is stopped does what follows again"));
     }

@@ -27,10 +27,18 @@ pub(crate) enum Warning {
     HardLinkNotKept,
     /// The file's data is only in an archive, and it was left out by `--hsm skip`.
     ReleasedSkipped,
+    /// The servers did not give a file the layout that was chosen, but their default or another one.
+    LayoutNotApplied,
+    /// The servers gave a file fewer stripes than were asked for.
+    LayoutFewerStripes,
+    /// Objects come from another pool than the one asked for.
+    LayoutChangedPool,
+    /// The part of a file on the metadata server is smaller than asked for, or missing.
+    LayoutCutOnMdt,
 }
 
 impl Warning {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::OwnerNotKept,
         Self::GroupNotKept,
         Self::XattrUnsupported,
@@ -40,6 +48,10 @@ impl Warning {
         Self::CapabilityNotKept,
         Self::HardLinkNotKept,
         Self::ReleasedSkipped,
+        Self::LayoutNotApplied,
+        Self::LayoutFewerStripes,
+        Self::LayoutChangedPool,
+        Self::LayoutCutOnMdt,
     ];
 
     /// Key of the report; stable.
@@ -54,6 +66,10 @@ impl Warning {
             Self::CapabilityNotKept => "capability-not-kept",
             Self::HardLinkNotKept => "hard-link-not-kept",
             Self::ReleasedSkipped => "released-skipped",
+            Self::LayoutNotApplied => "layout-not-applied",
+            Self::LayoutFewerStripes => "layout-granted-fewer-stripes",
+            Self::LayoutChangedPool => "layout-changed-pool",
+            Self::LayoutCutOnMdt => "layout-cut-on-mdt",
         }
     }
 }

@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{fdatasync, syncfs};
 
-use super::{Journal, lock};
+use super::{Journal, Made, lock};
 use crate::mounts::mounts_below;
 
 /// Time between two checkpoints: what a crash of the machine costs at most, besides the time that
@@ -87,9 +87,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes checkpoints until the end. Without a thread there are none, and a crash of the machine
+    /// Makes checkpoints until the end, however often it is called. Without a thread there are none, and a crash of the machine
     /// costs all that was noted; a crash of the process costs nothing either way.
     pub(crate) fn make_checkpoints(self: &Arc<Self>) {
+        if self.watched.swap(true, Relaxed) {
+            return;
+        }
         let journal = Arc::clone(self);
         let _ = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
             loop {
@@ -115,6 +118,7 @@ impl Journal {
     /// # Errors
     /// The errno of flushing; what was noted since the last checkpoint is then not taken for durable.
     pub(crate) fn checkpoint(&self) -> Result<(), Errno> {
+        let Some(made) = self.made.get() else { return Ok(()) }; // nothing was noted
         self.add_unvisited()?;
         // Whoever looks up the epoch after this gets the new one; whoever has the old one has written
         // his data before, and so the flush below brings them to the disk.
@@ -129,7 +133,7 @@ impl Journal {
                 None => return Err(Errno::EACCES), // no way to flush it
             }
         }
-        fdatasync(&*self.file)?;
+        fdatasync(&*made.file)?;
         let closed = lock(&self.closed);
         if *closed || self.broken.load(Relaxed) || self.redone.load(Relaxed) {
             return Ok(());
@@ -137,9 +141,9 @@ impl Journal {
         let mut header_now = lock(&self.header);
         header_now.epoch = header.epoch;
         header_now.durable_epoch = believed;
-        header_now.write(&self.file).map_err(|_| Errno::EIO)?;
+        header_now.write(&made.file).map_err(|_| Errno::EIO)?;
         drop(header_now);
-        fdatasync(&*self.file)
+        fdatasync(&*made.file)
     }
 }
 
@@ -152,8 +156,9 @@ impl Journal {
         // Entries are checked with the seed.
         header.seed = header.seed.wrapping_add(1);
         header.durable_epoch = 0;
-        if header.write(&self.file).is_err() || fdatasync(&*self.file).is_err() {
-            let _ = self.file.set_len(0); // no journal is better than one that lies
+        let Some(Made { file, .. }) = self.made.get() else { return };
+        if header.write(file).is_err() || fdatasync(&**file).is_err() {
+            let _ = file.set_len(0); // no journal is better than one that lies
         }
     }
 
@@ -172,8 +177,9 @@ impl Journal {
             return Ok(());
         }
         header.durable_epoch = 0;
-        header.write(&self.file).map_err(|_| Errno::EIO)?;
-        fdatasync(&*self.file)
+        let file = &self.make()?.file;
+        header.write(file).map_err(|_| Errno::EIO)?;
+        fdatasync(&**file)
     }
 }
 

@@ -12,7 +12,7 @@ use super::identity::Identity;
 use super::load::Earlier;
 use super::place::{self, There};
 use super::ticket::{Fresh, Ticket};
-use super::{Held, Journal, checkpoint};
+use super::{Held, Journal, Made, checkpoint};
 use crate::error::{Refusal, show};
 use crate::lustre::ready;
 use crate::options::{CopyRequest, ExistingJournal, JournalPlace, Target};
@@ -140,7 +140,8 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
     let places = planned.into_iter().map(|path| (is_beside(&path, &plan), path)).collect();
     header.sequence = 0;
     let must = matches!(choice.place, JournalPlace::At(_));
-    let ticket = Ticket::fresh(Fresh { reuse, places, header, must }, notes.clone());
+    let later = !must && reuse.is_none() && plan.is_one_file();
+    let ticket = Ticket::fresh(Fresh { reuse, places, header, must, later }, notes.clone());
     Ok(Prepared { plan, ticket: Some(Arc::new(ticket)), notes, earlier: None })
 }
 
@@ -182,7 +183,8 @@ fn continued(
     }
     let done = (earlier.files, earlier.bytes);
     let Found { held, path, .. } = found;
-    let journal = Journal::begin(held, path.clone(), beside, header, earlier);
+    let made = Made { file: held, path: path.clone(), beside };
+    let journal = Journal::begin(made, header, earlier);
     let journal =
         journal.map_err(|source| Refusal::System { path, action: "write the journal", source })?;
     journal.was_written(plan.roots.iter().map(|root| root.destination.clone()).collect());
@@ -359,6 +361,11 @@ impl Plan {
     /// Whether cp's rule would put the sources one level deeper the next time.
     fn is_exact_by_guess(&self) -> bool {
         self.go_on_with.contains("-T")
+    }
+
+    /// Whether one item is copied that is no directory.
+    fn is_one_file(&self) -> bool {
+        matches!(self.roots.as_slice(), [root] if !root.is_directory)
     }
 
     /// The directory whose times the journal changes by lying in it, with its source: the copy of a

@@ -394,7 +394,7 @@ fn a_destination_or_source_that_only_has_the_inode_number_is_another_one() {
             let mut header = lock(&journal.header);
             let changed = if which == "dst" { &mut header.root } else { &mut header.sources };
             changed.birth ^= 1;
-            header.write(&journal.file).expect("written");
+            header.write(&journal.made.get().expect("made").file).expect("written");
         }
         drop(journal);
         if which == "src" {

@@ -164,7 +164,8 @@ fn mounted() -> Vec<Mounted> {
 
 /// The filesystem's name in the device of a client, `NID[,NID…][:NID…]:/fsname[/directory]`. A NID may
 /// hold colons, and no slash. A server's target has no `:/` and no name.
-fn fsname(device: &[u8]) -> Option<String> {
+#[must_use]
+pub fn fsname(device: &[u8]) -> Option<String> {
     let device = std::str::from_utf8(device).ok()?;
     let (_, path) = device.split_once('/').filter(|(nids, _)| nids.ends_with(':'))?;
     let name = path.trim_start_matches('/').split('/').next()?;

@@ -18,7 +18,10 @@ const VARIABLE: &str = "LONGSHORE_LUSTRE_MOUNTS";
 /// Whether an open file lies on Lustre.
 pub fn is_lustre(file: impl AsFd) -> bool {
     let file = file.as_fd();
-    if fstatfs(file).is_ok_and(|fs| i64::from(fs.filesystem_type().0) & 0xffff_ffff == MAGIC) {
+    #[allow(clippy::unnecessary_cast)] // the type differs between platforms
+    let magic = fstatfs(file).map_or(0, |fs| fs.filesystem_type().0 as i64);
+    // Sign-extended on some of them.
+    if magic & 0xffff_ffff == MAGIC {
         return true;
     }
     !devices().is_empty() && fstat(file).is_ok_and(|stat| is_told(stat.st_dev))

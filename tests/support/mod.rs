@@ -5,12 +5,14 @@
 pub mod command;
 pub mod compare;
 pub mod content;
+pub mod emulated;
 pub mod faulty_fs;
 pub mod filter;
 pub mod flipping_disk;
 pub mod items;
 pub mod journals;
 pub mod latency_fs;
+pub mod lustre;
 pub mod random_tree;
 pub mod scratch;
 pub mod tree;
