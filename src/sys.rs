@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // wrappers of raw system calls; each block says why it is sound
 
 pub mod buffer;
+pub mod processors;
 pub mod ring;
 
 use std::ffi::CStr;

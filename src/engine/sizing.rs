@@ -11,7 +11,7 @@ use super::filesystem::Filesystem;
 use crate::error::Refusal;
 use crate::lustre::parameters;
 use crate::options::{BackendChoice, ConcurrencyChoice, CopyOptions};
-use crate::sys::ring;
+use crate::sys::{processors::cores, ring};
 
 /// Reads of small files in flight per worker: measured, more gains nothing.
 const DEPTH: usize = 64;
@@ -107,7 +107,7 @@ impl Sizing {
     ) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
         let mover = choose_mover(options.backend, source, destination, &mut notes)?;
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let cores = cores();
         let in_memory = source.in_memory && destination.in_memory;
         let adaptive = options.concurrency == ConcurrencyChoice::Adaptive;
         let waiting = (cores * THREADS_PER_CORE).min(THREADS_MAX);
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn plain_calls_begin_with_threads_that_wait_for_a_disk_and_not_for_memory() {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let cores = cores();
         let of = |path: &str| {
             Filesystem::of(std::fs::File::open(path).expect("opens")).expect("a filesystem")
         };
