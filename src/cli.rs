@@ -4,6 +4,7 @@
 pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
+pub(crate) mod layout;
 pub(crate) mod lustre;
 pub(crate) mod manual;
 pub(crate) mod output;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Ask a running copy how it is doing, pause it, change its limits
     Ctl(CtlArgs),
+    /// Show layouts of files on Lustre, and plan those of a copy
+    Layout(layout::LayoutArgs),
     /// Compare a copy with its source or with a manifest, reading it past the page cache
     Verify(VerifyArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity

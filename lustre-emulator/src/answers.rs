@@ -8,12 +8,16 @@ use std::sync::Arc;
 use fuser::{Errno, INodeNo};
 
 use crate::client::{Client, INHERIT};
+use crate::control::COMMANDS;
 use crate::inode::{HIDDEN, Inode};
 use crate::layout::{COMPOSITE, FOREIGN, For, Layout, SPECIFIC, V1, V3};
 use crate::passthrough::{Asked, TOP, errno};
 
 /// Names of the layout.
 const LAYOUTS: [&str; 2] = ["lustre.lov", "trusted.lov"];
+
+/// What has been moved so far: an attribute of the top.
+const REPORT: &str = "user.emulator.report";
 
 /// What setting is silently ignored (`mdt_xattr.c`).
 const IGNORED: [&str; 8] = [
@@ -79,6 +83,9 @@ impl Client {
         if text.starts_with("lustre.") {
             return Err(errno(Errno::EOPNOTSUPP));
         }
+        if ino.0 == TOP && text == REPORT {
+            return Ok(self.report());
+        }
         self.0.behind.find(ino)?.xattr(name)
     }
 
@@ -123,6 +130,9 @@ impl Client {
         }
         if text.starts_with(HIDDEN) {
             return Err(errno(Errno::EPERM));
+        }
+        if ino.0 == TOP && text.starts_with(COMMANDS) {
+            return self.command(&text, value);
         }
         self.0.behind.find(ino)?.set_xattr(name, value, flags)
     }
@@ -192,7 +202,10 @@ impl Client {
             GET_MDTIDX => vec![0; 4],
             GETOBDCOUNT => (self.0.osts.len() as u64).to_le_bytes().to_vec(),
             HSM_STATE_GET => {
-                let hsm = self.0.inode(ino.0)?.state().hsm;
+                let inode = self.0.inode(ino.0)?;
+                let mut state = inode.state();
+                self.0.up_to_date(&inode, &mut state);
+                let hsm = state.hsm;
                 let archive = if hsm == 0 { 0 } else { ARCHIVE };
                 [hsm.to_le_bytes(), archive.to_le_bytes()].concat()
             }
@@ -224,7 +237,8 @@ impl Client {
 
     fn data_version(&self, ino: INodeNo) -> io::Result<Vec<u8>> {
         let inode = self.0.inode(ino.0)?;
-        let state = inode.state();
+        let mut state = inode.state();
+        self.0.up_to_date(&inode, &mut state);
         let layout = state.layout.as_ref().filter(|layout| !layout.released);
         let version = if layout.is_some() { state.version + 1 } else { 0 };
         let generation = state.layout.as_ref().map_or(0, |layout| layout.generation);

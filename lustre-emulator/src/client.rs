@@ -100,10 +100,7 @@ impl Front for Client {
             _ => {
                 // Whoever needs the data waits until it is back from the archive.
                 let known = asked.data.then(|| shared.inodes.known(asked.ino)).flatten();
-                let wait = known.and_then(|inode| {
-                    let state = inode.state();
-                    state.restored.max(state.layout_ready)
-                });
+                let wait = known.and_then(|inode| inode.state().restored);
                 match wait {
                     Some(at) if at > asked.arrived => {
                         shared.calendar.at(at, move || mdt.serve(at, answer));
@@ -127,7 +124,9 @@ impl Front for Client {
             attr.blksize = BLOCK;
             let known = self.0.inodes.known(attr.ino.0);
             let released = known.is_some_and(|inode| {
-                inode.state().layout.as_ref().is_some_and(|layout| layout.released)
+                let mut state = inode.state();
+                self.0.up_to_date(&inode, &mut state);
+                state.layout.as_ref().is_some_and(|layout| layout.released)
             });
             if released {
                 attr.blocks = 1; // the stub; its data is elsewhere

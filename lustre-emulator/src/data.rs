@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use fuser::{Errno, FileHandle, ReplyData, ReplyWrite};
+use fuser::{Errno, FileHandle, INodeNo, ReplyData, ReplyWrite};
 
 use crate::client::Client;
 use crate::inode::{Inode, State};
@@ -30,6 +30,15 @@ struct Charge {
     ready: Instant,
 }
 
+/// A write that may go on.
+struct Admitted {
+    pieces: Vec<Piece>,
+    /// When the data is there.
+    ready: Instant,
+    /// Whether the metadata server had to make objects for it.
+    laid_out: bool,
+}
+
 impl Client {
     pub(crate) fn write_data(
         &self,
@@ -46,21 +55,31 @@ impl Client {
             opened.as_ref().ok().and_then(|(open, _)| open.own.path.get().cloned().flatten());
         let slot = shared.log.begin(&asked, client, path, (at, length));
         let written = opened.and_then(|(open, inode)| {
-            let (pieces, ready) = self.admit(&asked, &inode, &(at..at + length))?;
+            let admitted = self.admit(&asked, &inode, &(at..at + length))?;
             open.file()?.write_all_at(data, at)?;
             open.own.wrote.store(true, Relaxed);
-            Ok((inode, pieces, ready))
+            Ok((inode, admitted))
         });
         let log = shared.log.clone();
         let bytes = u32::try_from(length).unwrap_or(u32::MAX);
         match written {
-            Ok((inode, pieces, ready)) => {
-                let charge = Charge { asked, client, slot, write: true, pieces, ready };
+            Ok((inode, Admitted { pieces, ready, laid_out })) => {
+                let arrived = asked.arrived;
+                let mut charge = Charge { asked, client, slot, write: true, pieces, ready };
                 let give: Give = Box::new(move || {
                     log.end(slot, None);
                     reply.written(bytes);
                 });
-                self.charge(&inode, charge, give);
+                if !laid_out {
+                    return shared.charge(&inode, charge, give);
+                }
+                // The metadata server has made objects first.
+                let shared = shared.clone();
+                let charged = move || {
+                    charge.ready = charge.ready.max(Instant::now());
+                    shared.charge(&inode, charge, give);
+                };
+                self.0.mdt.serve(arrived, Box::new(charged));
             }
             Err(error) => {
                 log.end(slot, error.raw_os_error());
@@ -70,22 +89,20 @@ impl Client {
     }
 
     /// Whether a write may go on: with objects and room for it. Returns where it goes.
-    fn admit(
-        &self,
-        asked: &Asked,
-        inode: &Arc<Inode>,
-        range: &Range<u64>,
-    ) -> io::Result<(Vec<Piece>, Instant)> {
+    fn admit(&self, asked: &Asked, inode: &Arc<Inode>, range: &Range<u64>) -> io::Result<Admitted> {
         let shared = &self.0;
         let mut state = inode.state();
         let restored = shared.restore(inode, &mut state);
-        shared.ensure(inode, &mut state, range)?;
+        let laid_out = shared.ensure(inode, &mut state, range)?;
+        state.writes += 1;
+        if shared.settings().misbehave.migrate_after == Some(state.writes) {
+            shared.migrate_found(&mut state, &shared.behind.find(INodeNo(inode.ino))?)?;
+        }
         let pieces = pieces(&state, true, range)?;
         self.refuse(&pieces)?;
         self.take_room(&mut state, range)?;
         Shared::changed(&mut state);
-        let ready = restored.max(state.layout_ready).unwrap_or(asked.arrived);
-        Ok((pieces, ready))
+        Ok(Admitted { pieces, ready: restored.unwrap_or(asked.arrived), laid_out })
     }
 
     /// `EIO` of an OST that fails.
@@ -155,7 +172,7 @@ impl Client {
                     log.end(slot, None);
                     reply.data(&data);
                 });
-                self.charge(&inode, charge, give);
+                shared.charge(&inode, charge, give);
             }
             Err(error) => {
                 log.end(slot, error.raw_os_error());
@@ -163,10 +180,12 @@ impl Client {
             }
         }
     }
+}
 
+impl Shared {
     /// Has every piece served by its OST, and the answer given when all of them allow it.
-    fn charge(&self, inode: &Arc<Inode>, charge: Charge, give: Give) {
-        let shared = &self.0;
+    fn charge(self: &Arc<Self>, inode: &Arc<Inode>, charge: Charge, give: Give) {
+        let shared = self;
         let settings = shared.settings();
         let window = (charge.write && settings.window > 0).then_some(settings.window);
         let pending = Pending::new(charge.pieces.len(), give);
@@ -179,6 +198,7 @@ impl Client {
             return;
         }
         let (mut finished, mut admitted, mut logged) = (Vec::new(), Vec::new(), Vec::new());
+        let mut on_mdt = Vec::new();
         let mut state = inode.state();
         let mut jobs = Vec::new();
         for piece in &charge.pieces {
@@ -202,7 +222,7 @@ impl Client {
             logged.push((*piece, revoked));
             jobs.push(not_before);
         }
-        shared.log.parts(charge.slot, &logged);
+        shared.log.parts(charge.slot, charge.write, &logged);
         for ((part, piece), not_before) in charge.pieces.iter().enumerate().zip(jobs) {
             let number = shared.writes.fetch_add(1, Relaxed);
             if charge.write {
@@ -215,14 +235,14 @@ impl Client {
                 }
             });
             let Some((_, object)) = piece.object else {
-                let (mdt, pending, log) = (shared.mdt.clone(), pending.clone(), log.clone());
+                let pending = pending.clone();
                 let start = not_before.max(charge.asked.arrived);
-                let end = mdt.plan(start);
-                log.planned(slot, part, (start, end));
-                shared.calendar.at(end, move || {
+                let served: Give = Box::new(move || {
+                    log.planned(slot, part, (start, Instant::now()));
                     done();
                     pending.agree();
                 });
+                on_mdt.push((start, served));
                 continue;
             };
             let job = Job {
@@ -254,6 +274,9 @@ impl Client {
             }
         }
         drop(state);
+        for (start, served) in on_mdt {
+            shared.mdt.serve(start, served);
+        }
         for (ost, done) in finished {
             ost.finish(done);
         }

@@ -5,20 +5,19 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use fuser::{BackgroundSession, Config, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::client::Client;
-use crate::inode::{HSM_ARCHIVED, HSM_EXISTS, HSM_RELEASED, Inode};
 use crate::layout::For;
 use crate::log::Log;
 use crate::mdt::Mdt;
 use crate::ost::Ost;
-use crate::passthrough::{Found, Served, errno, read_ahead};
+use crate::passthrough::{Served, read_ahead};
 use crate::settings::Settings;
 use crate::shared::Shared;
 
@@ -105,10 +104,7 @@ impl Emulator {
     /// Changes settings while it is mounted. OSTs and the metadata server have methods of their own;
     /// of the rest, device, threads, readahead and the log's limit count at the mount only.
     pub fn change(&self, change: impl FnOnce(&mut Settings)) {
-        let mut settings = self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = (**settings).clone();
-        change(&mut changed);
-        *settings = Arc::new(changed);
+        self.shared.change(change);
     }
 
     /// How many released files have been asked back from the archive.
@@ -117,12 +113,8 @@ impl Emulator {
         self.shared.restores.load(Relaxed)
     }
 
-    fn inode(&self, path: &Path) -> io::Result<(Arc<Inode>, Found)> {
-        let relative = path.strip_prefix(&self.at).unwrap_or(path);
-        let path = self.shared.top.join(relative);
-        let ino = fs::symlink_metadata(&path)?.ino();
-        let found = || Found { path: path.clone(), follow: false };
-        Ok((self.shared.inodes.get(ino, || Ok(found()))?, found()))
+    fn relative<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.at).unwrap_or(path)
     }
 
     /// Moves a file's data to the archive: the next access to it waits until it is restored. `path` is
@@ -131,12 +123,8 @@ impl Emulator {
     /// # Errors
     /// When there is no such file, or it has no layout.
     pub fn release(&self, path: &Path) -> io::Result<()> {
-        let (inode, found) = self.inode(path)?;
-        let mut state = inode.state();
-        let layout = state.layout.as_mut().ok_or_else(|| errno(fuser::Errno::ENODATA))?;
-        layout.released = true;
-        state.hsm = HSM_EXISTS | HSM_ARCHIVED | HSM_RELEASED;
-        state.save(&found)
+        self.shared.release(self.relative(path))?;
+        self.forget(path)
     }
 
     /// Gives a file's components other objects, as a migration does: the layout's generation grows,
@@ -145,27 +133,7 @@ impl Emulator {
     /// # Errors
     /// When there is no such file, or it has no layout.
     pub fn migrate(&self, path: &Path) -> io::Result<()> {
-        let (inode, found) = self.inode(path)?;
-        let view = self.shared.view();
-        let mut state = inode.state();
-        let state = &mut *state;
-        let layout = state.layout.as_mut().ok_or_else(|| errno(fuser::Errno::ENODATA))?;
-        for component in layout.components.iter_mut().filter(|component| component.is_init()) {
-            component.first = crate::layout::ANY;
-            self.shared.mds.instantiate(component, &view).map_err(errno)?;
-        }
-        layout.generation += 1;
-        for (ost, bytes) in
-            state.objects.drain().map(|(object, known)| (object.ost, known.extents.bytes()))
-        {
-            self.shared.osts[ost as usize].give_back(bytes);
-        }
-        state.save(&found)?;
-        state.remeasure(&found)?;
-        for (ost, bytes) in state.used() {
-            self.shared.osts[ost as usize].reserve(bytes);
-        }
-        Ok(())
+        self.shared.migrate(self.relative(path))
     }
 
     /// The bytes of a file's layout as `getxattr` would answer them, without asking the filesystem.
@@ -173,9 +141,18 @@ impl Emulator {
     /// # Errors
     /// When there is no such file.
     pub fn layout(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        let (inode, _) = self.inode(path)?;
+        let (inode, _) = self.shared.by_path(self.relative(path))?;
         let reader = For::Caller(self.shared.settings().answers, inode.ino);
         Ok(inode.state().layout.as_ref().map(|layout| layout.encode(reader)))
+    }
+
+    /// Has the kernel ask again for a file's attributes.
+    fn forget(&self, path: &Path) -> io::Result<()> {
+        let (inode, _) = self.shared.by_path(self.relative(path))?;
+        if let Some(session) = &self.session {
+            let _ = session.notifier().inval_inode(INodeNo(inode.ino), 0, 0);
+        }
+        Ok(())
     }
 
     /// Unmounts it and waits until it is gone.

@@ -57,8 +57,8 @@ pub(crate) struct State {
     pub(crate) waiting: Vec<(u64, Give)>,
     /// When its data is back from the archive.
     pub(crate) restored: Option<Instant>,
-    /// When the layout that a write asked for is there.
-    pub(crate) layout_ready: Option<Instant>,
+    /// How many writes there have been.
+    pub(crate) writes: u64,
     /// Its last name is gone.
     pub(crate) unlinked: bool,
 }

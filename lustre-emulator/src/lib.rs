@@ -4,7 +4,9 @@
 //! lies in an ordinary directory behind it. `README.md` names what it cannot show.
 
 mod answers;
+mod archive;
 mod client;
+mod control;
 mod data;
 mod emulator;
 mod extents;
@@ -21,11 +23,12 @@ mod rules;
 mod settings;
 mod shared;
 mod striping;
+pub mod units;
 
 pub use emulator::Emulator;
 pub use judgements::{Conflict, Moved};
 pub use layout::Object;
-pub use log::{Log, Part, Record};
+pub use log::{Log, Part, Record, Totals};
 pub use mdt::Mdt;
 pub use ost::Ost;
 pub use passthrough::Kind;

@@ -1,6 +1,7 @@
 //! The log of everything that a mounted filesystem was asked, in memory. What can be read out of it is
 //! in `judgements`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,6 +68,19 @@ pub struct Record {
     pub parts: Vec<Part>,
 }
 
+/// Sums over everything since the mount or the last [`Log::clear`], also over what is no longer kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Operations by kind.
+    pub operations: BTreeMap<Kind, u64>,
+    /// Bytes read from each OST.
+    pub read: BTreeMap<u32, u64>,
+    /// Bytes written to each OST.
+    pub written: BTreeMap<u32, u64>,
+    /// Locks taken from other clients.
+    pub revocations: u64,
+}
+
 /// A place in the log that is still to be filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot(u64);
@@ -79,6 +93,7 @@ struct Book {
     /// Number of the next record.
     next: u64,
     dropped: u64,
+    totals: Totals,
 }
 
 /// The log.
@@ -131,6 +146,13 @@ impl Log {
         book.records.clear();
         book.first = book.next;
         book.dropped = 0;
+        book.totals = Totals::default();
+    }
+
+    /// Sums over everything.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.book().totals.clone()
     }
 
     /// How many operations were not kept because the log was full.
@@ -155,6 +177,7 @@ impl Log {
         let mut book = self.book();
         let number = book.next;
         book.next += 1;
+        *book.totals.operations.entry(asked.kind).or_default() += 1;
         if book.records.len() >= self.limit {
             book.dropped += book.records.len() as u64;
             book.records.clear();
@@ -187,7 +210,8 @@ impl Log {
         }
     }
 
-    pub(crate) fn parts(&self, slot: Slot, pieces: &[(Piece, usize)]) {
+    pub(crate) fn parts(&self, slot: Slot, write: bool, pieces: &[(Piece, usize)]) {
+        self.sum(write, pieces);
         let parts = pieces.iter().map(|(piece, revoked)| Part {
             component: piece.component,
             stripe: piece.object.map(|(stripe, _)| stripe),
@@ -201,6 +225,17 @@ impl Log {
         });
         let parts: Vec<Part> = parts.collect();
         self.change(slot, |record| record.parts = parts);
+    }
+
+    fn sum(&self, write: bool, pieces: &[(Piece, usize)]) {
+        let totals = &mut self.book().totals;
+        for (piece, revoked) in pieces {
+            totals.revocations += *revoked as u64;
+            if let Some((_, object)) = piece.object {
+                let sums = if write { &mut totals.written } else { &mut totals.read };
+                *sums.entry(object.ost).or_default() += piece.length;
+            }
+        }
     }
 
     pub(crate) fn planned(&self, slot: Slot, part: usize, (begin, end): (Instant, Instant)) {

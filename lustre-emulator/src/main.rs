@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use lustre_emulator::units::{bytes, time};
 use lustre_emulator::{Clients, Emulator, Log, MdtSettings, OstSettings, Settings};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -61,7 +62,7 @@ struct Arguments {
     #[arg(long, value_parser = pool)]
     pool: Vec<(String, Vec<u32>)>,
     /// How many threads serve requests.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     threads: usize,
     /// Reads go through the page cache only without this.
     #[arg(long)]
@@ -69,32 +70,6 @@ struct Arguments {
     /// Writes every operation to this file, one JSON object a line.
     #[arg(long)]
     log: Option<PathBuf>,
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let shift = match text[digits.len()..].trim_end_matches(['i', 'B']) {
-        "" => 0,
-        "k" | "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        unit => return Err(format!("unknown unit {unit}: use K, M, G or T")),
-    };
-    let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
-    number.checked_shl(shift).filter(|size| size >> shift == number).ok_or("too large".to_owned())
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: f64 = digits.parse().map_err(|error| format!("{error}"))?;
-    let seconds = match &text[digits.len()..] {
-        "us" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        _ => return Err("a time needs a unit: us, ms or s".to_owned()),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|error| format!("{error}"))
 }
 
 fn pool(text: &str) -> Result<(String, Vec<u32>), String> {

@@ -63,6 +63,8 @@ pub struct Misbehaviour {
     pub ignore_pools: bool,
     /// The largest DoM component in bytes; 0 drops it.
     pub dom_limit: Option<u64>,
+    /// A file gets other objects after so many writes to it.
+    pub migrate_after: Option<u64>,
     /// `fsync` and `close` of a file that was written answer with this error number (`EDQUOT` is 122).
     pub late_error: Option<i32>,
 }
@@ -133,7 +135,7 @@ impl Settings {
             cached: Duration::from_secs(1),
             cached_reads: true,
             read_ahead_kib: 4096,
-            threads: 2,
+            threads: 4,
             device: "10.0.0.1@tcp:/emul".to_owned(),
             name: "emul".to_owned(),
             instance: "ffff8d2b40b8d800".to_owned(),

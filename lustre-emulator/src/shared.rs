@@ -5,14 +5,12 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
 
 use fuser::{Errno, INodeNo};
 
-use crate::inode::{HSM_DIRTY, HSM_RELEASED, Inode, State, Table};
+use crate::inode::{HSM_DIRTY, Inode, State, Table};
 use crate::layout::{EXTENSION, Layout, STALE};
 use crate::log::Log;
 use crate::mds::{Defaults, Mds, View};
@@ -80,6 +78,13 @@ impl Shared {
 
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = (**settings).clone();
+        change(&mut changed);
+        *settings = Arc::new(changed);
     }
 
     pub(crate) fn inode(&self, ino: u64) -> io::Result<Arc<Inode>> {
@@ -155,14 +160,14 @@ impl Shared {
         self.save(inode.ino, state)
     }
 
-    /// Makes the components of a range that is about to be written. Mirrors that it does not go to
-    /// are stale from now on.
+    /// Makes the components of a range that is about to be written; returns whether the metadata
+    /// server had to. Mirrors that it does not go to are stale from now on.
     pub(crate) fn ensure(
         &self,
         inode: &Inode,
         state: &mut State,
         range: &Range<u64>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let ebadf = || errno(Errno::EBADF);
         let before = state.layout.clone().ok_or_else(ebadf)?;
         if before.foreign.is_some() {
@@ -200,44 +205,8 @@ impl Shared {
             layout.generation += 1;
             state.layout = Some(layout);
             self.save(inode.ino, state)?;
-            state.layout_ready = Some(self.mdt.plan(Instant::now()));
         }
-        Ok(())
-    }
-
-    /// Has a released file come back; returns when it will be there.
-    pub(crate) fn restore(
-        self: &Arc<Self>,
-        inode: &Arc<Inode>,
-        state: &mut State,
-    ) -> Option<Instant> {
-        let released = state.layout.as_ref().is_some_and(|layout| layout.released);
-        if !released {
-            return None;
-        }
-        if let Some(restored) = state.restored {
-            return Some(restored);
-        }
-        let at = Instant::now() + self.settings().restore;
-        state.restored = Some(at);
-        self.restores.fetch_add(1, Relaxed);
-        let (shared, inode) = (self.clone(), inode.clone());
-        self.calendar.at(at, move || {
-            let mut state = inode.state();
-            shared.returned(&inode, &mut state);
-        });
-        Some(at)
-    }
-
-    /// The data of a released file is there again, or is not needed any more.
-    pub(crate) fn returned(&self, inode: &Inode, state: &mut State) {
-        if let Some(layout) = state.layout.as_mut().filter(|layout| layout.released) {
-            layout.released = false;
-            layout.generation += 1;
-            state.hsm &= !HSM_RELEASED;
-            state.restored = None;
-            let _ = self.save(inode.ino, state);
-        }
+        Ok(changed)
     }
 
     /// The data has changed.

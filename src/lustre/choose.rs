@@ -119,6 +119,12 @@ fn preserve(source: Option<&Layout>, bytes: u64, site: &Site) -> Choice {
         reasons[0] = Reason::SameAsDefault;
         return Choice { request: None, reasons };
     }
+    if site.default.is_none() && bytes <= SMALL_BYTES && layout.is_single() {
+        // Nobody configured a default: filesystems without one give one stripe, and two calls for
+        // each small file would say no more.
+        reasons[0] = Reason::SmallFile;
+        return Choice { request: None, reasons };
+    }
     Choice { request: Some(layout), reasons }
 }
 

@@ -107,12 +107,19 @@ impl Layout {
         let Self::Composite(composite) = self else { return };
         let components = &mut composite.components;
         for at in 0..components.len() {
-            let last = components.get(at + 1).is_none_or(|next| next.extent.start == 0);
+            let last =
+                components.get(at + 1).is_none_or(|next| next.begins_mirror(&components[at]));
             if last && components[at].extent.end < bytes {
                 components[at].extent.end = Extent::EOF;
                 note(reasons, Reason::Extended);
             }
         }
+    }
+
+    /// Whether it is one stripe on any OST.
+    pub(super) fn is_single(&self) -> bool {
+        matches!(self, Self::Plain(plain) if plain.count == Count(1) && plain.pool().is_none()
+            && plain.pattern == Pattern::RAID0)
     }
 
     /// Whether a file of so many bytes gets the same stripes from both: those components that it
@@ -233,7 +240,7 @@ fn without_compression(composite: &mut Composite, reasons: &mut Vec<Reason>) {
     }
 }
 
-/// Gives the place of a component on the MDT to the next one, unless the destination's default has
+/// Gives the place of a component on the MDT to the one behind it, unless the destination's default has
 /// data on the MDT as well: such space is scarce.
 fn off_the_mdt(composite: &mut Composite, site: &Site, reasons: &mut Vec<Reason>) {
     let on_mdt = |component: &Component| component.striped().is_some_and(|p| p.pattern.is_mdt());
@@ -245,8 +252,10 @@ fn off_the_mdt(composite: &mut Composite, site: &Site, reasons: &mut Vec<Reason>
         return;
     }
     composite.components.retain(|component| !on_mdt(component));
-    if let Some(first) = composite.components.first_mut() {
-        first.extent.start = 0;
+    let mut start = 0;
+    for component in &mut composite.components {
+        component.extent.start = start;
+        start = component.extent.end;
     }
     note(reasons, Reason::MdtDropped);
 }

@@ -5,7 +5,7 @@
 use thiserror::Error;
 
 use super::fields::{Count, Extent, Flags, Pattern, Pool, Start};
-use super::layout::{Component, Composite, Form, Layout, Object, Plain};
+use super::layout::{Component, Composite, Form, Layout, MAX_BYTES, Object, Plain};
 use super::{size, values};
 
 /// Most mirrors of a file (`LUSTRE_MIRROR_COUNT_MAX`).
@@ -53,7 +53,11 @@ impl Layout {
                 }
             }
         }
-        build.layout(spec)
+        let layout = build.layout(spec)?;
+        if layout.compose().len() > MAX_BYTES {
+            return wrong(spec, "too long for a layout (64K); ask for fewer components or OSTs");
+        }
+        Ok(layout)
     }
 }
 

@@ -35,6 +35,16 @@ pub fn skip(reason: &str) {
     }
 }
 
+/// Whether a program is to be had; records a skip when it is not.
+pub fn has_program(name: &str) -> bool {
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&dirs).any(|dir| dir.join(name).is_file());
+    if !found {
+        skip(&format!("{name} is not installed"));
+    }
+    found
+}
+
 /// Mounts one; nothing and a recorded skip where that is not possible.
 pub fn mounted(settings: Settings) -> Option<Mounted> {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
@@ -68,6 +78,12 @@ impl Mounted {
     /// A path in the mount.
     pub fn path(&self, name: &str) -> PathBuf {
         self.at.join(name)
+    }
+
+    /// Lets other users come as far as the mount.
+    pub fn open_to_all(&self) {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.scratch.path(), mode).expect("a directory of this test");
     }
 
     /// Unmounts it, and mounts what it has left.
@@ -137,6 +153,17 @@ pub fn pooled(count: u16, size: u64, pool: &str) -> Vec<u8> {
     bytes[2] = 0xd3;
     bytes.extend(pool.as_bytes());
     bytes.resize(48, 0);
+    bytes
+}
+
+/// A request for these OSTs and no others.
+pub fn specific(size: u64, osts: &[u32]) -> Vec<u8> {
+    let mut bytes = pooled(u16::try_from(osts.len()).expect("a count"), size, "");
+    bytes[2] = 0xd5;
+    for ost in osts {
+        bytes.extend([0; 20]);
+        bytes.extend(ost.to_le_bytes());
+    }
     bytes
 }
 
@@ -234,4 +261,13 @@ pub fn seconds(work: impl FnOnce()) -> f64 {
 /// The number of an error.
 pub fn number<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     result.expect_err("it should fail").raw_os_error().expect("an error of the system")
+}
+
+/// Waits for a condition, and fails with its name when it does not come true in time.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }

@@ -141,6 +141,17 @@ fn preserve_asks_for_nothing_where_the_default_does_the_same() {
 }
 
 #[test]
+fn one_stripe_for_a_small_file_is_not_asked_for_where_nobody_configured_a_default() {
+    let nowhere = Site::default();
+    assert_eq!(
+        preserve_at(&spec("-c 1 -S 1M"), MIB, &nowhere),
+        ("inherit".into(), vec!["small-file"])
+    );
+    assert_eq!(preserve_at(&spec("-c 1 -S 1M"), MIB + 1, &nowhere).0, "-c 1 -S 1M");
+    assert_eq!(preserve_at(&spec("-c 1 -p ignore"), 1, &nowhere).0, "-c 1 -p ignore");
+}
+
+#[test]
 fn preserve_keeps_one_mirror_that_is_up_to_date() {
     let (words, reasons) = preserve_at(&file(fixtures::MIRRORS), GIB, &site(9, "-c 2"));
     assert_eq!(
@@ -346,4 +357,14 @@ proptest! {
             }
         }
     }
+}
+#[test]
+fn extension_space_without_a_size_stays_one_mirror() {
+    let Layout::Composite(mut odd) = spec("-E 1G -z 64M -c 1 -S 4M -E -1 -c 2") else { panic!() };
+    let Body::Striped(space) = &mut odd.components[1].body else { panic!() };
+    space.stripe_size = 0;
+    let odd = Layout::Composite(odd);
+    assert_eq!(odd.template(), odd, "what cannot begin again is left alone");
+    let choice = choose(&Policy::Preserve, Some(&odd), GIB, &site(4, "-c 1"), None);
+    assert_eq!(choice.request, Some(odd));
 }

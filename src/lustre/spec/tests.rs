@@ -202,6 +202,7 @@ fn what_is_no_layout_is_refused_with_the_word_and_advice() {
         ("-N 2", "2", "options of lfs setstripe"),
         ("-N17", "-N17", "1 to 16"),
         ("-N9 -N8", "-N9 -N8", "at most 16"),
+        ("-N4 -o 0-700", "-N4 -o 0-700", "too long"),
         ("--flags prefer", "--flags prefer", "write -N before it"),
         ("-N --flags stale", "--flags stale", "prefer"),
         ("--component-flags nosync", "--component-flags nosync", "write -E before it"),
