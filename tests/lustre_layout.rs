@@ -186,3 +186,30 @@ fn a_plan_by_size_follows_the_sites_table() {
     let found = parsed(&layout(&[&to], theirs));
     assert_eq!(specs(&found), ["\"-c -1 -S 16M\"", "\"-c 2\"", "null"]);
 }
+
+/// The emulator reads and writes layouts with code of its own: what is asked for there is what is read
+/// back here.
+#[test]
+fn what_is_asked_for_is_what_is_read_back() {
+    let Some(lustre) = Lustre::new(osts(8)) else { return };
+    let words = [
+        "-c 1 -S 64K",
+        "-c 8 -S 4M",
+        "-C 12 -S 1M",
+        "-c 2 -S 1M -p nowhere",
+        "-E 1M -L mdt -E 64M -c 2 -E -1 -c 8 -S 4M",
+        "-E 4M -c 1 -S 1M -E 64M -c 2 -S 4M -E -1 -c 8",
+        "-E 4M -c 1 -S 1M -p flash -E -1 -c 4 -p disk",
+        "-N -c 1 -S 1M -N -c 2",
+        "-N --flags=prefer -E 4M -c 1 -S 1M -E -1 -c 4 -N -c 2",
+    ];
+    for (number, words) in words.into_iter().enumerate() {
+        let path = lustre.join(format!("{number}"));
+        set(&path, words);
+        assert_eq!(support::lustre::spec(&path), words);
+        let directory = lustre.join(format!("d{number}"));
+        std::fs::create_dir(&directory).unwrap();
+        set(&directory, words);
+        assert_eq!(support::lustre::default_spec(&directory), words);
+    }
+}

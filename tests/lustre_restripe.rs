@@ -8,6 +8,7 @@ mod support;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use support::items::posix_acl;
 use support::lustre::{Lustre, osts, set, spec, told};
 use support::{Seed, wait_for};
 
@@ -40,6 +42,19 @@ fn file(lustre: &Lustre, name: &str, layout: &str, bytes: usize) -> (PathBuf, Ve
     (path, content)
 }
 
+const ACCESS_ACL: &str = "system.posix_acl_access";
+
+fn give_project(path: &Path, id: u32) {
+    let file = File::open(path).unwrap();
+    let mut attributes = longshore::sys::project_attributes(file.as_fd()).unwrap();
+    attributes.project = id;
+    longshore::sys::set_project_attributes(file.as_fd(), &attributes).unwrap();
+}
+
+fn project(path: &Path) -> u32 {
+    longshore::sys::project_attributes(File::open(path).unwrap().as_fd()).unwrap().project
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory)
         .unwrap()
@@ -62,9 +77,14 @@ fn a_file_gets_another_layout_and_keeps_everything_else() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     std::os::unix::fs::chown(&path, Some(1234), Some(2345)).unwrap();
     xattr::set(&path, "user.note", b"kept").unwrap();
+    let acl = posix_acl(6, 4321, 4);
+    xattr::set(&path, ACCESS_ACL, &acl).unwrap();
+    give_project(&path, 4711);
     let time = TimeSpec::new(1_000_000_000, 123_456_789);
     let follow = UtimensatFlags::FollowSymlink;
     utimensat(nix::fcntl::AT_FDCWD, &path, &time, &time, follow).unwrap();
+
+    let mode = fs::metadata(&path).unwrap().mode() & 0o7777; // the ACL has changed its group bits
 
     let output = restripe(&lustre, &path, "-c 4 -S 1M");
     assert!(output.status.success(), "{output:?}");
@@ -73,7 +93,9 @@ fn a_file_gets_another_layout_and_keeps_everything_else() {
     assert_eq!(spec(&path), "-c 4 -S 1M");
     assert!(fs::read(&path).unwrap() == content, "the content is the same");
     let stat = fs::metadata(&path).unwrap();
-    assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o640, 1234, 2345));
+    assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (mode, 1234, 2345));
+    assert_eq!(xattr::get(&path, ACCESS_ACL).unwrap().unwrap(), acl);
+    assert_eq!(project(&path), 4711);
     assert_eq!((stat.mtime(), stat.mtime_nsec()), (1_000_000_000, 123_456_789));
     assert_eq!(xattr::get(&path, "user.note").unwrap().unwrap(), b"kept");
     assert_eq!(names(lustre.path()), ["data"]);
@@ -102,6 +124,23 @@ fn several_files_are_done_and_what_fails_does_not_stop_the_others() {
     assert_eq!(lines[1]["reason"], "system");
     assert!(fs::read(&a).unwrap() == content);
     assert_eq!(names(lustre.path()), ["a", "b"]);
+}
+
+#[test]
+fn auto_goes_by_the_sites_table_and_inherit_by_the_directory() {
+    let Some(lustre) = Lustre::new(osts(4)) else { return };
+    set(lustre.path(), "-c 2 -S 64K");
+    let (path, content) = file(&lustre, "data", "-c 1 -S 1M", 2 * MIB);
+    let table = tempfile::NamedTempFile::new().unwrap();
+    fs::write(table.path(), "1M inherit\n- -c 3 -S 1M\n").unwrap();
+    let words = ["--layout", "auto", "--layout-table"].map(OsStr::new);
+    let words = words.into_iter().chain([table.path().as_os_str(), path.as_os_str()]);
+    let output = command(&lustre, words).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(spec(&path), "-c 3 -S 1M");
+    assert!(restripe(&lustre, &path, "inherit").status.success());
+    assert_eq!(spec(&path), "-c 2 -S 64K");
+    assert!(fs::read(&path).unwrap() == content);
 }
 
 #[test]
