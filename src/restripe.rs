@@ -10,19 +10,20 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use serde::Serialize;
-use signal_hook::consts::SIGIO;
+use signal_hook::consts::{SIGINT, SIGIO};
 use signal_hook::flag;
 
 pub use refused::Refused;
 
-use crate::engine::{self, Control};
+use crate::engine::{self, Cancel, Control};
 use crate::error::Refusal;
 use crate::exit::Outcome;
 use crate::lustre::access::{self, Found};
@@ -38,6 +39,9 @@ use swap::{Place, Print};
 
 /// Inode flags with which a file cannot be replaced: immutable and append-only (`linux/fs.h`).
 const FIXED: u32 = 0x10 | 0x20;
+
+/// How often somebody looks whether the copy of a file is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How layouts are chosen, and the way to stop.
 #[derive(Debug, Default)]
@@ -102,7 +106,10 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
         return Ok(Done::Already { spec: current.to_spec() });
     }
     let writers = Writers::keep_off(file.as_fd())?;
-    copy_aside(&place, how, choice)?;
+    let copied = writers
+        .watch(file.as_fd(), &how.control.cancel, |cancel| copy_aside(&place, cancel, choice));
+    copied
+        .map_err(|refused| if writers.came(file.as_fd()) { Refused::Changed } else { refused })?;
     let finish = || {
         let made = place.open_leftover()?;
         let to = layout_of(&made)?.template();
@@ -198,7 +205,7 @@ fn is_already(current: &Layout, wanted: &Layout, bytes: u64, site: &Site) -> boo
 }
 
 /// Copies the file beside itself, with everything that it has, and reads the copy back.
-fn copy_aside(place: &Place, how: &How, choice: Choice) -> Result<(), Refused> {
+fn copy_aside(place: &Place, cancel: &Cancel, choice: Choice) -> Result<(), Refused> {
     let mut request = CopyRequest::new(vec![place.file()], place.aside());
     request.target = Target::Exact;
     request.options = CopyOptions {
@@ -213,7 +220,7 @@ fn copy_aside(place: &Place, how: &How, choice: Choice) -> Result<(), Refused> {
         Refused::Copy(format!("{refusal}{}", cause.unwrap_or_default()))
     };
     let plan = Plan::new(&request).map_err(refusal)?;
-    let control = Control { cancel: how.control.cancel.clone(), ..Control::default() };
+    let control = Control { cancel: cancel.clone(), ..Control::default() };
     let report = engine::run(&plan, &control).map_err(refusal)?;
     let lost: Vec<&str> =
         report.warnings.keys().copied().filter(|word| !word.starts_with("layout-")).collect();
@@ -250,6 +257,29 @@ impl Writers {
             Err(Errno::EAGAIN) => Err(Refused::OpenForWriting),
             Err(_) => Ok(Self { leased: false }),
         }
+    }
+
+    /// Does the work with a cancel of its own, which is set when the user cancels, or when one wants to
+    /// write: that one waits until the file is closed.
+    fn watch<T>(&self, file: BorrowedFd<'_>, user: &Cancel, work: impl FnOnce(&Cancel) -> T) -> T {
+        let (cancel, over) = (Cancel::default(), AtomicBool::new(false));
+        let look = || {
+            while !over.load(Relaxed) {
+                let signal = match user.word().load(Relaxed) {
+                    0 if self.came(file) => usize::try_from(SIGINT).unwrap_or(usize::MAX),
+                    signal => signal,
+                };
+                cancel.word().store(signal, Relaxed);
+                std::thread::park_timeout(LOOK);
+            }
+        };
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(look);
+            let done = work(&cancel);
+            over.store(true, Relaxed);
+            watcher.thread().unpark();
+            done
+        })
     }
 
     /// Whether one wanted to write since.
