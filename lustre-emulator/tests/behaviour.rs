@@ -332,6 +332,20 @@ fn the_log_can_be_taken_while_it_grows_and_does_not_grow_for_ever() {
 }
 
 #[test]
+fn holes_are_found_and_other_ways_to_allocate_are_refused() {
+    let Some(fs) = mounted(eight()) else { return };
+    let file = fs.striped("file", &plain(4, MIB));
+    file.write_all_at(&[1; 4096], 8 * MIB).unwrap();
+    let eight = i64::try_from(8 * MIB).unwrap();
+    assert_eq!(lseek(&file, 0, Whence::SeekData).unwrap(), eight);
+    assert_eq!(lseek(&file, eight, Whence::SeekHole).unwrap(), eight + 4096);
+    let zero_range = nix::fcntl::FallocateFlags::FALLOC_FL_ZERO_RANGE;
+    let refused = nix::fcntl::fallocate(&file, zero_range, 0, 4096);
+    assert_eq!(refused, Err(nix::errno::Errno::EOPNOTSUPP));
+    assert_eq!(fs.fs.osts().iter().map(|ost| ost.used()).sum::<u64>(), 4096);
+}
+
+#[test]
 fn what_is_written_is_what_is_read_however_it_is_read() {
     let Some(fs) = mounted(eight()) else { return };
     let reader = {
