@@ -117,7 +117,7 @@ malformed line
     fn mounts_below_a_path_are_found_by_whole_names() {
         let below = |path: &str| mounts_below(MOUNTINFO, Path::new(path));
         assert_eq!(below("/tmp"), [Path::new("/tmp"), Path::new("/tmp/sub")]);
-        assert_eq!(below("/tm"), [Path::new(""); 0]);
+        assert!(below("/tm").is_empty());
         assert_eq!(below("/mnt/with space\\back").len(), 1);
         assert_eq!(below("/mnt/hidden").len(), 2);
         assert_eq!(below("/").len(), 6);

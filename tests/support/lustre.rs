@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use longshore::lustre::layout::{Layout, Of};
-use lustre_emulator::{Emulator, Kind, OstSettings, Settings};
+use lustre_emulator::{Emulator, Kind, OstSettings, Record, Settings};
 
 use super::{Backend, Fs, Longshore, Scratch, is_root, skip};
 
@@ -27,6 +28,16 @@ pub fn osts(count: usize) -> Settings {
     Settings::new(count, &OstSettings::default())
 }
 
+/// So many OSTs with a bandwidth in MB/s and a latency of one millisecond, like the metadata server's.
+pub fn servers(osts: usize, megabytes: u64) -> Settings {
+    let latency = Duration::from_millis(1);
+    let bandwidth = Some(megabytes * 1_000_000);
+    let mut settings =
+        Settings::new(osts, &OstSettings { bandwidth, latency, ..OstSettings::default() });
+    settings.mdt.latency = latency;
+    settings
+}
+
 impl Lustre {
     /// Mounts one, or nothing and a recorded skip when this machine cannot.
     pub fn new(settings: Settings) -> Option<Self> {
@@ -41,8 +52,8 @@ impl Lustre {
         }
         let scratch = Scratch::new(Fs::Tmpfs)?;
         let (at, behind) = (scratch.join("lustre"), scratch.join("behind"));
-        fs::create_dir(&at).unwrap();
-        fs::create_dir(&behind).unwrap();
+        fs::create_dir(&at).expect("failed to make a directory");
+        fs::create_dir(&behind).expect("failed to make a directory");
         // Each filesystem has a name of its own.
         let settings = Settings {
             device: format!("10.0.0.1@tcp:/emul{}", NEXT.fetch_add(1, Relaxed)),
@@ -93,6 +104,15 @@ impl Lustre {
     }
 }
 
+/// The writes of users' data: the journal, which all threads of a copy share, is left out.
+pub fn data_writes(lustre: &Lustre) -> Vec<Record> {
+    let is_journal = |record: &Record| {
+        let name = record.path.as_ref().and_then(|path| path.file_name());
+        name.is_some_and(|name| name.to_string_lossy().ends_with(".journal"))
+    };
+    lustre.emulator().log().writes().into_iter().filter(|record| !is_journal(record)).collect()
+}
+
 /// A copy that takes several filesystems for Lustre.
 pub fn copy(backend: Backend, all: &[&Lustre]) -> Longshore {
     Longshore::copy(backend).env("LONGSHORE_LUSTRE_MOUNTS", &told(all))
@@ -101,7 +121,7 @@ pub fn copy(backend: Backend, all: &[&Lustre]) -> Longshore {
 /// The value of the variable that tells which mounts are Lustre.
 pub fn told(all: &[&Lustre]) -> String {
     let points: Vec<OsString> = all.iter().map(|lustre| lustre.at.clone().into()).collect();
-    points.join(":".as_ref()).into_string().unwrap()
+    points.join(":".as_ref()).into_string().expect("a test's path is text")
 }
 
 /// The layout of a file, as `lustre.lov` has it; none where there is none.
@@ -136,5 +156,5 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 /// A path as the kernel takes it.
 pub fn c_path(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).unwrap()
+    CString::new(path.as_os_str().as_bytes()).expect("no NUL in a path")
 }

@@ -5,7 +5,6 @@
 pub mod command;
 pub mod compare;
 pub mod content;
-pub mod emulated;
 pub mod faulty_fs;
 pub mod filter;
 pub mod flipping_disk;
