@@ -11,14 +11,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use fuser::{
-    FileAttr, FileHandle, FileType, FopenFlags, INodeNo, InitFlags, KernelConfig, ReplyData,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, InitFlags, KernelConfig, ReplyData,
     ReplyWrite,
 };
 use nix::fcntl::RenameFlags;
-use nix::libc::{O_ACCMODE, O_ASYNC, O_RDONLY, SEEK_DATA};
+use nix::libc::{
+    FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, O_ACCMODE, O_ASYNC, O_RDONLY, SEEK_DATA,
+};
 
 use crate::inode::Inode;
-use crate::passthrough::{Asked, Behind, Entry, Front, Give, Kind, Place, Space, TOP, Wanted};
+use crate::passthrough::{
+    Asked, Behind, Entry, Front, Give, Kind, Place, Space, TOP, Wanted, errno,
+};
 use crate::shared::{Opened, Shared};
 
 /// Lustre's answer to `stat` (`llite.*.stat_blocksize`), in bytes.
@@ -27,8 +31,11 @@ const BLOCK: u32 = 4 << 20;
 /// Inherit the project (`FS_XFLAG_PROJINHERIT`).
 pub(crate) const INHERIT: u32 = 0x200;
 
-/// A block of `fallocate` is kept though the file does not grow.
-const PUNCH: i32 = 0x2;
+/// `fallocate` that does not let the file grow.
+const KEEP_SIZE: i32 = FALLOC_FL_KEEP_SIZE;
+
+/// `fallocate` that makes a hole.
+const PUNCH: i32 = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
 
 pub(crate) struct Client(pub(crate) Arc<Shared>);
 
@@ -304,12 +311,18 @@ impl Front for Client {
         mode: i32,
         (offset, length): (u64, u64),
     ) -> io::Result<()> {
+        // What OSTs on ldiskfs have.
+        if !matches!(mode, 0 | KEEP_SIZE | PUNCH) {
+            return Err(errno(Errno::EOPNOTSUPP));
+        }
         let (opened, inode) = self.opened(handle)?;
         let range = offset..offset.saturating_add(length);
         let mut state = inode.state();
         self.0.settle(&inode, &mut state)?;
         self.0.restore(&inode, &mut state);
-        if mode & PUNCH == 0 {
+        if mode == PUNCH {
+            self.free_room(&mut state, &range);
+        } else {
             self.0.ensure(&inode, &mut state, &range)?;
             self.take_room(&mut state, &range)?;
         }

@@ -129,6 +129,16 @@ impl Client {
         Ok(())
     }
 
+    /// Gives the room of a hole back.
+    pub(crate) fn free_room(&self, state: &mut State, range: &Range<u64>) {
+        for piece in pieces(state, true, range).unwrap_or_default() {
+            let Some((_, object)) = piece.object else { continue };
+            let span = piece.object_offset..piece.object_offset + piece.length;
+            let known = state.objects.entry(object).or_default();
+            self.0.osts[object.ost as usize].give_back(known.extents.remove(&span));
+        }
+    }
+
     pub(crate) fn read_data(
         &self,
         asked: Asked,
@@ -141,24 +151,30 @@ impl Client {
         let opened = self.opened(handle);
         let path =
             opened.as_ref().ok().and_then(|(open, _)| open.own.path.get().cloned().flatten());
-        let read = opened.and_then(|(open, inode)| Ok((open.read(at, size)?, inode)));
-        let length = read.as_ref().map_or(0, |(data, _)| data.len() as u64);
+        let read = opened.and_then(|(open, inode)| {
+            let mut data = shared.buffers.take(size as usize);
+            let length = open.read_into(at, &mut data[..size as usize])?;
+            Ok((data, length, inode))
+        });
+        let length = read.as_ref().map_or(0, |(_, length, _)| *length as u64);
         let slot = shared.log.begin(&asked, client, path, (at, length));
         let log = shared.log.clone();
-        let read = read.and_then(|(data, inode)| {
+        let read = read.and_then(|(data, used, inode)| {
             let mut state = inode.state();
             let ready = shared.restore(&inode, &mut state).unwrap_or(asked.arrived);
             let pieces = pieces(&state, false, &(at..at + length)).unwrap_or_default();
             drop(state);
             self.refuse(&pieces)?;
-            Ok((data, inode, pieces, ready))
+            Ok(((data, used), inode, pieces, ready))
         });
         match read {
-            Ok((data, inode, pieces, ready)) => {
+            Ok(((data, used), inode, pieces, ready)) => {
+                let keeper = shared.clone();
                 let charge = Charge { asked, client, slot, write: false, pieces, ready };
                 let give: Give = Box::new(move || {
                     log.end(slot, None);
-                    reply.data(&data);
+                    reply.data(&data[..used]);
+                    keeper.buffers.give_back(data);
                 });
                 shared.charge(&inode, charge, give);
             }

@@ -66,3 +66,47 @@ impl Locks {
         self.held.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Locks, MOST_GROWN};
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_lock_grows_as_far_as_nobody_else_is() {
+        let mut locks = Locks::default();
+        assert!(locks.take(1, (10 * MIB, 11 * MIB), true).is_empty());
+        assert!(locks.take(1, (0, 1), true).is_empty(), "it has everything");
+        assert_eq!(locks.take(2, (20 * MIB, 21 * MIB), true), [1]);
+        assert_eq!(locks.take(1, (0, 1), true), [2], "the other has everything now");
+    }
+
+    #[test]
+    fn readers_share_and_a_writer_takes_from_all_of_them() {
+        let mut locks = Locks::default();
+        assert!(locks.take(1, (0, 1), false).is_empty());
+        assert!(locks.take(2, (0, 1), false).is_empty());
+        let mut lost = locks.take(3, (5, 6), true);
+        lost.sort_unstable();
+        assert_eq!(lost, [1, 2]);
+        assert_eq!(locks.take(1, (0, 1), false), [3]);
+        assert!(locks.take(2, (7, 8), false).is_empty());
+    }
+
+    #[test]
+    fn among_many_a_lock_grows_little() {
+        let mut locks = Locks::default();
+        // Ranges that are held by many, as after their locks have been shrunk.
+        for client in 0..40 {
+            let start = u64::from(client) * 100 * MIB;
+            locks.held.push(super::Lock { client, start, end: start + MIB, write: true });
+        }
+        assert!(locks.take(99, (50 * MIB, 51 * MIB), true).is_empty());
+        let grown = locks.held.last().unwrap();
+        assert_eq!(grown.start, 50 * MIB, "not downwards");
+        assert_eq!(grown.end, 50 * MIB + MOST_GROWN);
+        locks.drop_all();
+        assert!(locks.take(1, (0, 1), true).is_empty());
+    }
+}

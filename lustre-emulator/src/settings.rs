@@ -99,7 +99,7 @@ pub struct Settings {
     pub cached: Duration,
     /// Whether files that are open for reading only go through the page cache.
     pub cached_reads: bool,
-    /// How many KiB the kernel reads ahead in them.
+    /// How many KiB the kernel reads ahead in them (Lustre: up to 256 MiB in one file).
     pub read_ahead_kib: u32,
     /// How many threads serve requests.
     pub threads: usize,
@@ -134,12 +134,12 @@ impl Settings {
             restore: Duration::from_millis(200),
             cached: Duration::from_secs(1),
             cached_reads: true,
-            read_ahead_kib: 4096,
+            read_ahead_kib: 65536,
             threads: 4,
             device: "10.0.0.1@tcp:/emul".to_owned(),
             name: "emul".to_owned(),
             instance: "ffff8d2b40b8d800".to_owned(),
-            log_limit: 4_000_000,
+            log_limit: 1_000_000,
             misbehave: Misbehaviour::default(),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fuser::{Errno, INodeNo};
 
+use crate::buffers::Buffers;
 use crate::inode::{HSM_DIRTY, Inode, State, Table};
 use crate::layout::{EXTENSION, Layout, STALE};
 use crate::log::Log;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) calendar: Arc<Calendar>,
     pub(crate) restores: AtomicU64,
     pub(crate) writes: AtomicU64,
+    pub(crate) buffers: Buffers,
     processes: Mutex<HashMap<u32, u32>>,
 }
 
@@ -58,6 +60,7 @@ impl Shared {
             calendar,
             restores: AtomicU64::new(0),
             writes: AtomicU64::new(1),
+            buffers: Buffers::default(),
             processes: Mutex::default(),
             settings: Mutex::new(Arc::new(settings)),
             top,

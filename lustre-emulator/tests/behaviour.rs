@@ -332,6 +332,20 @@ fn the_log_can_be_taken_while_it_grows_and_does_not_grow_for_ever() {
 }
 
 #[test]
+fn holes_are_found_and_other_ways_to_allocate_are_refused() {
+    let Some(fs) = mounted(eight()) else { return };
+    let file = fs.striped("file", &plain(4, MIB));
+    file.write_all_at(&[1; 4096], 8 * MIB).unwrap();
+    let eight = i64::try_from(8 * MIB).unwrap();
+    assert_eq!(lseek(&file, 0, Whence::SeekData).unwrap(), eight);
+    assert_eq!(lseek(&file, eight, Whence::SeekHole).unwrap(), eight + 4096);
+    let zero_range = nix::fcntl::FallocateFlags::FALLOC_FL_ZERO_RANGE;
+    let refused = nix::fcntl::fallocate(&file, zero_range, 0, 4096);
+    assert_eq!(refused, Err(nix::errno::Errno::EOPNOTSUPP));
+    assert_eq!(fs.fs.osts().iter().map(|ost| ost.used()).sum::<u64>(), 4096);
+}
+
+#[test]
 fn what_is_written_is_what_is_read_however_it_is_read() {
     let Some(fs) = mounted(eight()) else { return };
     let reader = {
@@ -351,6 +365,48 @@ fn what_is_written_is_what_is_read_however_it_is_read() {
     // A program that runs from it is a file that is mapped.
     fs::copy("/bin/true", fs.path("true")).unwrap();
     assert!(Command::new(fs.path("true")).status().unwrap().success());
+}
+
+#[test]
+fn any_order_of_changes_leaves_what_a_plain_file_would_have() {
+    let Some(fs) = mounted(eight()) else { return };
+    let parts = [(0, MIB, plain(2, 64 * KIB)), (MIB, EOF, plain(5, 128 * KIB))];
+    let file = fs.striped("file", &composite(&parts));
+    let (mut numbers, mut model) = (Numbers(3), Vec::<u8>::new());
+    for round in 0..400_u32 {
+        let (start, length) = (numbers.below(3 * MIB), numbers.below(300 * KIB) + 1);
+        let (from, to) =
+            (usize::try_from(start).unwrap(), usize::try_from(start + length).unwrap());
+        match numbers.below(10) {
+            0 => {
+                file.set_len(start).unwrap();
+                model.resize(from, 0);
+            }
+            1 => {
+                let mode = nix::fcntl::FallocateFlags::from_bits_truncate(3); // a hole
+                let (at, size) = (i64::try_from(start).unwrap(), i64::try_from(length).unwrap());
+                nix::fcntl::fallocate(&file, mode, at, size).unwrap();
+                let end = to.min(model.len());
+                model.get_mut(from..end).into_iter().for_each(|hole| hole.fill(0));
+            }
+            2 => assert!(fs::read(fs.path("file")).unwrap() == model, "round {round}"),
+            _ => {
+                let data = vec![u8::try_from(round % 255).unwrap() + 1; to - from];
+                file.write_all_at(&data, start).unwrap();
+                model.resize(model.len().max(to), 0);
+                model[from..to].copy_from_slice(&data);
+            }
+        }
+    }
+    assert!(fs::read(fs.path("file")).unwrap() == model);
+    // What the OSTs say is taken is what a remount measures, by pages.
+    let used: u64 = fs.fs.osts().iter().map(|ost| ost.used()).sum();
+    drop(file);
+    let fs = fs.again(eight());
+    let measured: u64 = fs.fs.osts().iter().map(|ost| ost.used()).sum();
+    assert!(measured >= used && measured < used + 4 * MIB, "{measured} after {used}");
+    fs::remove_file(fs.path("file")).unwrap();
+    assert_eq!(fs.fs.osts().iter().map(|ost| ost.used()).sum::<u64>(), 0);
 }
 
 #[test]

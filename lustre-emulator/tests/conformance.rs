@@ -226,6 +226,51 @@ fn a_file_whose_components_end_refuses_what_is_beyond() {
 }
 
 #[test]
+fn a_length_before_the_layout_gives_the_default_one() {
+    let Some(fs) = mounted(eight()) else { return };
+    let file = fs.delayed("grown");
+    file.set_len(0).unwrap();
+    assert_eq!(fs.try_layout("grown"), None, "nothing to keep anywhere");
+    file.set_len(1).unwrap();
+    assert_eq!(fs.osts_of("grown").len(), 1);
+    let file = fs.delayed("allocated");
+    nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, 1).unwrap();
+    assert_eq!(fs.osts_of("allocated").len(), 1);
+    try_set(&fs, "grown", &plain(4, MIB)).unwrap();
+    assert_eq!(fs.osts_of("grown").len(), 1, "too late");
+}
+
+#[test]
+fn a_layout_stays_with_its_file() {
+    let Some(fs) = mounted(eight()) else { return };
+    fs.striped("file", &plain(3, MIB));
+    let before = fs.layout("file");
+    File::create(fs.path("file")).unwrap(); // O_TRUNC
+    assert_eq!(fs.layout("file"), before);
+    fs::rename(fs.path("file"), fs.path("other")).unwrap();
+    assert_eq!(fs.layout("other"), before);
+    fs::hard_link(fs.path("other"), fs.path("linked")).unwrap();
+    assert_eq!(fs.layout("linked"), before);
+    // A new file of an old name, or of an old number, has nothing of the old one.
+    fs::remove_file(fs.path("other")).unwrap();
+    fs::remove_file(fs.path("linked")).unwrap();
+    fs.delayed("other");
+    assert_eq!(fs.try_layout("other"), None);
+}
+
+#[test]
+fn what_is_neither_file_nor_directory_has_no_layout() {
+    let Some(fs) = mounted(eight()) else { return };
+    std::os::unix::fs::symlink("nowhere", fs.path("link")).unwrap();
+    mknod(&fs.path("fifo"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0).unwrap();
+    for name in ["link", "fifo"] {
+        assert_eq!(fs.try_layout(name), None, "{name}");
+        assert!(xattr::list(fs.path(name)).unwrap().next().is_none(), "{name}");
+    }
+    try_set(&fs, "fifo", &plain(1, MIB)).unwrap_err();
+}
+
+#[test]
 fn requests_that_are_no_layouts_are_out_of_range() {
     let Some(fs) = mounted(eight()) else { return };
     fs.delayed("file");

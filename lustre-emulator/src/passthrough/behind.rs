@@ -50,6 +50,16 @@ impl<Own: Default> Handle<Own> {
     /// Those of the file behind it.
     pub fn read(&self, offset: u64, size: u32) -> io::Result<Vec<u8>> {
         let mut data = vec![0; size as usize];
+        let done = self.read_into(offset, &mut data)?;
+        data.truncate(done);
+        Ok(data)
+    }
+
+    /// As many bytes from `offset` as fit; fewer at the end only. Returns how many.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn read_into(&self, offset: u64, data: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
         while done < data.len() {
             match self.file()?.read_at(&mut data[done..], offset + done as u64)? {
@@ -57,8 +67,7 @@ impl<Own: Default> Handle<Own> {
                 got => done += got,
             }
         }
-        data.truncate(done);
-        Ok(data)
+        Ok(done)
     }
 
     /// `fallocate` with its mode as a number.

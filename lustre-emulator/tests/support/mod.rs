@@ -45,18 +45,31 @@ pub fn has_program(name: &str) -> bool {
     found
 }
 
-/// Mounts one; nothing and a recorded skip where that is not possible.
-pub fn mounted(settings: Settings) -> Option<Mounted> {
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+/// Whether a filesystem can be mounted here; records a skip when not.
+pub fn can_mount() -> bool {
+    let can = nix::unistd::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !can {
         skip("FUSE needs root and /dev/fuse");
-        return None;
     }
+    can
+}
+
+/// A directory for one test, in memory where there is such a place.
+pub fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let scratch = match memory.is_dir() {
         true => tempfile::tempdir_in(memory),
         false => tempfile::tempdir(),
     };
-    let scratch = scratch.expect("a temporary directory");
+    scratch.expect("a temporary directory")
+}
+
+/// Mounts one; nothing and a recorded skip where that is not possible.
+pub fn mounted(settings: Settings) -> Option<Mounted> {
+    if !can_mount() {
+        return None;
+    }
+    let scratch = scratch();
     let (at, behind) = (scratch.path().join("mount"), scratch.path().join("behind"));
     for dir in [&at, &behind] {
         fs::create_dir(dir).expect("a directory");
