@@ -246,7 +246,8 @@ fn a_chosen_layout_that_is_refused_gives_way_to_the_default() {
         let run = copy.arg(&source).arg(&target).expect(code);
         if code == 0 {
             assert_none(&diff_trees(&source, &target, Compare::default()), &run.describe());
-            assert_eq!(run.count("/warnings/layout-not-applied"), 2, "{}", run.describe());
+            // A single stripe is all that the small one fills, which the default gives it.
+            assert_eq!(run.count("/warnings/layout-not-applied"), 1, "{}", run.describe());
             assert_eq!(spec(&target.join("large")), "-c 1 -S 4M");
         }
     }
