@@ -9,6 +9,7 @@ pub(crate) mod lustre;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod rate;
+pub(crate) mod restripe;
 pub(crate) mod run;
 pub(crate) mod signals;
 pub(crate) mod verify;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Ctl(CtlArgs),
     /// Show layouts of files on Lustre, and plan those of a copy
     Layout(layout::LayoutArgs),
+    /// Give files on Lustre another layout, safely
+    Restripe(restripe::RestripeArgs),
     /// Compare a copy with its source or with a manifest, reading it past the page cache
     Verify(VerifyArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity

@@ -30,6 +30,7 @@ pub mod options;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod restripe;
 pub mod run;
 pub mod selection;
 pub mod sys;

@@ -60,12 +60,9 @@ impl Client {
         let (inode, dir) = self.striped(ino)?.ok_or_else(none)?;
         if !dir {
             let reader = For::Caller(self.0.settings().answers, ino.0);
-            return inode
-                .state()
-                .layout
-                .as_ref()
-                .map(|known| known.encode(reader))
-                .ok_or_else(none);
+            let mut state = inode.state();
+            self.0.up_to_date(&inode, &mut state);
+            return state.layout.as_ref().map(|known| known.encode(reader)).ok_or_else(none);
         }
         let own = inode.state().default.clone();
         let root = || self.0.inode(TOP).ok().and_then(|root| root.state().default.clone());

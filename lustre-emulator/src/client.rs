@@ -52,8 +52,9 @@ impl Client {
     fn after_writes(&self, ino: u64, give: Give) {
         if let Some(inode) = self.0.inodes.known(ino) {
             let mut state = inode.state();
-            if let Some(last) = state.unfinished.last().copied() {
-                state.waiting.push((last, give));
+            if !state.unfinished.is_empty() {
+                let all = state.unfinished.clone();
+                state.waiting.push((all, give));
                 return;
             }
         }
@@ -195,10 +196,7 @@ impl Front for Client {
         if state.opens > 0 {
             return;
         }
-        state.objects.values_mut().for_each(|object| {
-            object.locks.drop_all();
-            object.busy.clear();
-        });
+        state.objects.values_mut().for_each(|object| object.locks.drop_all());
         if state.unlinked {
             drop(state);
             self.0.gone(inode);

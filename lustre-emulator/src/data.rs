@@ -1,5 +1,5 @@
-//! Reads and writes: done at once on the file behind, charged to the OSTs of the pieces, answered when
-//! the locks, the OSTs and the write-behind window allow it.
+//! Reads and writes, done at once on the file behind, if there are objects and room for them. What they
+//! cost and when they are answered is in `charge`.
 
 use std::io;
 use std::ops::Range;
@@ -10,25 +10,13 @@ use std::time::Instant;
 
 use fuser::{Errno, FileHandle, INodeNo, ReplyData, ReplyWrite};
 
+use crate::charge::Charge;
 use crate::client::Client;
 use crate::inode::{Inode, State};
 use crate::layout::Layout;
-use crate::log::Slot;
-use crate::ost::{Job, Pending, Submitted};
 use crate::passthrough::{Asked, Give, errno};
 use crate::shared::Shared;
 use crate::striping::Piece;
-
-/// A read or a write that is to be charged.
-struct Charge {
-    asked: Asked,
-    client: u32,
-    slot: Slot,
-    write: bool,
-    pieces: Vec<Piece>,
-    /// When the layout and the data are there.
-    ready: Instant,
-}
 
 /// A write that may go on.
 struct Admitted {
@@ -76,7 +64,7 @@ impl Client {
                 // The metadata server has made objects first.
                 let shared = shared.clone();
                 let charged = move || {
-                    charge.ready = charge.ready.max(Instant::now());
+                    charge.asked.arrived = Instant::now(); // at the OSTs
                     shared.charge(&inode, charge, give);
                 };
                 self.0.mdt.serve(arrived, Box::new(charged));
@@ -178,110 +166,6 @@ impl Client {
                 log.end(slot, error.raw_os_error());
                 reply.error(error.into());
             }
-        }
-    }
-}
-
-impl Shared {
-    /// Has every piece served by its OST, and the answer given when all of them allow it.
-    fn charge(self: &Arc<Self>, inode: &Arc<Inode>, charge: Charge, give: Give) {
-        let shared = self;
-        let settings = shared.settings();
-        let window = (charge.write && settings.window > 0).then_some(settings.window);
-        let pending = Pending::new(charge.pieces.len(), give);
-        if charge.pieces.is_empty() {
-            if charge.ready > Instant::now() {
-                shared.calendar.at(charge.ready, move || pending.agree());
-            } else {
-                pending.agree();
-            }
-            return;
-        }
-        let (mut finished, mut admitted, mut logged) = (Vec::new(), Vec::new(), Vec::new());
-        let mut on_mdt = Vec::new();
-        let mut state = inode.state();
-        let mut jobs = Vec::new();
-        for piece in &charge.pieces {
-            let mut not_before = charge.ready;
-            let mut revoked = 0;
-            if let Some((_, object)) = piece.object.filter(|_| charge.write || settings.read_locks)
-            {
-                let known = state.objects.entry(object).or_default();
-                let end = piece.object_offset + piece.length;
-                let range = (piece.object_offset, end);
-                let losers = known.locks.take(charge.client, range, charge.write);
-                revoked = losers.len();
-                if revoked > 0 {
-                    let ost = &shared.osts[object.ost as usize];
-                    let cost = settings.revocation.unwrap_or_else(|| ost.latency());
-                    let busy = losers.iter().filter_map(|loser| known.busy.get(loser)).max();
-                    let free = busy.copied().unwrap_or(charge.asked.arrived);
-                    not_before = not_before.max(free.max(charge.asked.arrived) + cost);
-                }
-            }
-            logged.push((*piece, revoked));
-            jobs.push(not_before);
-        }
-        shared.log.parts(charge.slot, charge.write, &logged);
-        for ((part, piece), not_before) in charge.pieces.iter().enumerate().zip(jobs) {
-            let number = shared.writes.fetch_add(1, Relaxed);
-            if charge.write {
-                state.unfinished.insert(number);
-            }
-            let (log, slot, done_of) = (shared.log.clone(), charge.slot, inode.clone());
-            let done: Give = Box::new(move || {
-                for give in done_of.finished(number) {
-                    give();
-                }
-            });
-            let Some((_, object)) = piece.object else {
-                let pending = pending.clone();
-                let start = not_before.max(charge.asked.arrived);
-                let served: Give = Box::new(move || {
-                    log.planned(slot, part, (start, Instant::now()));
-                    done();
-                    pending.agree();
-                });
-                on_mdt.push((start, served));
-                continue;
-            };
-            let job = Job {
-                client: charge.client,
-                bytes: piece.length,
-                window,
-                arrived: charge.asked.arrived,
-                not_before,
-                pending: pending.clone(),
-                planned: Box::new(move |begin, end| log.planned(slot, part, (begin, end))),
-                done,
-            };
-            let ost = &shared.osts[object.ost as usize];
-            let (submitted, admits) = ost.submit(job);
-            admitted.extend(admits);
-            let end = match submitted {
-                Submitted::Done(done) => {
-                    let end = done.end;
-                    finished.push((ost.clone(), done));
-                    Some(end)
-                }
-                Submitted::At(end) => Some(end),
-                Submitted::Parked => None,
-            };
-            if let (Some(end), true) = (end, charge.write) {
-                let busy = &mut state.objects.entry(object).or_default().busy;
-                let known = busy.entry(charge.client).or_insert(end);
-                *known = (*known).max(end);
-            }
-        }
-        drop(state);
-        for (start, served) in on_mdt {
-            shared.mdt.serve(start, served);
-        }
-        for (ost, done) in finished {
-            ost.finish(done);
-        }
-        for pending in admitted {
-            pending.agree();
         }
     }
 }

@@ -32,8 +32,8 @@ pub(crate) const HSM_ARCHIVED: u32 = 0x8;
 pub(crate) struct ObjectState {
     pub(crate) locks: Locks,
     pub(crate) extents: Extents,
-    /// When the last write of each client is done.
-    pub(crate) busy: HashMap<u32, Instant>,
+    /// Writes that its OST does not have yet, by their numbers, and their clients.
+    pub(crate) writing: HashMap<u64, u32>,
 }
 
 #[derive(Default)]
@@ -53,8 +53,8 @@ pub(crate) struct State {
     pub(crate) objects: HashMap<Object, ObjectState>,
     /// Numbers of writes that their OSTs do not have yet.
     pub(crate) unfinished: BTreeSet<u64>,
-    /// Answers that wait until no write up to this number is unfinished.
-    pub(crate) waiting: Vec<(u64, Give)>,
+    /// What waits until none of these writes is unfinished.
+    pub(crate) waiting: Vec<(BTreeSet<u64>, Give)>,
     /// When its data is back from the archive.
     pub(crate) restored: Option<Instant>,
     /// How many writes there have been.
@@ -162,15 +162,25 @@ impl Inode {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A write with this number is done: returns the answers that waited for it.
-    pub(crate) fn finished(&self, number: u64) -> Vec<Give> {
+    /// A write with this number is done: returns what waited for it.
+    pub(crate) fn finished(&self, number: u64, object: Option<Object>) -> Vec<Give> {
         let mut state = self.state();
-        state.unfinished.remove(&number);
-        let first = state.unfinished.first().copied().unwrap_or(u64::MAX);
-        let waiting = std::mem::take(&mut state.waiting);
-        let (ready, still): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(to, _)| *to < first);
-        state.waiting = still;
-        ready.into_iter().map(|(_, give)| give).collect()
+        if !state.unfinished.remove(&number) {
+            return Vec::new(); // a read
+        }
+        if let Some(known) = object.and_then(|object| state.objects.get_mut(&object)) {
+            known.writing.remove(&number);
+        }
+        let mut ready = Vec::new();
+        for (mut after, give) in std::mem::take(&mut state.waiting) {
+            after.remove(&number);
+            if after.is_empty() {
+                ready.push(give);
+            } else {
+                state.waiting.push((after, give));
+            }
+        }
+        ready
     }
 }
 

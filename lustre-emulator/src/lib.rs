@@ -5,6 +5,7 @@
 
 mod answers;
 mod archive;
+mod charge;
 mod client;
 mod control;
 mod data;

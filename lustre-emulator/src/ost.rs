@@ -38,9 +38,8 @@ pub(crate) struct Job {
     pub(crate) bytes: u64,
     /// Bytes that may be unfinished; none: the answer waits for this request itself.
     pub(crate) window: Option<u64>,
-    pub(crate) arrived: Instant,
-    /// When the locks allow it.
-    pub(crate) not_before: Instant,
+    /// When it arrived, with its lock.
+    pub(crate) start: Instant,
     /// The answer to the caller.
     pub(crate) pending: Arc<Pending>,
     /// Told when the OST begins and ends.
@@ -49,24 +48,13 @@ pub(crate) struct Job {
     pub(crate) done: Give,
 }
 
-/// What became of a request.
-pub(crate) enum Submitted {
-    /// It is done already: call [`Ost::finish`].
-    Done(Finished),
-    /// It will be done then.
-    At(Instant),
-    /// Nobody knows when.
-    Parked,
-}
-
 /// What there is to do when a request is done.
-pub(crate) struct Finished {
+struct Finished {
     client: u32,
     bytes: u64,
     windowed: bool,
     pending: Arc<Pending>,
     done: Give,
-    pub(crate) end: Instant,
 }
 
 #[derive(Default)]
@@ -213,11 +201,9 @@ impl Ost {
         };
         let now = Instant::now();
         for job in parked {
-            let job = Job { not_before: job.not_before.max(now), ..job };
-            let planned = self.plan(&mut self.state(), job, true);
-            if let Submitted::Done(finished) = planned {
-                self.finish(finished);
-            }
+            let job = Job { start: job.start.max(now), ..job };
+            let finished = self.plan(&mut self.state(), job);
+            finished.into_iter().for_each(|finished| self.finish(finished));
         }
     }
 
@@ -259,8 +245,8 @@ impl Ost {
         state.settings.latency.mul_f64(state.slow)
     }
 
-    /// Takes a request. Nothing is answered in here, so that it may be called under locks.
-    pub(crate) fn submit(self: &Arc<Self>, job: Job) -> (Submitted, Option<Arc<Pending>>) {
+    /// Takes a request. It may be done, and answered, before this returns.
+    pub(crate) fn submit(self: &Arc<Self>, job: Job) {
         let mut state = self.state();
         // The window is judged now; what is beyond it is answered when it has shrunk.
         let mut admitted = None;
@@ -274,19 +260,26 @@ impl Ost {
                 window.waiting.push_back(job.pending.clone());
             }
         }
-        (self.plan(&mut state, job, false), admitted)
+        let finished = match state.stall {
+            Stall::Released => {
+                state.parked.push(job);
+                None
+            }
+            _ => self.plan(&mut state, job),
+        };
+        drop(state);
+        finished.into_iter().for_each(|finished| self.finish(finished));
+        if let Some(pending) = admitted {
+            pending.agree();
+        }
     }
 
-    fn plan(self: &Arc<Self>, state: &mut State, job: Job, again: bool) -> Submitted {
-        let mut start = job.arrived.max(job.not_before);
-        match state.stall {
-            Stall::Released if !again => {
-                state.parked.push(job);
-                return Submitted::Parked;
-            }
-            Stall::Until(end) => start = start.max(end),
-            _ => {}
-        }
+    /// Finds out when a request is done; returns it when it is already.
+    fn plan(self: &Arc<Self>, state: &mut State, job: Job) -> Option<Finished> {
+        let start = match state.stall {
+            Stall::Until(end) => job.start.max(end),
+            _ => job.start,
+        };
         let queue = state.settings.queue.max(1);
         let (begin, _) = state.hands.free(start, queue);
         let mut end = begin;
@@ -303,18 +296,17 @@ impl Ost {
             windowed: job.window.is_some(),
             pending: job.pending,
             done: job.done,
-            end,
         };
         if end <= Instant::now() {
-            return Submitted::Done(finished);
+            return Some(finished);
         }
         let ost = self.clone();
         self.calendar.at(end, move || ost.finish(finished));
-        Submitted::At(end)
+        None
     }
 
     /// A request is done.
-    pub(crate) fn finish(&self, finished: Finished) {
+    fn finish(&self, finished: Finished) {
         let mut admitted = Vec::new();
         if finished.windowed {
             let mut state = self.state();

@@ -114,6 +114,8 @@ impl Layout {
                 note(reasons, Reason::Extended);
             }
         }
+        // Extension space that became longer than one extension begins with one.
+        *composite = composite.template();
     }
 
     /// Whether it is one stripe on any OST.
@@ -124,7 +126,7 @@ impl Layout {
 
     /// Whether a file of so many bytes gets the same stripes from both: those components that it
     /// reaches are the same.
-    pub(super) fn serves_as(&self, other: &Self, bytes: u64) -> bool {
+    pub(crate) fn serves_as(&self, other: &Self, bytes: u64) -> bool {
         let (Some(ours), Some(theirs)) = (self.reached(bytes), other.reached(bytes)) else {
             return false;
         };

@@ -368,3 +368,17 @@ fn extension_space_without_a_size_stays_one_mirror() {
     let choice = choose(&Policy::Preserve, Some(&odd), GIB, &site(4, "-c 1"), None);
     assert_eq!(choice.request, Some(odd));
 }
+
+#[test]
+fn extension_space_that_is_extended_begins_with_one_extension() {
+    let Layout::Composite(mut short) = spec("-E 1G -z 64M -c 1 -S 4M") else { panic!() };
+    short.components[0].extent.end = 256 * MIB;
+    short.components[1].extent = Extent { start: 256 * MIB, end: 512 * MIB };
+    let Body::Striped(space) = &mut short.components[1].body else { panic!() };
+    space.stripe_size = 1 << 20; // KiB: longer than the component
+    let choice =
+        choose(&Policy::Preserve, Some(&Layout::Composite(short)), GIB, &site(4, "-c 2"), None);
+    let request = choice.request.unwrap();
+    assert_eq!(request.to_spec(), "-E -1 -z 1G -c 1 -S 4M");
+    assert_eq!(request.template(), request);
+}
