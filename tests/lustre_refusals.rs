@@ -243,3 +243,19 @@ fn what_an_evicted_client_lost_is_copied_again() {
     assert_eq!(run.count("/errors/io"), 1, "{}", run.describe());
     assert!(!lustre.join("failing/file").exists());
 }
+
+#[test]
+fn a_filesystem_that_goes_away_for_good_stops_the_copy() {
+    let Some(lustre) = Lustre::new(osts(2)) else { return };
+    let scratch = Scratch::on_disk();
+    let (source, point) = bare(&scratch);
+    fs::write(source.join("large"), Rng::new(24).bytes(16 * MIB)).unwrap();
+    let copy = lustre.copy(Backend::Auto).args(["--bandwidth-limit", "4M"]);
+    let copy = copy.limit(Duration::from_secs(60)).arg("-T").arg(&source);
+    let running = copy.arg(lustre.join("copy")).start();
+    wait_for("writing to begin", Duration::from_secs(20), || {
+        !lustre.emulator().log().writes().is_empty()
+    });
+    disconnect(lustre.path(), &point);
+    running.wait().expect(3).says("a filesystem went away");
+}
