@@ -116,7 +116,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         job.fail(plan.roots[0].source.clone(), lost);
     }
     let mut stopped_by = None;
-    let seat = lanes.sit();
+    let seat = plan.options.delete.then(|| lanes.sit());
     if plan.options.delete && !job.stopped() {
         if job.walk_is_complete() {
             for root in plan.roots.iter().filter(|root| root.is_directory) {

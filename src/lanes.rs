@@ -357,12 +357,8 @@ pub(crate) fn take_bytes(bytes: u64) {
     });
 }
 
-/// Gives back what was taken by [`take_bytes`] and not moved: a read that ended early, a way of moving
-/// that the kernel refused.
+/// Gives back what was taken by [`take_bytes`] and not moved.
 pub(crate) fn give_back(bytes: u64) {
-    if bytes == 0 {
-        return;
-    }
     with_seat(|here| {
         here.seat.gives_back(bytes);
         here.lanes.bandwidth.give_back(bytes);

@@ -4,6 +4,7 @@
 
 pub mod buffer;
 mod entries;
+pub mod processors;
 pub mod ring;
 
 pub use entries::{Entry, entries};

@@ -55,8 +55,7 @@ impl<T> Uring<T> {
     /// A mover with `depth` small files and `large_slots` chunks of large files in flight.
     ///
     /// # Errors
-    /// The errno of mapping the buffers. The ring is set up with the first file that is not in memory;
-    /// without it everything is moved with plain calls.
+    /// The errno of mapping the buffers; the ring is set up with the first file that is not in memory.
     pub(crate) fn new(
         plain: Plain,
         depth: usize,
@@ -146,20 +145,18 @@ impl<T> Uring<T> {
         drop(pass);
         match completion {
             Ok(Some(completion)) => {
-                let Some(file) = self.waiting[completion.slot].take() else { return };
+                let slot = completion.slot;
+                let Some(file) = self.waiting[slot].take() else { return };
                 let size = file.size;
                 let finished = match completion.result {
-                    Ok(filled) => {
-                        let buffer = self.small.slot(completion.slot);
-                        finish(buffer, file, filled, Mechanism::RingRead)
-                    }
+                    Ok(read) => finish(self.small.slot(slot), file, read, Mechanism::RingRead),
                     // A descriptor that the ring may not wait for: read it ourselves.
                     Err(Errno::EAGAIN | Errno::EINTR | Errno::EOPNOTSUPP | Errno::EINVAL) => {
                         self.plainly(file)
                     }
                     Err(errno) => Finished { file, result: Err(StepError::os(Step::Read, errno)) },
                 };
-                self.free_for(size).push(completion.slot);
+                self.free_for(size).push(slot);
                 done.push(finished);
             }
             Ok(None) => {}

@@ -101,7 +101,7 @@ impl Bucket {
 
     /// Leaves to others what was taken and not used.
     pub(crate) fn give_back(&self, units: u64) {
-        if self.is_active() {
+        if units > 0 && self.is_active() {
             let mut line = self.lock();
             #[allow(clippy::cast_precision_loss)] // exact below 2^53 units
             let units = units as f64;
