@@ -28,6 +28,7 @@ use crate::engine::sizing;
 use crate::error::Refusal;
 use crate::exit::Outcome;
 use crate::filter::Filter;
+use crate::lustre::ready;
 use crate::progress::Progress;
 use crate::report::{ReadBack, path_or_base64};
 use findings::Findings;
@@ -179,6 +180,11 @@ impl Kind {
 /// A [`Refusal`] when one side cannot be opened, or when the manifest is not whole.
 pub fn run(request: &Request, control: &Control) -> Result<Comparison, Refusal> {
     let started = Instant::now();
+    let ends: Vec<&Path> = match &request.against {
+        Against::Source(source, copy) => vec![source, copy],
+        Against::Manifest(_, directory) => directory.iter().map(PathBuf::as_path).collect(),
+    };
+    ready::check(&ends, &[], ready::LIMIT)?;
     sizing::descriptors();
     let findings;
     let mut manifest_complete = None;

@@ -121,24 +121,22 @@ fn servers_that_do_not_answer_are_told_within_a_time() {
 }
 
 /// Ends the connection between the kernel and a filesystem in this process, as an eviction for good.
-fn disconnect(path: &Path) {
+/// `control` is a directory to mount the kernel's list of connections on.
+fn disconnect(path: &Path, control: &Path) {
     use std::os::unix::fs::MetadataExt;
     let connection = nix::sys::stat::minor(fs::metadata(path).unwrap().dev());
-    fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("none"), control, Some("fusectl"), flags, None::<&str>).unwrap();
+    fs::write(control.join(connection.to_string()).join("abort"), "1").unwrap();
+    nix::mount::umount(control).unwrap();
 }
 
 #[test]
 fn a_client_without_a_connection_is_refused_in_words() {
     let Some(lustre) = Lustre::new(osts(2)) else { return };
-    if !Path::new("/sys/fs/fuse/connections").exists()
-        || fs::read_dir("/sys/fs/fuse/connections").unwrap().next().is_none()
-    {
-        support::skip("the FUSE control filesystem is not mounted");
-        return;
-    }
     let scratch = Scratch::on_disk();
-    let (source, _) = bare(&scratch);
-    disconnect(lustre.path());
+    let (source, point) = bare(&scratch);
+    disconnect(lustre.path(), &point);
     let run = lustre.copy(Backend::Auto).arg(&source).arg(lustre.join("copy")).expect(2);
     run.says("is not ready").says(lustre.fsname());
     let run = lustre.copy(Backend::Auto).arg(lustre.join("src")).arg(scratch.join("copy"));
@@ -244,4 +242,20 @@ fn what_an_evicted_client_lost_is_copied_again() {
     let run = copy.arg("-T").arg(source.path()).arg(lustre.join("failing")).expect(1);
     assert_eq!(run.count("/errors/io"), 1, "{}", run.describe());
     assert!(!lustre.join("failing/file").exists());
+}
+
+#[test]
+fn a_filesystem_that_goes_away_for_good_stops_the_copy() {
+    let Some(lustre) = Lustre::new(osts(2)) else { return };
+    let scratch = Scratch::on_disk();
+    let (source, point) = bare(&scratch);
+    fs::write(source.join("large"), Rng::new(24).bytes(16 * MIB)).unwrap();
+    let copy = lustre.copy(Backend::Auto).args(["--bandwidth-limit", "4M"]);
+    let copy = copy.limit(Duration::from_secs(60)).arg("-T").arg(&source);
+    let running = copy.arg(lustre.join("copy")).start();
+    wait_for("writing to begin", Duration::from_secs(20), || {
+        !lustre.emulator().log().writes().is_empty()
+    });
+    disconnect(lustre.path(), &point);
+    running.wait().expect(3).says("a filesystem went away");
 }

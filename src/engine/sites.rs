@@ -2,8 +2,8 @@
 //! about layouts. It sets none.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -14,21 +14,16 @@ use super::job::Job;
 use crate::lustre::access::{self, Found};
 use crate::lustre::choose::{Choice, Policy, Site};
 use crate::lustre::layout::{Layout, Of};
-use crate::lustre::report::{Filesystem, Layouts, LustreReport};
-use crate::lustre::{full, parameters, told};
-use crate::mounts;
+use crate::lustre::probe::{Client, Sources};
+use crate::lustre::report::{Layouts, LustreReport};
+use crate::lustre::{full, parameters};
 use crate::plan::nearest_existing;
-use crate::sys;
-
-/// `LL_IOC_GETOBDCOUNT` of `lustre_user.h`: how many OSTs there are, an int although the number says
-/// eight bytes.
-const COUNT_OSTS: u32 = 0x8008_66a8;
 
 /// What is known of one filesystem.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Facts {
-    pub(super) fsname: Option<String>,
-    pub(super) osts: Option<u32>,
+    /// As this machine's client has it mounted; `None` where it is not Lustre.
+    pub(super) client: Option<Client>,
     /// The default of the filesystem's root, which all directories without their own have.
     pub(super) root_default: Option<Layout>,
 }
@@ -59,16 +54,10 @@ impl Sites {
     /// What is known of an open directory at the destination as a place for new files.
     pub(super) fn site(&self, directory: &OwnedFd, device: u64, same_filesystem: bool) -> Site {
         let facts = self.facts(device, directory);
-        let mut site = Site {
-            osts: facts.osts,
-            same_filesystem,
-            default: default_of(directory),
-            ..Site::default()
-        };
-        for layout in site.default.clone().iter().chain(&facts.root_default) {
-            site.learn_pools(layout);
-        }
-        site
+        let default = default_of(directory);
+        let others: Vec<&Layout> = facts.root_default.iter().collect();
+        let site = facts.client.as_ref().map(|client| client.site(default, &others));
+        Site { same_filesystem, ..site.unwrap_or_default() }
     }
 
     /// Counts what was chosen for a file.
@@ -93,7 +82,8 @@ impl Sites {
             return;
         };
         let facts = self.facts(device, directory);
-        let name = facts.fsname.as_deref().unwrap_or_default();
+        let name = facts.client.as_ref().and_then(|client| client.fsname.as_deref());
+        let name = name.unwrap_or_default();
         let free = parameters::free_bytes(&parameters::root(), name);
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         if full.is_none() {
@@ -124,13 +114,11 @@ impl Sites {
 
 impl Facts {
     fn of(directory: &OwnedFd) -> Self {
-        let mount = mount_of(directory);
-        let root = mount.as_ref().and_then(|(point, _)| open_directory(point));
-        Self {
-            fsname: mount.as_ref().and_then(|(_, device)| crate::lustre::ready::fsname(device)),
-            osts: osts(directory),
-            root_default: root.as_ref().and_then(default_of),
-        }
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        let path = path.unwrap_or_default();
+        let client = Client::of(directory, &path, &Sources::of_this_system());
+        let root = client.as_ref().and_then(|client| open_directory(&client.mount_point));
+        Self { root_default: root.as_ref().and_then(default_of), client }
     }
 }
 
@@ -138,15 +126,10 @@ impl Job<'_> {
     /// The report's part about Lustre, of the first source and the destination.
     pub(super) fn lustre_report(&self) -> Option<LustreReport> {
         let root = self.plan.roots.first()?;
-        let look = |path: &Path| -> Option<Filesystem> {
+        let look = |path: &Path| -> Option<Client> {
             let directory = open_directory(path)?;
-            if !told::is_lustre(&directory) {
-                return None;
-            }
             let device = fstat(&directory).ok()?.st_dev;
-            let facts = self.sites.facts(device, &directory);
-            let told = told::is_told(device);
-            Some(Filesystem { fsname: facts.fsname.clone(), osts: facts.osts, told })
+            self.sites.facts(device, &directory).client.clone()
         };
         let source = look(&root.source_dir);
         let destination = look(nearest_existing(&root.destination_dir));
@@ -167,23 +150,4 @@ pub(super) fn default_of(directory: &OwnedFd) -> Option<Layout> {
 fn open_directory(path: &Path) -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, path, flags, Mode::empty()).ok()
-}
-
-/// How many OSTs there are. The filesystem must be Lustre.
-fn osts(directory: &OwnedFd) -> Option<u32> {
-    let mut count = [0_u8; 8]; // zero asks for OSTs, anything else for metadata servers
-    sys::read_ioctl(directory.as_fd(), COUNT_OSTS, &mut count).ok()?;
-    let (count, _) = count.split_first_chunk()?;
-    Some(u32::from_ne_bytes(*count)).filter(|count| *count > 0)
-}
-
-/// Mount point and device of the filesystem of an open directory.
-fn mount_of(directory: &OwnedFd) -> Option<(PathBuf, Vec<u8>)> {
-    use std::os::unix::ffi::OsStringExt;
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
-    let device = fstat(directory).ok()?.st_dev;
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    let numbers = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    let mount = mounts::mount_of(&table, &path, numbers)?;
-    Some((mount.point, mount.source.into_vec()))
 }

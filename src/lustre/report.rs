@@ -5,33 +5,22 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::probe::Client;
+
 /// The report's key `lustre`; absent where neither side is Lustre.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LustreReport {
     /// The source's filesystem; absent when it is none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<Filesystem>,
+    pub source: Option<Client>,
     /// The destination's filesystem; absent when it is none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub destination: Option<Filesystem>,
+    pub destination: Option<Client>,
     /// Layouts of the destination's files and directories; absent when it is not Lustre.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layouts: Option<Layouts>,
     /// Released files that the copy brought back from the archive (`--hsm restore`).
     pub released_restored: u64,
-}
-
-/// A Lustre filesystem, as this client knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Filesystem {
-    /// Its name; absent when nobody says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fsname: Option<String>,
-    /// OSTs; absent when nobody says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub osts: Option<u32>,
-    /// The environment says that it is Lustre; it was not found to be.
-    pub told: bool,
 }
 
 /// How new files and directories came by their layouts.

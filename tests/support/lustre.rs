@@ -55,10 +55,9 @@ impl Lustre {
         fs::create_dir(&at).expect("failed to make a directory");
         fs::create_dir(&behind).expect("failed to make a directory");
         // Each filesystem has a name of its own.
-        let settings = Settings {
-            device: format!("10.0.0.1@tcp:/emul{}", NEXT.fetch_add(1, Relaxed)),
-            ..settings
-        };
+        let name = format!("emul{}", NEXT.fetch_add(1, Relaxed));
+        let device = format!("10.0.0.1@tcp:/{name}");
+        let settings = Settings { device, name, ..settings };
         let mut lustre = Self { emulator: None, at, behind, settings, _scratch: scratch };
         lustre.mount();
         Some(lustre)
@@ -88,7 +87,7 @@ impl Lustre {
 
     /// The name of the filesystem.
     pub fn fsname(&self) -> &str {
-        self.settings.device.rsplit('/').next().expect("rsplit gives one at least")
+        &self.settings.name
     }
 
     /// A copy that takes it for Lustre.
