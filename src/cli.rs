@@ -4,9 +4,12 @@
 pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
+pub(crate) mod layout;
+pub(crate) mod lustre;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod rate;
+pub(crate) mod restripe;
 pub(crate) mod run;
 pub(crate) mod signals;
 pub(crate) mod verify;
@@ -31,6 +34,10 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Ask a running copy how it is doing, pause it, change its limits
     Ctl(CtlArgs),
+    /// Show layouts of files on Lustre, and plan those of a copy
+    Layout(layout::LayoutArgs),
+    /// Give files on Lustre another layout, safely
+    Restripe(restripe::RestripeArgs),
     /// Compare a copy with its source or with a manifest, reading it past the page cache
     Verify(VerifyArgs),
     /// Say what this machine and these filesystems offer, and what costs speed or fidelity
@@ -178,11 +185,14 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
     /// Compare what matches, whatever later rules say; may be repeated
-    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
     /// Leave out what matches; the first matching --include or --exclude decides
-    #[arg(long, value_name = "GLOB", conflicts_with = "manifest")]
+    #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
+    /// How progress is shown, on standard error; the result is on standard output in any case
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: ProgressArg,
     /// Write a JSON report here
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -284,6 +294,8 @@ pub(crate) struct CopyArgs {
     /// Start over although there is the journal of a copy that was stopped
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
+    #[command(flatten)]
+    pub(crate) lustre: lustre::LustreArgs,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,

@@ -178,6 +178,19 @@ impl Display {
         }
     }
 
+    /// Ends something else than a copy that was added with an empty label; `done` is the JSON object.
+    pub fn finish_with(&self, id: CopyId, done: &impl serde::Serialize) {
+        let mut inner = self.shared.lock();
+        let Inner { copies, view, .. } = &mut *inner;
+        let Some(copy) = copies.get_mut(id.0).filter(|copy| !copy.finished) else {
+            return;
+        };
+        copy.finished = true;
+        if let (Some(View::Json(view)), Ok(done)) = (view, serde_json::to_value(done)) {
+            view.finish_with(&copy.label, &done);
+        }
+    }
+
     /// Names the state that the whole command is in from now on (`longshore run`: `DataIn`, …).
     pub fn state(&self, name: &str) {
         let name = show(Path::new(name));

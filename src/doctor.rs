@@ -5,7 +5,6 @@ pub mod advice;
 pub mod filesystem;
 pub mod kernel;
 pub mod limits;
-mod mounts;
 mod text;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 
 pub(crate) mod attributes;
 mod check;
-mod count;
+pub(crate) mod count;
 mod crew;
 mod delete;
 pub(crate) mod dir;
@@ -17,16 +17,20 @@ pub(crate) mod inode;
 mod job;
 mod journal_end;
 mod large;
+mod layout;
 mod links;
+mod lustre;
 mod observe;
 mod parked;
 mod placement;
 mod publish;
 pub(crate) mod queue;
 mod resume;
+mod sites;
 pub(crate) mod sizing;
 mod special;
 pub(crate) mod tally;
+mod up_to_date;
 mod walk;
 mod worker;
 mod xattrs;
@@ -53,6 +57,7 @@ use crate::report::{REPORT_VERSION, Report, Setup};
 use filesystem::Filesystem;
 use job::{Job, Task};
 use journal_end::open_journal;
+pub(crate) use publish::temporary;
 use sizing::Sizing;
 use tally::Tally;
 
@@ -85,6 +90,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let started = Instant::now();
     let (source, destination) = filesystems(plan)?;
     let sizing = Sizing::new(&plan.options, source, destination)?;
+    layout::check_explicit(plan, destination)?;
     make_parents(plan)?;
     let lanes = &control.lanes;
     lanes.heed(&control.cancel);
@@ -111,7 +117,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         job.fail(plan.roots[0].source.clone(), lost);
     }
     let mut stopped_by = None;
-    let seat = lanes.sit();
+    let seat = plan.options.delete.then(|| lanes.sit());
     if plan.options.delete && !job.stopped() {
         if job.walk_is_complete() {
             for root in plan.roots.iter().filter(|root| root.is_directory) {
@@ -142,7 +148,11 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     // Deleting and flushing can fail for good, too.
     let fatal = job.fatal();
     if let Some((path, error)) = &fatal {
-        stopped_by = Some(why_stopped(plan, path, *error));
+        let full = job.sites.full().filter(|_| error.kind == FailureKind::NoSpace);
+        stopped_by = Some(full.map_or_else(
+            || why_stopped(plan, path, *error),
+            |full| format!("{full} (stopped at {})", show(path)),
+        ));
     }
     let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
     let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
@@ -186,6 +196,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         setup: Setup { notes: [sizing.notes.clone(), notes].concat(), ..setup },
         concurrency,
         bottleneck,
+        lustre: job.lustre_report(),
         warnings: tally.warnings(),
         errors,
         failures,

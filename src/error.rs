@@ -40,6 +40,8 @@ pub enum FailureKind {
     ReadOnly,
     /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN). Stops the copy.
     FilesystemGone,
+    /// The file's data is only in an archive (HSM), and nobody said that it may be brought back.
+    Released,
     /// The destination does not hold what was written, and could not be repaired.
     VerifyFailed,
     /// Longshore itself went wrong.
@@ -92,6 +94,7 @@ impl FailureKind {
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
             Self::FilesystemGone => "filesystem-gone",
+            Self::Released => "released",
             Self::VerifyFailed => "verify-failed",
             Self::Internal => "internal",
             Self::Other => "other",
@@ -110,6 +113,7 @@ pub enum Step {
     Open,
     Stat,
     Create,
+    Layout,
     Read,
     Write,
     Clone,
@@ -142,6 +146,7 @@ impl Step {
             Self::Open => "open the source",
             Self::Stat => "look at the item",
             Self::Create => "create the file",
+            Self::Layout => "give the file its layout",
             Self::Read => "read the source",
             Self::Write => "write the destination",
             Self::Clone => "clone the file",
@@ -205,6 +210,8 @@ impl fmt::Display for StepError {
                 "Longshore gives such names to unfinished files; delete it if an interrupted copy \
                  left it, else rename it, or leave it out with --exclude '.longshore-*'",
             ),
+            // Short, so that a terminal shows the option.
+            (FailureKind::Released, _) => f.write_str("only in the archive (see copy --hsm)"),
             (FailureKind::VerifyFailed, _) => f.write_str(
                 "it does not hold what was written; it was left without the source's modification \
                  time, so that --update copies it again",

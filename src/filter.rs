@@ -62,6 +62,20 @@ impl Filter {
         }
     }
 
+    /// As [`Filter::admits`], for an item that was not reached through its directories: none of those may
+    /// be left out either. A path that is empty or a dot is the root, which is always there.
+    #[must_use]
+    pub fn admits_with_parents(&self, relative: &Path, is_directory: bool) -> bool {
+        let root = |path: &Path| path.as_os_str().is_empty() || path == Path::new(".");
+        self.is_empty()
+            || root(relative)
+            || (self.admits(relative, is_directory)
+                && relative
+                    .ancestors()
+                    .skip(1)
+                    .all(|above| root(above) || self.admits(above, true)))
+    }
+
     /// Whether an item is copied, by its path below the source.
     #[must_use]
     pub fn admits(&self, relative: &Path, is_directory: bool) -> bool {

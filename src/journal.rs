@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod header;
+mod identity;
 mod index;
 mod load;
 mod place;
@@ -17,14 +18,17 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, fallocate};
 
+use crate::error::Refusal;
+
 pub use prepare::{Prepared, prepare};
 pub use ticket::Ticket;
 
+pub(crate) use identity::Identity;
 pub(crate) use index::Key;
 pub(crate) use load::Begun;
 pub(crate) use place::is_journal_name;
@@ -34,6 +38,7 @@ use checkpoint::Targets;
 use header::Header;
 use load::Earlier;
 use record::RECORD_BYTES;
+use ticket::Fresh;
 
 /// Bytes of a block of entries, which one worker fills; the header has as much room. A multiple of
 /// every page size, and small enough not to matter for a copy of a few files.
@@ -44,10 +49,10 @@ const SLOTS: usize = 65536 / RECORD_BYTES;
 /// An open journal. Dropped without [`Journal::end`], its file stays for the next run.
 #[derive(Debug)]
 pub struct Journal {
-    file: Held,
-    path: PathBuf,
-    /// It lies on the destination's filesystem: what is full for it is full for the copy.
-    beside: bool,
+    /// Where it lies; nothing while it is not needed.
+    made: OnceLock<Made>,
+    /// What it is made with when it is needed after all.
+    planned: Mutex<Option<Fresh>>,
     header: Mutex<Header>,
     seed: u64,
     /// The epoch of new entries; changed with the header.
@@ -69,9 +74,22 @@ pub struct Journal {
     /// Whether this run noted anything that the next one can use.
     worth_keeping: AtomicBool,
     targets: Mutex<Targets>,
+    /// Where earlier runs wrote; on other filesystems, too, which this run may not have met yet.
+    unvisited: Mutex<Vec<PathBuf>>,
+    /// The thread of the checkpoints was started.
+    watched: AtomicBool,
     /// Set at the end; the thread of the checkpoints waits for it.
     closed: Mutex<bool>,
     bell: Condvar,
+}
+
+/// The file of a journal.
+#[derive(Debug)]
+pub(super) struct Made {
+    file: Held,
+    path: PathBuf,
+    /// It lies on the destination's filesystem: what is full for it is full for the copy.
+    beside: bool,
 }
 
 /// How a run ended, as far as its journal is concerned.
@@ -107,16 +125,26 @@ impl std::ops::Deref for Held {
 
 impl Journal {
     /// Starts this run's part of a journal: its entries get a later epoch than all that are there.
-    fn begin(
-        file: Held,
-        path: PathBuf,
-        beside: bool,
-        mut header: Header,
-        earlier: Earlier,
-    ) -> std::io::Result<Self> {
+    fn begin(made: Made, header: Header, earlier: Earlier) -> std::io::Result<Self> {
+        let journal = Self::of(header, earlier);
+        lock(&journal.header).write(&made.file)?;
+        let _ = journal.made.set(made); // only set here
+        Ok(journal)
+    }
+
+    /// A journal that is still to be made: now, or when the first large file is begun. A copy of one file
+    /// has nothing to note before: to go on with it is to begin again.
+    fn planned(fresh: Fresh, header: Header) -> Self {
+        let journal = Self::of(header, Earlier::none());
+        *lock(&journal.planned) = Some(fresh);
+        journal
+    }
+
+    fn of(mut header: Header, earlier: Earlier) -> Self {
         header.epoch = header.epoch.max(earlier.last_epoch).saturating_add(1);
-        header.write(&file)?;
-        Ok(Self {
+        Self {
+            made: OnceLock::new(),
+            planned: Mutex::default(),
             seed: header.seed,
             epoch: AtomicU32::new(header.epoch),
             marks: AtomicU32::new(0),
@@ -128,25 +156,51 @@ impl Journal {
             redone: AtomicBool::new(false),
             worth_keeping: AtomicBool::new(false),
             targets: Mutex::default(),
+            unvisited: Mutex::default(),
+            watched: AtomicBool::new(false),
             closed: Mutex::new(false),
             bell: Condvar::new(),
             header: Mutex::new(header),
-            file,
-            path,
-            beside,
             earlier,
-        })
+        }
     }
 
-    /// Where it lies.
+    /// Makes it, if that has been put off.
+    ///
+    /// # Errors
+    /// `EBUSY` when another process makes the same copy; `ENOENT` when there is no place for it, or it
+    /// was tried in vain before.
+    fn make(&self) -> Result<&Made, Errno> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let made = self.make_planned().map_err(|_| Errno::EBUSY)?;
+        made.ok().and_then(|()| self.made.get()).ok_or(Errno::ENOENT)
+    }
+
+    /// As [`Journal::make`]; the inner error says why there is no place for it.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when another process makes the same copy, or when a file that the user named
+    /// cannot be made.
+    fn make_planned(&self) -> Result<Result<(), String>, Refusal> {
+        let mut planned = lock(&self.planned); // held, so that others wait for what comes of it
+        let Some(fresh) = planned.take() else { return Ok(Ok(())) };
+        let made = fresh.make(&mut lock(&self.header))?;
+        Ok(made.map(|made| {
+            let _ = self.made.set(made); // there was none
+        }))
+    }
+
+    /// Where it lies, once it is there.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        self.made.get().map(|made| made.path.as_path())
     }
 
     /// Whether it lies on the destination's filesystem.
     pub(crate) fn is_beside(&self) -> bool {
-        self.beside
+        self.made.get().is_some_and(|made| made.beside)
     }
 
     /// Whether an earlier run noted anything that this one can use.
@@ -170,12 +224,14 @@ impl Journal {
     }
 
     /// Notes which directory the first source is copied to, so that the next run recognises it.
-    pub(crate) fn note_root(&self, inode: u64) {
+    pub(crate) fn note_root(&self, root: Identity) {
         let mut header = lock(&self.header);
-        if header.root != inode {
-            header.root = inode;
-            // Without it the next run takes whatever directory is there; no reason to stop.
-            let _ = header.write(&self.file);
+        if header.root != root {
+            header.root = root;
+            if let Some(made) = self.made.get() {
+                // Without it the next run takes whatever directory is there; no reason to stop.
+                let _ = header.write(&made.file);
+            }
         }
     }
 
@@ -183,6 +239,7 @@ impl Journal {
     pub(crate) fn end(&self, how: End) -> bool {
         *lock(&self.closed) = true;
         self.bell.notify_all();
+        let Some(Made { file, path, .. }) = self.made.get() else { return true };
         let nothing = !self.goes_on() && !self.worth_keeping.load(Relaxed);
         let exact = lock(&self.header).exact;
         let unreliable = self.unreliable.load(Relaxed);
@@ -191,21 +248,21 @@ impl Journal {
             End::Complete => false,
             // The place where the copy is going on is worth keeping, too.
             End::Unfinished => !nothing || exact,
-            End::Unreliable => self.file.set_len(BLOCK_BYTES).is_ok(),
+            End::Unreliable => file.set_len(BLOCK_BYTES).is_ok(),
             End::Refused => !nothing,
         };
         if keep {
             return false;
         }
-        place::is_still_at(&self.file, &self.path) && std::fs::remove_file(&self.path).is_ok()
+        place::is_still_at(file, path) && std::fs::remove_file(path).is_ok()
     }
 
     /// Allocates a block, so that storing into it cannot fail.
-    fn allocate(&self, block: u64) -> Result<u64, Errno> {
+    fn allocate(&self, file: &File, block: u64) -> Result<u64, Errno> {
         let start = (block + 1) * BLOCK_BYTES;
         let offset = i64::try_from(start).map_err(|_| Errno::EFBIG)?;
         let length = i64::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
-        match fallocate(&*self.file, FallocateFlags::empty(), offset, length) {
+        match fallocate(file, FallocateFlags::empty(), offset, length) {
             Ok(()) => Ok(start),
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
                 // Nothing is promised about storing here.

@@ -357,6 +357,15 @@ pub(crate) fn take_bytes(bytes: u64) {
     });
 }
 
+/// Gives back what was taken by [`take_bytes`] and not moved.
+pub(crate) fn give_back(bytes: u64) {
+    with_seat(|here| {
+        here.seat.gives_back(bytes);
+        here.lanes.bandwidth.give_back(bytes);
+        None::<()>
+    });
+}
+
 /// Waits until the limit of operations lets another item be begun.
 pub(crate) fn begin_item() {
     with_seat(|here| {

@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     };
     match (cli.command, matches.subcommand()) {
         (Command::Copy(args), Some((_, matches))) => cli::copy::run(&args, matches),
+        (Command::Restripe(args), _) => cli::restripe::run(&args),
+        (Command::Layout(args), _) => cli::layout::run(&args),
         (Command::Ctl(args), _) => cli::ctl::run(&args),
         (Command::Verify(args), Some((_, matches))) => cli::verify::run(&args, matches),
         (Command::Run(args), _) => cli::run::run(&args),

@@ -4,11 +4,15 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::checksum::Algorithm;
 use crate::filter::Filter;
+use crate::lustre::choose::Policy;
+use crate::lustre::expect::Expected;
+use crate::lustre::table::Table;
 use crate::selection::Selection;
 
 /// One copy: sources, destination, and how.
@@ -88,10 +92,34 @@ pub struct CopyOptions {
     pub checksum: Algorithm,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// Which layout new files on Lustre are given; default their directory's.
+    pub layout: Policy,
+    /// The site's own table for [`Policy::Auto`].
+    pub layout_table: Option<Arc<Table>>,
+    /// What becomes of source files on Lustre whose data is only in an archive; default refused.
+    pub hsm: HsmPolicy,
+    /// What must be mounted before the copy begins; default what fstab(5) has above its paths.
+    pub expected_mounts: Vec<Expected>,
+    /// How long a Lustre filesystem may take to answer before the copy begins; default
+    /// [`ready::LIMIT`](crate::lustre::ready::LIMIT).
+    pub mount_timeout: Option<Duration>,
     /// Whether large files are written object by object where they are striped; default they are.
     pub stripes: StripeChoice,
     /// What is noted for a run after this one, and where; default nothing.
     pub journal: JournalChoice,
+}
+
+/// What becomes of released files: those of Lustre whose data is only in an archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HsmPolicy {
+    /// Each is a failed item; none is brought back.
+    #[default]
+    Refuse,
+    /// Each is left out and counted; none is brought back.
+    Skip,
+    /// Reading them brings them back.
+    Restore,
 }
 
 /// The journal of a copy, with which a run that was stopped is gone on with (`docs/journal.md`).

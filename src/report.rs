@@ -10,6 +10,7 @@ use crate::checksum::Algorithm;
 use crate::error::{FailureKind, Step};
 use crate::exit::Outcome;
 use crate::lanes::bottleneck::Bottleneck;
+use crate::lustre::report::LustreReport;
 
 /// Version of the JSON report's layout; raised when a key changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -59,6 +60,9 @@ pub struct Report {
     pub concurrency: Concurrency,
     /// What held the copy up.
     pub bottleneck: Bottleneck,
+    /// What concerns Lustre; absent where neither side is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lustre: Option<LustreReport>,
     /// Attributes that could not be kept and are no error by policy: what, and how often.
     pub warnings: BTreeMap<&'static str, u64>,
     /// Failed items by kind.

@@ -3,7 +3,11 @@
 #![allow(unsafe_code)] // wrappers of raw system calls; each block says why it is sound
 
 pub mod buffer;
+mod entries;
+pub mod processors;
 pub mod ring;
+
+pub use entries::{Entry, entries};
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -30,34 +34,6 @@ pub fn read_entries(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Err
         libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
     };
     check(read)
-}
-
-/// One entry of a directory, borrowed from the buffer that it was read into.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
-    /// The name, never `.` or `..`.
-    pub name: &'a CStr,
-    /// `DT_REG`, `DT_DIR`, … or `DT_UNKNOWN`, as the filesystem says.
-    pub kind: u8,
-    /// Position behind this entry, for `lseek` on a descriptor of the same directory.
-    pub next: i64,
-}
-
-/// Decodes what [`read_entries`] filled (`struct linux_dirent64`: `d_ino` 8 bytes, `d_off` 8,
-/// `d_reclen` 2, `d_type` 1, then the NUL-terminated name). Stops at the first malformed record.
-pub fn entries(mut filled: &[u8]) -> impl Iterator<Item = Entry<'_>> {
-    std::iter::from_fn(move || {
-        loop {
-            let length = usize::from(u16::from_ne_bytes(filled.get(16..18)?.try_into().ok()?));
-            let record = filled.get(..length)?;
-            filled = filled.get(length..)?;
-            let name = CStr::from_bytes_until_nul(record.get(19..)?).ok()?;
-            if name.to_bytes() != b"." && name.to_bytes() != b".." {
-                let next = i64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);
-                return Some(Entry { name, kind: record[18], next });
-            }
-        }
-    })
 }
 
 /// What an extended attribute is read from or written to.
@@ -308,6 +284,41 @@ pub fn set_inode_flags(file: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
     check(result).map(drop)
 }
 
+/// Issues an ioctl whose answer is a structure without pointers (`_IOR` of `asm-generic/ioctl.h`), for
+/// filesystems whose type was looked at before: the numbers mean other things elsewhere.
+///
+/// # Errors
+/// The errno of the ioctl; `ENOTTY` where there is none of this number.
+///
+/// # Panics
+/// When the number does not say "read", or the buffer is shorter than the number says.
+pub fn read_ioctl(file: BorrowedFd<'_>, number: u32, buffer: &mut [u8]) -> Result<(), Errno> {
+    let bytes = usize::try_from(number >> 16 & 0x3fff).expect("14 bits fit");
+    assert!(number >> 30 == 2 && buffer.len() >= bytes, "the buffer takes the answer");
+    // SAFETY: the kernel writes at most as many bytes as the number says, which the buffer has; what it
+    // reads of it is initialised.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), number.into(), buffer.as_mut_ptr()) }).map(drop)
+}
+
+/// Asks to be told of writers (fcntl `F_SETLEASE` with `F_RDLCK`): from then on whoever opens the file for
+/// writing waits until the lease is given back (by closing the file), or `lease-break-time` is over; this
+/// process gets SIGIO, which it must have provided for. Only writers on this machine are known.
+///
+/// # Errors
+/// `EAGAIN` when the file is open for writing; `EINVAL` and others where there are no leases; `EACCES` for
+/// the file of another user.
+pub fn take_read_lease(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the request takes a number and touches no memory of ours.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) }).map(drop)
+}
+
+/// Whether nobody wanted to write since [`take_read_lease`].
+pub fn has_read_lease(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: the request takes no argument and touches no memory of ours.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) }).ok()
+        == usize::try_from(libc::F_RDLCK).ok()
+}
+
 /// Part of a file as memory that is shared with it: what is stored there is in the file at once, and
 /// survives this process however it ends.
 #[derive(Debug)]
@@ -382,7 +393,6 @@ pub fn birth(file: BorrowedFd<'_>) -> Result<[u64; 3], Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -402,35 +412,5 @@ mod tests {
         let mut read = [0; 3];
         file.read_exact_at(&mut read, (1 << 17) - 3).expect("read");
         assert_eq!(&read, b"end");
-    }
-
-    #[test]
-    fn every_name_of_a_directory_is_decoded_once_and_dots_are_left_out() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut expected: Vec<String> = (0..500).map(|i| format!("name-{i}")).collect();
-        for name in &expected {
-            std::fs::write(dir.path().join(name), "").expect("a file");
-        }
-        let open = std::fs::File::open(dir.path()).expect("the directory opens");
-        let mut buffer = vec![0; 4096];
-        let mut found = Vec::new();
-        loop {
-            let filled = read_entries(open.as_fd(), &mut buffer).expect("entries");
-            if filled == 0 {
-                break;
-            }
-            found.extend(entries(&buffer[..filled]).map(|e| e.name.to_string_lossy().into_owned()));
-        }
-        expected.sort();
-        found.sort();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn a_record_that_claims_more_than_there_is_ends_the_list() {
-        let mut record = vec![0_u8; 24];
-        record[16] = 200;
-        assert_eq!(entries(&record).count(), 0);
-        assert_eq!(entries(&[0; 40]).count(), 0); // a length of zero must not loop for ever
     }
 }

@@ -13,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -27,6 +28,8 @@ use crate::engine::sizing;
 use crate::error::Refusal;
 use crate::exit::Outcome;
 use crate::filter::Filter;
+use crate::lustre::ready;
+use crate::progress::Progress;
 use crate::report::{ReadBack, path_or_base64};
 use findings::Findings;
 
@@ -67,6 +70,11 @@ pub struct Control {
     /// Where the source path (with a manifest, the copy's) of everything that differs is written,
     /// NUL-terminated; what is extra has no such path and is left out.
     pub failed_list: Option<Arc<FailedList>>,
+    /// Live counters: what was met and what was compared; `failed` counts differences.
+    pub progress: Arc<Progress>,
+    /// Whether the files of a source are counted ahead, for somebody who wants to know how much is
+    /// left. A manifest says it itself.
+    pub count_ahead: bool,
 }
 
 /// What a comparison found.
@@ -172,19 +180,30 @@ impl Kind {
 /// A [`Refusal`] when one side cannot be opened, or when the manifest is not whole.
 pub fn run(request: &Request, control: &Control) -> Result<Comparison, Refusal> {
     let started = Instant::now();
+    let ends: Vec<&Path> = match &request.against {
+        Against::Source(source, copy) => vec![source, copy],
+        Against::Manifest(_, directory) => directory.iter().map(PathBuf::as_path).collect(),
+    };
+    ready::check(&ends, &[], ready::LIMIT)?;
     sizing::descriptors();
     let findings;
     let mut manifest_complete = None;
     match &request.against {
         Against::Source(source, copy) => {
-            findings = Findings::new(source, control.failed_list.clone());
+            findings = Findings::new(source, control);
             trees::compare(request, control, source, copy, &findings)?;
         }
         Against::Manifest(manifest, directory) => {
             let reader = crate::manifest::Reader::open(manifest)?;
             manifest_complete = Some(reader.footer.complete);
             let directory = directory.clone().unwrap_or_else(|| reader.header.root.clone());
-            findings = Findings::new(&directory, control.failed_list.clone());
+            if request.filter.is_empty() {
+                let progress = &control.progress;
+                progress.total_files.store(reader.footer.files, Relaxed);
+                progress.total_bytes.store(reader.footer.bytes, Relaxed);
+                progress.totals_known.store(true, Relaxed);
+            }
+            findings = Findings::new(&directory, control);
             listed::compare(request, control, reader, &directory, &findings)?;
         }
     }

@@ -262,6 +262,63 @@ fn attributes_and_owners_are_compared_on_request() {
     assert_eq!(verdict.expect(1).found(), expected, "{}", verdict.text);
 }
 
+/// The same rules leave out the same items, whatever a copy is compared with; what is below a directory
+/// that is left out has no part in it, nor has what the copy has besides.
+#[test]
+fn filters_mean_the_same_for_a_manifest_as_for_a_source() {
+    let scratch = Scratch::on_disk();
+    let (src, copy) = (scratch.join("src"), scratch.join("copy"));
+    for name in ["a.o", "b.c", "build/c.c", "build/deep/d.c", "keep/e.o", "keep/f.c"] {
+        let path = src.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    let manifest = scratch.join("manifest");
+    let command = Longshore::copy(Backend::Auto).arg("--manifest").arg(&manifest);
+    command.arg(&src).arg(&copy).expect(0);
+    for name in ["a.o", "b.c", "build/deep/d.c", "keep/e.o", "keep/f.c"] {
+        flip(&copy.join(name), 0);
+    }
+    fs::remove_file(copy.join("build/c.c")).unwrap();
+    for name in ["more.o", "more.c", "build/more.c"] {
+        fs::write(copy.join(name), "more").unwrap();
+    }
+    let cases: [(&[&str], &[&str]); 4] = [
+        (
+            &[],
+            &[
+                "a.o",
+                "b.c",
+                "build/c.c",
+                "build/deep/d.c",
+                "build/more.c",
+                "keep/e.o",
+                "keep/f.c",
+                "more.c",
+                "more.o",
+            ],
+        ),
+        (&["--exclude=build/", "--exclude=*.o"], &["b.c", "keep/f.c", "more.c"]),
+        (
+            &["--include=keep/e.o", "--exclude=*.o", "--exclude=/build"],
+            &["b.c", "keep/e.o", "keep/f.c", "more.c"],
+        ),
+        (&["--exclude=deep", "--exclude=*.c"], &["a.o", "keep/e.o", "more.o"]),
+    ];
+    for (rules, expected) in cases {
+        let rules: Vec<&OsStr> = rules.iter().map(|rule| os(rule)).collect();
+        for against in [
+            vec![src.as_os_str(), copy.as_os_str()],
+            vec![os("--manifest"), manifest.as_os_str(), copy.as_os_str()],
+        ] {
+            let verdict = verify(&scratch, &[&rules[..], &against].concat());
+            let found: Vec<String> =
+                verdict.expect(1).found().into_iter().map(|one| one.0).collect();
+            assert_eq!(found, expected, "{rules:?} {against:?}: {}", verdict.text);
+        }
+    }
+}
+
 #[test]
 fn single_files_filters_and_wrong_requests() {
     let scratch = Scratch::on_disk();

@@ -153,6 +153,82 @@ fn the_limit_of_operations_is_kept() {
     }
 }
 
+/// What the manual promises: five percent over ten seconds, for a limit that was changed while the
+/// copy ran. All at once, since each measures for ten seconds.
+#[test]
+fn over_ten_seconds_a_changed_limit_is_kept_to_five_percent() {
+    /// A copy, the limit it is given midway, and what the status counts in the limit's unit.
+    struct Case {
+        name: &'static str,
+        source: PathBuf,
+        before: [&'static str; 2],
+        after: [&'static str; 2],
+        rate: f64,
+        counter: &'static [&'static str],
+    }
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let bytes = |name, source, before, after, rate: u64| Case {
+        name,
+        source,
+        before: ["--bandwidth-limit", before],
+        after: ["--bandwidth-limit", after],
+        rate: (rate * MIB) as f64,
+        counter: &["bytes_done"],
+    };
+    let items = |name, before, after, rate| Case {
+        name,
+        source: files(scratch.join(name), 3500, 10),
+        before: ["--ops-limit", before],
+        after: ["--ops-limit", after],
+        rate,
+        counter: &["files_done", "directories_done"],
+    };
+    let large = files(scratch.join("large"), 4, 25 * MIB);
+    let small = files(scratch.join("small"), 1000, 100 << 10);
+    let cases = [
+        bytes("large-up", large.clone(), "2MiB", "7MiB", 7),
+        bytes("large-down", large, "10MiB", "3MiB", 3),
+        bytes("small-up", small, "2MiB", "6MiB", 6),
+        items("items-up", "40", "250", 250.0),
+        items("items-down", "300", "110", 110.0),
+    ];
+    let copies: Vec<_> = cases
+        .iter()
+        .map(|case| {
+            let copy = scratch.join(format!("copy-of-{}", case.name));
+            let paths = [case.source.to_str().unwrap(), copy.to_str().unwrap()];
+            let words: Vec<&str> = case.before.iter().chain(&paths).copied().collect();
+            start(&scratch, case.name, &words)
+        })
+        .collect();
+    // In the middle of what the first limit allows.
+    std::thread::sleep(Duration::from_secs(1));
+    let read = |case: &Case, status: &Value| {
+        let count = |key: &&str| status[*key].as_u64().unwrap_or_else(|| panic!("{key}: {status}"));
+        let done: u64 = case.counter.iter().map(count).sum();
+        (done as f64, status["elapsed_seconds"].as_f64().unwrap())
+    };
+    let limited = |(case, (_, socket)): (&Case, &(Running, PathBuf))| {
+        let words: Vec<&str> = ["limit"].iter().chain(&case.after).copied().collect();
+        read(case, &told(socket, &words))
+    };
+    let before: Vec<_> = cases.iter().zip(&copies).map(limited).collect();
+    std::thread::sleep(Duration::from_secs(10));
+    let mut wrong = Vec::new();
+    for ((case, (running, socket)), (done, at)) in cases.iter().zip(copies).zip(before) {
+        let (now, later) = read(case, &told(&socket, &["status"]));
+        let ratio = (now - done) / (later - at) / case.rate;
+        eprintln!("{}: {ratio:.4} of the limit over {:.2} s", case.name, later - at);
+        assert!(later - at >= 10.0, "{}: {:.2} s", case.name, later - at);
+        if (ratio - 1.0).abs() > 0.05 {
+            wrong.push(format!("{}: {ratio:.3}", case.name));
+        }
+        assert!(running.signal(Signal::SIGINT), "{} ended before it was measured", case.name);
+        assert_eq!(running.wait().code, Some(130));
+    }
+    assert!(wrong.is_empty(), "the limit times {wrong:?}");
+}
+
 #[test]
 fn a_limit_that_is_changed_midway_holds_from_then_on() {
     let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };

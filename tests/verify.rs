@@ -394,6 +394,53 @@ fn a_comparison_can_be_cancelled() {
     assert_eq!(ended.unwrap().code(), Some(130));
 }
 
+/// One object a second and one at the end, as for a copy; the result is on standard output all the same.
+#[test]
+fn a_comparison_shows_its_progress() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let src = scratch.join("src");
+    let Some(to) = slow_to_read(&scratch, &src) else { return };
+    let (copy, manifest) = (to.path().join("copy"), scratch.join("manifest"));
+    let command = Longshore::copy(Backend::Auto).arg("--manifest").arg(&manifest);
+    command.arg(&src).arg(&copy).expect(0);
+    fs::write(to.backing().join("copy/7"), content(1, 5000, &[])).unwrap();
+    let trees = [src.as_os_str(), copy.as_os_str()];
+    let listed = [std::ffi::OsStr::new("--manifest"), manifest.as_os_str(), copy.as_os_str()];
+    // Two seconds for each: files of a manifest are read many at a time.
+    for (words, delay) in [(&trees[..], 30), (&listed, 500)] {
+        to.set(Profile::immediate().delay(Kind::Read, Duration::from_millis(delay)));
+        let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .args(["verify", "--threads", "2", "--progress", "json"])
+            .args(words)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("content: 7: "), "{said}");
+        let lines: Vec<serde_json::Value> =
+            said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (done, ticks) = lines.split_last().unwrap();
+        assert_eq!((&done["type"], &done["outcome"]), (&"done".into(), &"partial".into()));
+        assert_eq!(done["files"], 200, "{said}");
+        let number = |line: &serde_json::Value, key: &str| line[key].as_u64().unwrap();
+        assert!(!ticks.is_empty(), "{said}");
+        for (tick, next) in ticks.iter().zip(&lines[1..]) {
+            assert_eq!(tick["type"], "progress", "{said}");
+            let (files, bytes) = (number(tick, "files_done"), number(tick, "bytes_done"));
+            assert!(files < 200 && bytes > 0 && bytes >= 5000 * files, "{said}");
+            assert!(bytes <= number(tick, "bytes_found"), "{said}");
+            assert!(next["type"] == "done" || number(next, "files_done") >= files, "{said}");
+        }
+        let last = ticks.last().unwrap();
+        assert!(number(last, "failed") <= 1, "{said}");
+        if words.len() == 3 {
+            // A manifest says how much there is.
+            let known = (&last["walk_done"], &last["files_found"], &last["bytes_found"]);
+            assert_eq!(known, (&true.into(), &200.into(), &1_000_000.into()), "{said}");
+        }
+    }
+}
+
 /// Files that are there by size and time were found right when they got their time; they are not
 /// read again.
 #[test]
@@ -437,4 +484,72 @@ fn a_copy_that_is_killed_while_it_verifies_goes_on() {
             .unwrap();
         assert_eq!(listed.code(), Some(0), "the manifest has not all of the copy");
     });
+}
+
+/// How a published file makes room for another one before it is read back.
+#[derive(Debug, Clone, Copy)]
+enum Swap {
+    /// Another file is moved over it.
+    Moved,
+    /// It is removed, and another one is made: on ext4 with the same inode number.
+    Made,
+}
+
+/// Whatever has the name by the time of reading back is somebody else's: it is neither taken for the
+/// verified copy, even with its content, nor mended.
+#[test]
+fn a_file_that_took_the_place_of_a_published_one_is_noticed_and_left_alone() {
+    for (fs, swap, same) in [
+        (Fs::Tmpfs, Swap::Moved, true),
+        (Fs::Tmpfs, Swap::Moved, false),
+        (Fs::Ext4, Swap::Moved, true),
+        (Fs::Ext4, Swap::Made, true),
+        (Fs::Ext4, Swap::Made, false),
+    ] {
+        let Some(scratch) = Scratch::new(fs) else { continue };
+        let case = format!("{fs:?} {swap:?}, same content: {same}");
+        let (src, copy) = (scratch.join("src"), scratch.join("copy"));
+        fs::create_dir(&src).unwrap();
+        fs::create_dir(&copy).unwrap();
+        let right = Rng::new(1).bytes(20_000);
+        fs::write(src.join("first"), &right).unwrap();
+        fs::write(src.join("second"), Rng::new(2).bytes(2 * MIB)).unwrap();
+        // One after the other, and the second takes most of a second; the first is read back after it.
+        let command = Longshore::copy(Backend::Auto).args(["--verify", "--threads", "1"]);
+        let command = command.args(["--bandwidth-limit", "3MiB"]);
+        let command = command.arg(src.join("first")).arg(src.join("second")).arg(&copy);
+        let running = command.start();
+        wait_for("the second file", Duration::from_secs(20), || {
+            let names = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name());
+            let aside = |name: &std::ffi::OsStr| {
+                let name = name.to_string_lossy();
+                name.starts_with(".longshore-") && !name.ends_with(".journal")
+            };
+            names.into_iter().any(|name| aside(&name))
+        });
+        let other = if same { right.clone() } else { Rng::new(3).bytes(right.len()) };
+        let target = copy.join("first");
+        let before = fs::metadata(&target).unwrap().ino();
+        match swap {
+            Swap::Moved => {
+                fs::write(scratch.join("other"), &other).unwrap();
+                fs::rename(scratch.join("other"), &target).unwrap();
+            }
+            Swap::Made => {
+                fs::remove_file(&target).unwrap();
+                fs::write(&target, &other).unwrap();
+            }
+        }
+        let made = fs::metadata(&target).unwrap();
+        eprintln!("{case}: inode {before}, then {}", made.ino());
+        let run = running.wait();
+        run.expect(1);
+        fails_for_one_file(&run, &src.join("first"));
+        assert_eq!(run.count("/verify/files"), 1, "{case}: {}", run.describe());
+        assert_eq!(run.count("/verify/repaired_ranges"), 0, "{case}: {}", run.describe());
+        assert!(fs::read(&target).unwrap() == other, "{case}: somebody else's file was changed");
+        let now = fs::metadata(&target).unwrap();
+        let times = |file: &fs::Metadata| (file.ino(), file.mtime(), file.mtime_nsec());
+        assert_eq!(times(&now), times(&made), "{case}");
+    }
 }

@@ -13,6 +13,7 @@ use nix::unistd::fsync;
 use super::plain::read_some;
 use crate::checksum::{Algorithm, CELL_BYTES, Digest, Hasher};
 use crate::error::{AtStep, Step, StepError};
+use crate::lustre::hsm::refuse_released;
 use crate::sys;
 use crate::sys::buffer::Buffer;
 use crate::sys::ring::{Ring, Slot};
@@ -71,6 +72,7 @@ impl OpenBack {
     /// Step `ReadBack`.
     pub(crate) fn of(file: OwnedFd) -> Result<Self, StepError> {
         let stat = fstat(&file).at(Step::ReadBack)?;
+        refuse_released(&file, &stat, Step::ReadBack)?;
         let (how, block) = match direct_block(&file) {
             Some(block) => (How::Direct, block),
             None => {

@@ -25,7 +25,7 @@ const STREAM_UNIT: usize = 64 << 10;
 /// Plain reads and writes through one buffer.
 #[derive(Debug)]
 pub(crate) struct Plain {
-    buffer: Buffer,
+    pub(super) buffer: Buffer,
     /// Made when the first O_DIRECT file comes.
     direct: Option<Buffer>,
     direct_unit: usize,
@@ -42,9 +42,9 @@ impl Plain {
         Ok(Self { buffer: Buffer::new(length)?, direct: None, direct_unit })
     }
 
-    /// Moves a small file now.
+    /// Moves a small file now. Its bytes have been taken from the limit by the caller, who may have
+    /// tried something else before.
     pub(super) fn copy_small<T>(&mut self, file: &mut SmallFile<T>) -> Result<Read, StepError> {
-        lanes::take_bytes(file.size as u64);
         let (filled, read) = read_whole(file.source.as_fd(), &mut self.buffer, file.size, 0)?;
         file.see(&self.buffer[..filled]);
         write_all(file.destination.as_fd(), &self.buffer[..filled], 0)?;
@@ -84,6 +84,7 @@ impl Plain {
             lanes::take_bytes(unit as u64);
             let part = &mut self.buffer[..unit];
             let read = read_some(source, part, offset).at(Step::Read)?;
+            lanes::give_back((unit - read) as u64);
             if read == 0 {
                 return Err(shrunk());
             }
@@ -111,7 +112,7 @@ impl Plain {
             while offset < chunk.end {
                 let want = (chunk.end - offset).next_multiple_of(alignment);
                 let want = want.min(lanes::piece(self.direct_unit as u64));
-                lanes::take_bytes(want);
+                lanes::take_bytes(want.min(chunk.end - offset));
                 let part = &mut buffer[..to_usize(want)];
                 let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
                 let end = (offset + read as u64).min(chunk.end);
@@ -130,6 +131,7 @@ impl Plain {
 
 impl<T> Backend<T> for Plain {
     fn small(&mut self, mut file: SmallFile<T>, done: &mut Vec<Finished<T>>) {
+        lanes::take_bytes(file.size as u64);
         let result =
             self.copy_small(&mut file).map(|read| Moved { mechanism: Mechanism::ReadWrite, read });
         done.push(Finished { file, result });

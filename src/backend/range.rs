@@ -44,6 +44,7 @@ impl Range {
             let pass = lanes::enter(Lane::DestinationWrite);
             let copied = copy_file_range(source, Some(&mut from), destination, Some(&mut to), rest);
             drop(pass);
+            lanes::give_back((rest - copied.unwrap_or(0).min(rest)) as u64);
             match copied {
                 // Some pseudo and FUSE filesystems say 0 although there is data.
                 Ok(0) if moved == 0 => return Ok(None),
@@ -71,10 +72,11 @@ impl<T> Backend<T> for Range {
                 let read = if moved < size { Ok(Read::Shrunk) } else { grown(source, size) };
                 read.map(|read| Moved { mechanism: Mechanism::CopyFileRange, read })
             }
-            Ok(None) => self
-                .plain
-                .copy_small(&mut file)
-                .map(|read| Moved { mechanism: Mechanism::ReadWrite, read }),
+            Ok(None) => {
+                lanes::take_bytes(size);
+                let read = self.plain.copy_small(&mut file);
+                read.map(|read| Moved { mechanism: Mechanism::ReadWrite, read })
+            }
             Err(error) => Err(error),
         };
         done.push(Finished { file, result });

@@ -55,7 +55,7 @@ impl<T> Uring<T> {
     /// A mover with `depth` small files and `large_slots` chunks of large files in flight.
     ///
     /// # Errors
-    /// As [`crate::sys::ring::probe`].
+    /// The errno of mapping the buffers; the ring is set up with the first file that is not in memory.
     pub(crate) fn new(
         plain: Plain,
         depth: usize,
@@ -68,7 +68,7 @@ impl<T> Uring<T> {
         let lengths = lengths.into_iter().flat_map(|(count, length)| vec![length; count]);
         Ok(Self {
             plain,
-            small: Ring::new(lengths)?,
+            small: Ring::later(lengths)?,
             waiting: (0..narrow + wide).map(|_| None).collect(),
             free: (0..narrow).collect(),
             free_wide: (narrow..narrow + wide).collect(),
@@ -88,65 +88,46 @@ impl<T> Uring<T> {
     /// Reads what is in memory; what is not goes in flight. `None` means that it is in flight.
     fn start(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
         let size = file.size;
+        lanes::take_bytes(size as u64); // whichever way it goes
         if self.broken || size >= WIDE_SLOT_BYTES || !file.pair.reads_without_waiting() {
             return Some(self.plainly(file));
         }
-        let Some(slot) = self.free_for(size).pop() else { return Some(self.plainly(file)) };
-        lanes::take_bytes(size as u64);
         if self.presumed_cold > 0 {
             self.presumed_cold -= 1;
-            return self.put_in_flight(slot, file);
+            return self.put_in_flight(file);
         }
-        let buffer = &mut self.small.slot(slot)[..=size];
+        // What is in memory goes through the one buffer that stays in the processor's cache.
+        let buffer = &mut self.plain.buffer[..=size];
         let pass = lanes::enter(Lane::SourceRead);
         let read = crate::sys::read_without_waiting(file.source.as_fd(), buffer, 0);
         drop(pass);
         match read {
             Ok(filled) if filled >= size => {
-                self.free_for(size).push(slot);
-                Some(self.finish(slot, file, filled, Mechanism::ReadWrite))
+                Some(finish(&mut self.plain.buffer, file, filled, Mechanism::ReadWrite))
             }
             // Not in memory, or only its beginning.
             Ok(_) | Err(Errno::EAGAIN) => {
                 self.presumed_cold = PRESUMED_COLD;
-                self.put_in_flight(slot, file)
+                self.put_in_flight(file)
             }
             Err(_) => {
                 file.pair.cannot_read_without_waiting();
-                self.free_for(size).push(slot);
                 Some(self.plainly(file))
             }
         }
     }
 
     /// Queues the read of a whole file.
-    fn put_in_flight(&mut self, slot: Slot, file: SmallFile<T>) -> Option<Finished<T>> {
+    fn put_in_flight(&mut self, file: SmallFile<T>) -> Option<Finished<T>> {
+        let Some(slot) = self.free_for(file.size).pop() else { return Some(self.plainly(file)) };
         let source = Arc::clone(&file.source);
         if self.small.read(slot, source, 0, file.size + 1).is_err() {
+            self.broken |= self.small.in_flight() == 0; // it could not even be set up
             self.free_for(file.size).push(slot);
             return Some(self.plainly(file));
         }
         self.waiting[slot] = Some(file);
         None
-    }
-
-    /// Writes what `slot` holds, after reading the rest if the read was short.
-    fn finish(
-        &mut self,
-        slot: Slot,
-        mut file: SmallFile<T>,
-        filled: usize,
-        mechanism: Mechanism,
-    ) -> Finished<T> {
-        let buffer = self.small.slot(slot);
-        let result = read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(
-            |(length, read)| {
-                file.see(&buffer[..length]);
-                write_all(file.destination.as_fd(), &buffer[..length], 0)?;
-                Ok(Moved { mechanism, read })
-            },
-        );
-        Finished { file, result }
     }
 
     fn plainly(&mut self, mut file: SmallFile<T>) -> Finished<T> {
@@ -164,17 +145,18 @@ impl<T> Uring<T> {
         drop(pass);
         match completion {
             Ok(Some(completion)) => {
-                let Some(file) = self.waiting[completion.slot].take() else { return };
+                let slot = completion.slot;
+                let Some(file) = self.waiting[slot].take() else { return };
                 let size = file.size;
                 let finished = match completion.result {
-                    Ok(filled) => self.finish(completion.slot, file, filled, Mechanism::RingRead),
+                    Ok(read) => finish(self.small.slot(slot), file, read, Mechanism::RingRead),
                     // A descriptor that the ring may not wait for: read it ourselves.
                     Err(Errno::EAGAIN | Errno::EINTR | Errno::EOPNOTSUPP | Errno::EINVAL) => {
                         self.plainly(file)
                     }
                     Err(errno) => Finished { file, result: Err(StepError::os(Step::Read, errno)) },
                 };
-                self.free_for(size).push(completion.slot);
+                self.free_for(size).push(slot);
                 done.push(finished);
             }
             Ok(None) => {}
@@ -188,6 +170,22 @@ impl<T> Uring<T> {
             }
         }
     }
+}
+
+/// Writes what the buffer holds, after reading the rest if the read was short.
+fn finish<T>(
+    buffer: &mut [u8],
+    mut file: SmallFile<T>,
+    filled: usize,
+    mechanism: Mechanism,
+) -> Finished<T> {
+    let result =
+        read_whole(file.source.as_fd(), buffer, file.size, filled).and_then(|(length, read)| {
+            file.see(&buffer[..length]);
+            write_all(file.destination.as_fd(), &buffer[..length], 0)?;
+            Ok(Moved { mechanism, read })
+        });
+    Finished { file, result }
 }
 
 impl<T> Backend<T> for Uring<T> {
@@ -397,5 +395,66 @@ impl Overlapped<'_> {
         self.ring.write(slot, destination, offset, written..padded).at(Step::Write)?;
         *stage = Stage::Writing { piece, padded, written };
         self.ring.flush().at(Step::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::backend::pair::Pair;
+    use crate::lanes::Lanes;
+
+    /// A file of procfs cannot be read without waiting, so that every one of these falls back.
+    fn foreign() -> SmallFile<()> {
+        let source = File::open("/proc/version").expect("procfs");
+        let size = std::fs::read("/proc/version").expect("procfs").len();
+        SmallFile {
+            source: Arc::new(OwnedFd::from(source)),
+            destination: tempfile::tempfile().expect("a file").into(),
+            size,
+            pair: Arc::new(Pair::new(false)),
+            checksum: None,
+            digest: None,
+            owner: (),
+        }
+    }
+
+    /// What falls back was counted a second time by the plain calls, which halved the rate that a
+    /// limit allows.
+    #[test]
+    fn a_file_that_falls_back_is_taken_from_the_limit_once() {
+        let plain = || Plain::new(1 << 20).expect("a buffer");
+        // Without a ring there is nothing that could fall back.
+        let Ok(mut ring) = Uring::new(plain(), 8, 1, 1 << 20) else { return };
+        let lanes = Arc::new(Lanes::default());
+        let _seat = lanes.sit();
+        let taken = || lanes.seats().iter().map(|seat| seat.bytes()).sum::<u64>();
+        let mut expected = 0;
+        let mut done = Vec::new();
+        // Tried without waiting, presumed cold, and with a ring that has failed.
+        for (presumed_cold, broken) in [(0, false), (1, false), (0, true)] {
+            ring.presumed_cold = presumed_cold;
+            ring.broken = broken;
+            let file = foreign();
+            expected += file.size as u64;
+            ring.small(file, &mut done);
+            while ring.in_flight() > 0 {
+                ring.wait(&mut done);
+            }
+            assert_eq!(taken(), expected, "presumed cold {presumed_cold}, broken {broken}");
+        }
+        let mut backend: Box<dyn Backend<()>> = Box::new(plain());
+        backend.small(foreign(), &mut done);
+        expected += done[0].file.size as u64;
+        // From procfs to a temporary file `copy_file_range` does not go.
+        backend = Box::new(super::super::range::Range::new(plain()));
+        backend.small(foreign(), &mut done);
+        expected += done[0].file.size as u64;
+        assert_eq!(taken(), expected);
+        assert_eq!(done.len(), 5);
+        assert!(done.iter().all(|finished| finished.result.is_ok()), "{done:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! `longshore copy`: options as typed become a request; the report becomes a summary and an exit code.
 //! It copies nothing itself.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +27,8 @@ use longshore::report::Report;
 use longshore::selection::Selection;
 
 use super::{
-    Attribute, BackendArg, ConcurrencyArg, CopyArgs, StripesArg, SyncArg, XattrArg, output, signals,
+    Attribute, BackendArg, ConcurrencyArg, CopyArgs, StripesArg, SyncArg, XattrArg, lustre, output,
+    signals,
 };
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
 }
 
 fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
+    let no_job = lustre::under_job(args.lustre.job_id.as_deref().map(OsStr::new), None);
     let request = request(args, matches)?;
     let Prepared { plan, ticket, notes, earlier } = journal::prepare(&request)?;
     if plan.options.dry_run {
@@ -70,6 +73,7 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let server = Server::start(place(args), &control.lanes, &control.progress);
     let mut report = engine::run(&plan, &control)?;
     report.setup.notes.extend(server.note());
+    report.setup.notes.extend(no_job);
     drop(server);
     display.finish(id, &report);
     let written =
@@ -147,7 +151,7 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
         Some(path) => Some(Arc::new(Selection::parse(&read_list(path)?, &sources)?)),
         None => None,
     };
-    let options = CopyOptions {
+    let mut options = CopyOptions {
         preserve: preserve(args),
         xattrs: match args.xattrs {
             XattrArg::Auto => XattrPolicy::Auto,
@@ -186,7 +190,9 @@ fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest>
         checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
         dry_run: args.dry_run,
         journal: journal_choice(args),
+        ..CopyOptions::default()
     };
+    args.lustre.apply(&mut options)?;
     Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
 }
 

@@ -11,15 +11,17 @@ use std::thread;
 
 use longshore::display::{CopyId, Display};
 use longshore::error::show;
+use longshore::lustre::job_id;
 use longshore::progress::Progress;
 use longshore::report::Report;
 use longshore::run::report::RUN_REPORT_VERSION;
 use longshore::run::{
     CopyLabel, Observer, Request, RunError, RunReport, Signals, Start, StartedJob, State,
+    environment,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::{ProgressArg, RunArgs, copy, output};
+use super::{ProgressArg, RunArgs, copy, lustre, output};
 
 /// Does the command and returns its exit code.
 pub(crate) fn run(args: &RunArgs) -> ExitCode {
@@ -33,6 +35,10 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
             Err(error) => refuse(&error),
         };
     }
+    let mut name = environment::workflow_name(&args.script);
+    name.truncate(job_id::MAX_BYTES); // it is ASCII
+    let asked = std::env::var_os("LONGSHORE_JOB_ID");
+    let no_job = lustre::under_job(asked.as_deref(), Some(name.as_ref()));
     let signals = Signals::default();
     if let Err(error) = forward(signals.clone()) {
         let problem = format!("failed to listen for signals: {error}");
@@ -43,6 +49,7 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
         silent: args.progress == ProgressArg::None,
         running: Mutex::default(),
     };
+    no_job.iter().for_each(|note| shown.message(note));
     let result = longshore::run::run(&request, &longshore::run::engine_copier, &shown, &signals);
     let code = match &result {
         Ok(report) => {

@@ -1,26 +1,25 @@
 //! SIGINT and SIGTERM ask the engine to stop; a second one ends the process at once.
 //! What stopping means is the engine's business.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Context;
 use longshore::engine::Cancel;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::flag;
 
-/// Starts forwarding. The thread lives as long as the process.
+/// Starts forwarding. The handlers only store numbers, so that a copy of one small file does not pay
+/// for a thread that waits for signals.
 pub(crate) fn forward(cancel: &Cancel) -> anyhow::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("failed to listen for signals")?;
-    let cancel = cancel.clone();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if cancel.outcome().is_some() {
-                    // The first was heard; whoever sends another does not want to wait.
-                    std::process::exit(128 + signal);
-                }
-                cancel.raise(signal);
-            }
-        })
-        .context("failed to start the signal thread")?;
-    Ok(())
+    let heard = Arc::new(AtomicBool::new(false));
+    let listen = |signal: i32| {
+        // Handlers run in this order. The first signal was heard; whoever sends another does not want
+        // to wait.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&heard))?;
+        flag::register(signal, Arc::clone(&heard))?;
+        let number = usize::try_from(signal).unwrap_or(usize::MAX);
+        flag::register_usize(signal, Arc::clone(cancel.word()), number).map(drop)
+    };
+    [SIGINT, SIGTERM].into_iter().try_for_each(listen).context("failed to listen for signals")
 }

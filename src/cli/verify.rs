@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::ArgMatches;
-use longshore::display::human;
+use longshore::display::{Display, human};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::verify::{self, Against, Comparison, Control, Request};
@@ -42,7 +42,9 @@ fn compare(args: &VerifyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         threads: args.threads,
         filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
     };
+    let display = Display::new(args.progress.into());
     let control = Control {
+        count_ahead: display.draws_bars(),
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
@@ -50,7 +52,10 @@ fn compare(args: &VerifyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         create_report(path)?;
     }
     signals::forward(&control.cancel)?;
+    let id = display.add("", Arc::clone(&control.progress));
     let comparison = verify::run(&request, &control)?;
+    display.finish_with(id, &comparison);
+    display.close();
     output::print(text(&comparison).as_bytes());
     if let Some(path) = &args.report
         && let Err(error) = write_report(path, &comparison)

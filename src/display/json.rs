@@ -32,6 +32,15 @@ enum Line<'a> {
     },
 }
 
+/// The end of something that has a report of its own.
+#[derive(Debug, Serialize)]
+struct OtherDone<'a> {
+    r#type: &'a str,
+    copy: &'a str,
+    #[serde(flatten)]
+    report: &'a serde_json::Value,
+}
+
 #[derive(Debug, Serialize)]
 struct ProgressLine<'a> {
     copy: &'a str,
@@ -72,6 +81,10 @@ impl Json {
         self.write(&Line::Done { copy: label, report });
     }
 
+    pub(super) fn finish_with(&mut self, label: &str, report: &serde_json::Value) {
+        self.write(&OtherDone { r#type: "done", copy: label, report });
+    }
+
     pub(super) fn state(&mut self, state: &str) {
         self.write(&Line::State { state });
     }
@@ -80,7 +93,7 @@ impl Json {
         self.write(&Line::Message { text });
     }
 
-    fn write(&mut self, line: &Line<'_>) {
+    fn write(&mut self, line: &impl Serialize) {
         // Every value is a number, a string or a map with string keys, so this cannot fail.
         let Ok(mut text) = serde_json::to_string(line) else { return };
         text.push('\n');

@@ -44,7 +44,11 @@ pub fn text(report: &Report, failed_list: Option<&Path>, colour: bool) -> String
     }
     row(&mut out, "left alone", &left_alone(report));
     row(&mut out, "warnings", &words(&report.warnings));
-    row(&mut out, "failed", &words(&report.errors));
+    let mut failed = words(&report.errors);
+    if report.errors.contains_key("released") {
+        failed.push_str(" (--hsm restore brings released files back, --hsm skip leaves them out)");
+    }
+    row(&mut out, "failed", &failed);
     for failure in report.failures.iter().take(FAILURES_SHOWN) {
         let _ = writeln!(out, "    {}", failure_line(failure, human::WIDTH_COLUMNS - 4));
     }
@@ -102,6 +106,9 @@ fn headline(report: &Report) -> Vec<String> {
         Outcome::Complete if report.dry_run => "Dry run: nothing was written.".to_owned(),
         Outcome::Complete if report.warnings.is_empty() => {
             "Complete: everything was copied.".to_owned()
+        }
+        Outcome::Complete if report.warnings.contains_key("released-skipped") => {
+            "Complete: everything was copied but released files.".to_owned()
         }
         Outcome::Complete => {
             "Complete: everything was copied, some attributes could not be kept.".to_owned()

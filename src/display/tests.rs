@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
+use crate::lustre::probe::Client;
+use crate::lustre::report::{Layouts, LustreReport};
 use crate::report::{Copied, Damage, Failure, Setup, VerifyReport};
 
 /// A copy in the middle of its work.
@@ -66,6 +68,7 @@ pub(super) fn report(outcome: Outcome) -> Report {
         mechanisms: [("read-write", 1234)].into(),
         concurrency: crate::report::Concurrency::default(),
         bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
+        lustre: None,
         setup: Setup::default(),
         warnings: [].into(),
         errors: [].into(),
@@ -203,6 +206,12 @@ fn every_documented_key_is_in_the_page_and_the_other_way_round() {
         ..VerifyReport::default()
     });
     ended.resumed = Some(crate::report::Resumed::default());
+    ended.lustre = Some(LustreReport {
+        source: Some(Client::default()),
+        destination: Some(Client::default()),
+        layouts: Some(Layouts::default()),
+        ..LustreReport::default()
+    });
     ended.failures.push(Failure {
         path: "/a".into(),
         step: crate::error::Step::Open,
@@ -239,6 +248,7 @@ fn collect(prefix: &str, value: &Value, keys: &mut std::collections::BTreeSet<St
                 "bottleneck.waits.",
                 "concurrency.lanes.",
                 "concurrency.trace[].lanes.",
+                "lustre.layouts.reasons.",
             ]
             .contains(&prefix) =>
         {

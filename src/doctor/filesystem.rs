@@ -14,8 +14,8 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use serde::Serialize;
 
 use super::Offer;
-use super::mounts::{Mount, mount_of};
 use crate::error::{Refusal, show};
+use crate::mounts::{Mount, mount_of};
 use crate::report::path_or_base64;
 use crate::sys::{self, XattrTarget};
 

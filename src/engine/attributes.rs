@@ -6,6 +6,7 @@
 //! the times last. A file whose times are those of its source is therefore complete.
 
 use std::ffi::{CStr, CString};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -308,9 +309,13 @@ pub(crate) fn path_of(dir: BorrowedFd<'_>, name: &CStr) -> CString {
 /// The process's umask. umask(2) can only tell it by changing it for all threads, so it is read from
 /// /proc (Linux 4.7); without /proc everything is created private and changed afterwards.
 fn umask() -> u32 {
-    std::fs::read_to_string("/proc/self/status")
+    // It is in the second line.
+    let mut beginning = [0; 512];
+    let file = std::fs::File::open("/proc/self/status");
+    file.and_then(|mut file| file.read(&mut beginning))
         .ok()
-        .and_then(|status| {
+        .and_then(|length| {
+            let status = std::str::from_utf8(&beginning[..length]).ok()?;
             let value = status.lines().find_map(|line| line.strip_prefix("Umask:"))?.trim();
             u32::from_str_radix(value, 8).ok()
         })

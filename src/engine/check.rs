@@ -20,9 +20,9 @@ use nix::sys::stat::FileStat;
 
 use super::dir::Dir;
 use super::file::Pending;
-use super::inode::Inode;
 use super::job::{Job, Task};
 use super::links::Name;
+use super::publish::Published;
 use super::worker::Worker;
 use crate::checksum::{Algorithm, cell_count};
 use crate::error::{AtStep, Step, StepError};
@@ -58,7 +58,7 @@ pub(crate) struct ToCheck {
     stat: FileStat,
     content: Content,
     /// The file that was published: nothing else under its name is looked at, let alone mended.
-    published: Option<Inode>,
+    published: Option<Published>,
     /// It was there before this copy: only its digest is wanted, for the manifest.
     skipped: bool,
     /// Parts that are not done.

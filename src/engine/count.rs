@@ -2,7 +2,7 @@
 //! only when its turn comes. It starts late, so that short copies do not pay for it, and its result
 //! is shown, never relied upon.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -39,13 +39,28 @@ pub(crate) fn count_ahead(plan: &Plan, progress: &Progress, over: &AtomicBool) {
             return; // an estimate that is wrong is worse than none
         }
     }
-    progress.total_files.store(totals.files, Relaxed);
-    progress.total_bytes.store(totals.bytes, Relaxed);
-    progress.totals_known.store(true, Relaxed);
+    totals.tell(progress);
+}
+
+/// Counts the files below an item, each name of an inode by itself, unless `over` is raised meanwhile
+/// (with an unpark).
+pub(crate) fn count_names_ahead(
+    above: &OwnedFd,
+    name: &CStr,
+    progress: &Progress,
+    over: &AtomicBool,
+) {
+    std::thread::park_timeout(START_AFTER);
+    let mut totals = Totals { each_name: true, ..Totals::default() };
+    if !over.load(Relaxed) && totals.add(above, name.to_owned(), over).is_ok() {
+        totals.tell(progress);
+    }
 }
 
 #[derive(Default)]
 struct Totals {
+    /// Further names of an inode count like the first.
+    each_name: bool,
     files: u64,
     bytes: u64,
 }
@@ -111,9 +126,16 @@ impl Totals {
         if is_regular(stat.st_mode) {
             self.files += 1;
             // Further names of an inode are linked, not copied.
-            self.bytes += stat.st_size.cast_unsigned() / stat.st_nlink.max(1);
+            let names = if self.each_name { 1 } else { stat.st_nlink.max(1) };
+            self.bytes += stat.st_size.cast_unsigned() / names;
         }
         Ok(None)
+    }
+
+    fn tell(&self, progress: &Progress) {
+        progress.total_files.store(self.files, Relaxed);
+        progress.total_bytes.store(self.bytes, Relaxed);
+        progress.totals_known.store(true, Relaxed);
     }
 }
 

@@ -92,11 +92,12 @@ pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refus
     lanes.set_crew(sizing.starters, sizing.threads);
     let queue = Queue::new(sizing.threads);
     let present = Present::default();
-    let mut first: Vec<_> = (0..sizing.starters).filter_map(|_| queue.join()).collect();
+    let first = queue.join().expect("a queue for at least one worker has room for the first");
     let walk = tasks.iter().filter(|task| task.is_walk()).count();
     job.walk_begins(walk);
+    queue.ask_for_second();
     for task in tasks {
-        first[0].push(task);
+        first.push(task);
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -106,11 +107,10 @@ pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refus
         });
         let mut first_error = None;
         let mut workers = Vec::new();
-        for place in first.drain(..) {
-            match send(scope, job, &queue, &present, place, false) {
-                Ok(worker) => workers.push(worker),
-                Err(errno) => first_error = Some(errno),
-            }
+        // The others come when there is more than one task: of one file they would only see the end.
+        match send(scope, job, &queue, &present, first, false) {
+            Ok(worker) => workers.push(worker),
+            Err(errno) => first_error = Some(errno),
         }
         let concurrency = attend(scope, job, &queue, &present, &mut workers);
         for worker in workers {
@@ -179,8 +179,11 @@ fn attend<'s, 'e: 's>(
         if present.all() == 0 {
             break; // none could start
         }
-        pause = LOOK;
-        observer.look();
+        if !queue.has_second() {
+            pause = LOOK;
+            job.begin_checkpoints();
+            observer.look();
+        }
         workers.retain(|worker| !worker.is_finished() || present.all() == 0);
         while present.all() < lanes.workers() {
             let extra = present.starters.load(Relaxed) >= job.sizing.starters;

@@ -20,6 +20,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use super::inode::{Inode, inode};
 use super::xattrs::Xattrs;
 use crate::journal::{Key, record};
+use crate::lustre::choose::Site;
 use crate::selection::Node;
 
 /// How a directory is opened everywhere in the engine.
@@ -61,6 +62,8 @@ pub(crate) struct Dir {
     pub(crate) may_have_acl: bool,
     /// Owner and group that the filesystem gives to entries made here; learned from the first one.
     pub(crate) new_owner: OnceLock<(u32, u32)>,
+    /// What is known of the destination as a place for files with layouts, where that is asked for.
+    pub(crate) site: OnceLock<Arc<Site>>,
     /// Which entries are wanted, when a list was given.
     pub(crate) selection: Option<Arc<Node>>,
     /// Entries that are not done, plus one while the directory is being read.
@@ -162,6 +165,7 @@ impl Dir {
             default_acl: opened.default_acl,
             may_have_acl: opened.may_have_acl,
             new_owner: OnceLock::new(),
+            site: OnceLock::new(),
             selection: opened.selection,
             pending: AtomicUsize::new(1),
         }

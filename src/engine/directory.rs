@@ -106,11 +106,14 @@ impl Worker<'_> {
     ) -> Result<(), StepError> {
         let _pass = lanes::enter(Lane::DestinationCreate);
         let above = parent.destination().at(Step::CreateDirectory)?;
-        match mkdirat(&above, name, FILLING) {
-            Ok(()) => {}
-            Err(Errno::EEXIST) => opened.may_have_acl = true,
+        let made = match mkdirat(&above, name, FILLING) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => {
+                opened.may_have_acl = true;
+                false
+            }
             Err(errno) => return Err(StepError::os(Step::CreateDirectory, errno)),
-        }
+        };
         let destination = open_existing(&above, name).map_err(|errno| match errno {
             // Not a directory, or a link to one, which must not be followed out of the tree.
             Errno::ENOTDIR | Errno::ELOOP => StepError {
@@ -121,6 +124,7 @@ impl Worker<'_> {
             errno => StepError::os(Step::CreateDirectory, errno),
         })?;
         opened.default_acl = has_default_acl(&destination);
+        self.keep_default_layout(parent, &opened.source, &destination, made)?;
         if self.job.options().preserve.project {
             self.job.attributes.apply_project(opened.source.as_fd(), destination.as_fd())?;
         }

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat};
 
 use super::attributes::Fresh;
 use super::check::Content;
@@ -17,7 +17,7 @@ use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
-use super::publish::{Visible, create_file};
+use super::publish::{Published, Visible};
 use super::resume::Partial;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
@@ -57,22 +57,24 @@ pub(crate) struct Pending {
     pub(crate) streamed: bool,
     /// What the journal knows of its temporary file.
     pub(crate) temporary: Option<Temporary>,
+    /// The data version of a large source on Lustre when it was opened.
+    pub(crate) version: Option<u64>,
     /// Set when further names wait for this one.
     pub(crate) link: Option<Inode>,
     pub(crate) attempt: u8,
     /// Digests of the content, when they are wanted and were taken on the way.
     pub(crate) content: Option<Content>,
     /// The file that was published, when it is to be read back.
-    pub(crate) published: OnceLock<Inode>,
+    pub(crate) published: OnceLock<Published>,
 }
 
 /// An opened source and everything decided about it.
 #[derive(Debug)]
-struct Source {
-    file: OwnedFd,
-    stat: FileStat,
-    link: Option<Inode>,
-    attempt: u8,
+pub(super) struct Source {
+    pub(super) file: OwnedFd,
+    pub(super) stat: FileStat,
+    pub(super) link: Option<Inode>,
+    pub(super) attempt: u8,
 }
 
 impl Worker<'_> {
@@ -156,6 +158,11 @@ impl Worker<'_> {
             self.settle(dir, 1);
             return Ok(());
         }
+        if self.leaves_out_released(&source.file, &stat)? {
+            self.first_name_failed(source.link);
+            self.settle(dir, 1);
+            return Ok(());
+        }
         if self.job.options().dry_run {
             self.count_file(size);
             self.first_name_is_complete(dir, source_name, name, &stat, source.link);
@@ -171,6 +178,7 @@ impl Worker<'_> {
         let xattrs = self.xattrs_of(&pair, &source, dir);
         let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
+        let wish = self.wish(dir, &source, filesystems);
         let destination = dir.destination().at(Step::Create)?;
         let pass = lanes::enter(Lane::DestinationCreate);
         let aside = streamed || size > SMALL_MAX_BYTES;
@@ -184,7 +192,10 @@ impl Worker<'_> {
                 if aside {
                     self.note_aside(dir, name);
                 }
-                let create = |_: &mut Self| create_file(destination.as_fd(), name, mode, aside);
+                let create = |worker: &mut Self| {
+                    let dir = destination.as_fd();
+                    worker.job.create_with_layout(dir, name, mode, aside, wish.as_ref())
+                };
                 (self.with_descriptors(create)?, None, owner, effective)
             }
         };
@@ -211,6 +222,7 @@ impl Worker<'_> {
             temporary,
             streamed,
             xattrs,
+            version: self.version_before(&source.file, size, filesystems.source.layouts),
             link: source.link,
             attempt: source.attempt,
             content: None,
@@ -309,40 +321,6 @@ impl Worker<'_> {
             Filesystems { source: kind(dir.source())?, destination: kind(dir.destination())? };
         self.job.writes_to(destination.st_dev, dir.destination().at(Step::Create)?);
         Ok(self.job.add_pair(&dir.stat, destination, filesystems))
-    }
-
-    /// Whether the destination already holds this file: same type, size and time. Owner and mode are
-    /// put right without copying.
-    fn is_up_to_date(&self, dir: &Dir, name: &CStr, source: &Source) -> Result<bool, StepError> {
-        let _pass = lanes::enter(Lane::DestinationCreate);
-        let Ok(destination) = dir.destination() else { return Ok(false) };
-        let Ok(there) = fstatat(&destination, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
-            return Ok(false);
-        };
-        let wanted = &source.stat;
-        let regular = is_regular(there.st_mode);
-        if !regular
-            || there.st_size != wanted.st_size
-            || (there.st_mtime, there.st_mtime_nsec) != (wanted.st_mtime, wanted.st_mtime_nsec)
-        {
-            return Ok(false);
-        }
-        let mode = self.job.attributes.final_mode(wanted);
-        let owner = (there.st_uid, there.st_gid);
-        let same = there.st_mode & 0o7777 == mode
-            && (!self.job.options().preserve.ownership || owner == (wanted.st_uid, wanted.st_gid));
-        if !same && !self.job.options().dry_run {
-            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-            let Ok(target) = openat(&destination, name, flags, Mode::empty()) else {
-                return Ok(false); // not even readable: copy it anew
-            };
-            let read = self.job.attributes.read_xattrs(XattrTarget::Fd(source.file.as_fd()))?;
-            let fresh = Fresh { owner, mode: there.st_mode & 0o7777, may_have_acl: true };
-            let attributes = &self.job.attributes;
-            attributes.apply(target.as_fd(), wanted, &read.unwrap_or_default(), fresh)?;
-            attributes.set_times(target.as_fd(), wanted)?;
-        }
-        Ok(true)
     }
 }
 

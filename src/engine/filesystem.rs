@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 
+use crate::lustre::told;
+
 /// A filesystem type, by the magic number of statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Filesystem {
@@ -70,7 +72,8 @@ impl Filesystem {
     /// # Errors
     /// The errno of fstatfs(2).
     pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
-        Ok(Self::from_magic(fstatfs(file)?.filesystem_type().0 as _))
+        let magic = fstatfs(&file)?.filesystem_type().0;
+        Ok(Self::from_magic(if told::is_lustre(&file) { told::MAGIC } else { magic as _ }))
     }
 
     fn from_magic(magic: i64) -> Self {

@@ -10,7 +10,7 @@ use nix::unistd::fsync;
 
 use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
-use super::publish::{self, Visible};
+use super::publish::{self, Published, Visible};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -57,7 +57,7 @@ impl Worker<'_> {
             fstat(source)
         };
         match looked {
-            Ok(now) if is_unchanged(&pending, &now) => {}
+            Ok(now) if is_unchanged(&pending, &now) && Self::is_same_version(&pending, source) => {}
             Ok(now) => {
                 let grown = now.st_size > pending.stat.st_size;
                 return self.source_changed(pending, source, destination, grown);
@@ -82,13 +82,7 @@ impl Worker<'_> {
                 self.settle(&pending.dir, 1);
                 return;
             }
-            Err(error) => {
-                self.abandon(&pending);
-                self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
-                self.first_name_failed(pending.link);
-                self.settle(&pending.dir, 1);
-                return;
-            }
+            Err(error) => return self.give_up(pending, error),
         }
         let Pending { dir, source_name, name, link, stat, .. } = &pending;
         self.first_name_is_complete(dir, source_name, name, stat, *link);
@@ -143,8 +137,9 @@ impl Worker<'_> {
         let aside = matches!(pending.visible, Visible::As(_));
         let wanted = aside || self.job.reads_back();
         let written = wanted.then(|| publish::identity(&destination)).transpose()?;
-        if let Some(written) = written {
-            let _ = pending.published.set(written); // once for each attempt
+        if let Some(written) = written.filter(|_| self.job.reads_back()) {
+            let published = Published::of(written, &destination)?;
+            let _ = pending.published.set(published); // once for each attempt
         }
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
@@ -160,14 +155,14 @@ impl Worker<'_> {
         })
     }
 
-    /// Abandons a file. One that changed while it was read is tried again from the start.
+    /// Abandons a file. One that changed while it was read is tried again from the start, and so is one
+    /// that a client of Lustre lost its connection over.
     pub(crate) fn give_up(&mut self, pending: Pending, error: StepError) {
+        self.note_full(&pending, error);
         self.abandon(&pending);
         let Pending { dir, source_name, name, link, attempt, .. } = pending;
-        if error.kind == FailureKind::SourceChanged
-            && attempt < CHANGE_RETRIES
-            && !self.job.stopped()
-        {
+        let again = error.kind == FailureKind::SourceChanged && attempt < CHANGE_RETRIES;
+        if (again || self.may_recover(&dir, attempt, error)) && !self.job.stopped() {
             let waiting = link.map(|inode| self.job.links.fail(inode)).unwrap_or_default();
             self.retry_names(waiting);
             self.try_file(&dir, &source_name, &name, attempt + 1, true);

@@ -22,6 +22,7 @@ use super::inode::Inode;
 use super::large::LargeCopy;
 use super::links::LinkTable;
 use super::parked::Parked;
+use super::sites::Sites;
 use super::sizing::Sizing;
 use super::tally::Tally;
 use crate::backend::pair::Pair;
@@ -116,6 +117,8 @@ pub(crate) struct Job<'j> {
     pub(crate) failures: Failures,
     /// What `--verify` and `--manifest` ask for.
     pub(crate) checks: Option<Checks>,
+    /// The Lustre filesystems that were met.
+    pub(crate) sites: Sites,
     /// The servers of striped files.
     pub(crate) servers: Servers,
     /// Striped files that wait for servers with room.
@@ -174,6 +177,7 @@ impl<'j> Job<'j> {
                 control.manifest.clone(),
                 sizing.threads,
             ),
+            sites: Sites::default(),
             servers: Servers::default(),
             parked: Parked::new(sizing.parked),
             buffers: Arc::new(PieceBuffers::new(sizing.piece_bytes, PIECE_BUFFERS_BYTES)),

@@ -2,6 +2,7 @@
 //! when there is nothing to go on with. What is noted in between is in `resume`.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -17,7 +18,7 @@ use crate::options::SyncPolicy;
 use crate::plan::Plan;
 use crate::report::Resumed;
 
-/// Opens the journal that the caller prepared, and starts its checkpoints. The second value is what the
+/// Opens the journal that the caller prepared. The second value is what the
 /// report says about it.
 ///
 /// # Errors
@@ -31,12 +32,7 @@ pub(super) fn open_journal(
     };
     let mut notes = ticket.notes().to_vec();
     match ticket.open()? {
-        Ok(journal) => {
-            if plan.options.sync != SyncPolicy::None {
-                journal.make_checkpoints();
-            }
-            Ok((Some(journal), notes))
-        }
+        Ok(journal) => Ok((Some(journal), notes)),
         Err(why) => {
             notes.push(why);
             Ok((None, notes))
@@ -45,6 +41,15 @@ pub(super) fn open_journal(
 }
 
 impl Job<'_> {
+    /// Starts the checkpoints of the journal, once. A copy that is over in a moment has none.
+    pub(super) fn begin_checkpoints(&self) {
+        if let Some(journal) = &self.journal
+            && self.options().sync != SyncPolicy::None
+        {
+            journal.make_checkpoints();
+        }
+    }
+
     /// Ends the journal's part in this copy. Returns whether the same command, as it is, goes on after
     /// this, or has nothing left to do.
     pub(super) fn end_journal(&self, outcome: Outcome) -> bool {
@@ -55,11 +60,12 @@ impl Job<'_> {
             _ if self.has_flush_failed() || self.is_destination_lost() => End::Unreliable,
             _ => End::Unfinished,
         };
+        let holder = journal.path().and_then(Path::parent).map(Path::to_owned);
         if !journal.end(how) {
             return true;
         }
         if let Some((source, destination)) = self.plan.holder_that_is_copied()
-            && journal.path().parent() == Some(crate::selection::absolute(&destination).as_path())
+            && holder.as_deref() == Some(crate::selection::absolute(&destination).as_path())
             && let Err(error) = self.restore_times(&source, &destination)
         {
             self.fail_at_destination(destination, error);

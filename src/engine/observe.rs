@@ -101,7 +101,7 @@ impl<'o> Observer<'o> {
         let since = &mut self.since;
         since.looks += 1;
         since.seconds += seconds;
-        since.bytes += now.bytes - last.bytes;
+        since.bytes += now.bytes.saturating_sub(last.bytes); // some may have been given back
         since.items += now.items - last.items;
         if since.looks < self.stride || since.seconds <= 0.0 {
             return;
@@ -184,7 +184,7 @@ fn observed(now: &Totals, last: &Totals, seconds: f64) -> Observed {
         *lane = (difference(now.0, last.0), difference(now.1, last.1) / NANOS);
     }
     let passes: f64 = lanes.iter().map(|lane| lane.0).sum();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = crate::sys::processors::cores();
     #[allow(clippy::cast_precision_loss)] // a small number
     let room = seconds * cores as f64;
     let share = |part: f64, whole: f64| if whole > 0.0 { (part / whole).min(1.0) } else { 0.0 };

@@ -2,7 +2,7 @@
 //! objects instead of chunks. It sets no layouts.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::file::{Pending, is_sparse};
@@ -11,10 +11,10 @@ use super::sizing::Mover;
 use super::worker::Worker;
 use crate::backend::objects::{ObjectSupply, Placement, Side};
 use crate::lanes::{self, Lane};
-use crate::lustre::layout::{Layout, Of};
+use crate::lustre::access;
+use crate::lustre::layout::Of;
 use crate::lustre::stripes::Striping;
 use crate::options::StripeChoice;
-use crate::sys::{self, XattrTarget};
 
 impl Worker<'_> {
     /// Whether large files are moved object by object between these filesystems.
@@ -55,15 +55,8 @@ impl Worker<'_> {
     }
 
     fn placement(&self, file: impl AsFd, device: u64, size: u64) -> Option<Placement> {
-        let striping = Striping::of(&read_layout(file.as_fd())?, size)?;
+        let striping = Striping::of(&access::read(file, Of::File).ok()?.layout()?, size)?;
         let loads = self.job.servers.of(device, &striping);
         Some(Placement { striping, loads })
     }
-}
-
-/// The layout of an open file; none where there is none, or none that is understood.
-fn read_layout(file: BorrowedFd<'_>) -> Option<Layout> {
-    let mut value = Vec::new();
-    sys::get_xattr(XattrTarget::Fd(file), c"lustre.lov", &mut value).ok()?;
-    Layout::parse(&value, Of::File).ok()
 }

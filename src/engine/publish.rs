@@ -13,6 +13,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::inode::{Inode, inode, is_directory};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::is_journal_name;
+use crate::sys;
 
 const CREATE: OFlag = OFlag::O_WRONLY
     .union(OFlag::O_CREAT)
@@ -67,7 +68,8 @@ fn is_temporary(name: &CStr) -> bool {
     })
 }
 
-/// Creates a regular file. With `aside` it gets a temporary name from the start.
+/// Creates a regular file. With `aside` it gets a temporary name from the start; `more` are flags to open
+/// it with.
 ///
 /// # Errors
 /// Step `Create`; `TypeConflict` when a directory has the name.
@@ -76,16 +78,30 @@ pub(crate) fn create_file(
     name: &CStr,
     mode: Mode,
     aside: bool,
+    more: OFlag,
 ) -> Result<Created, StepError> {
     if !aside {
-        match openat(dir, name, CREATE, mode) {
+        match openat(dir, name, CREATE | more, mode) {
             Ok(file) => return Ok(Created { file, visible: Visible::AsItself }),
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(StepError::os(Step::Create, errno)),
         }
     }
     refuse_directory(dir, name)?;
-    make_aside(dir, name, Step::Create, |temporary| openat(dir, temporary, CREATE, mode))
+    create_file_aside(dir, name, mode, more)
+}
+
+/// Creates a regular file under the temporary name for `name`, whatever has that name itself.
+///
+/// # Errors
+/// Step `Create`.
+pub(crate) fn create_file_aside(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    mode: Mode,
+    more: OFlag,
+) -> Result<Created, StepError> {
+    make_aside(dir, name, Step::Create, |temporary| openat(dir, temporary, CREATE | more, mode))
         .map(|(file, temporary)| Created { file, visible: Visible::As(temporary) })
 }
 
@@ -193,6 +209,26 @@ pub(crate) fn abandon(dir: BorrowedFd<'_>, visible: &Visible, name: &CStr) {
 /// Step `Stat`.
 pub(crate) fn identity(file: impl AsFd) -> Result<Inode, StepError> {
     fstat(file).map(|stat| inode(&stat)).at(Step::Stat)
+}
+
+/// Which file was published, to be told from another one that has its name by now. An inode number
+/// alone does not do: ext4 gives that of a removed file to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published {
+    inode: Inode,
+    /// Inode and time of birth, zeros where the filesystem does not know that.
+    birth: [u64; 3],
+}
+
+impl Published {
+    /// An open file, which is this inode.
+    ///
+    /// # Errors
+    /// Step `Stat`.
+    pub(crate) fn of(inode: Inode, file: impl AsFd) -> Result<Self, StepError> {
+        let birth = sys::birth(file.as_fd()).at(Step::Stat)?;
+        Ok(Self { inode, birth })
+    }
 }
 
 #[cfg(test)]

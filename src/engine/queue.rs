@@ -5,7 +5,7 @@
 //! its own deque is empty of everything newer, so that what waits is at most one batch of entries
 //! per level of the tree and worker.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ pub(crate) struct Queue<T> {
     sleepers: AtomicUsize,
     /// A worker died with a task that will never be done.
     abandoned: AtomicBool,
+    /// Whoever waits for the end wants to know of a second task, and whether there was one.
+    asked: AtomicBool,
+    crowded: AtomicBool,
     gate: Mutex<()>,
     bell: Condvar,
     /// Rung when everything is done.
@@ -60,6 +63,8 @@ impl<T> Queue<T> {
             outstanding: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             gate: Mutex::new(()),
             bell: Condvar::new(),
             over: Condvar::new(),
@@ -86,11 +91,21 @@ impl<T> Queue<T> {
         self.outstanding.load(SeqCst) > 0
     }
 
-    /// Waits until everything is done (true), at most so long (false).
+    /// From now on a task that is pushed while another one is not done ends [`Queue::wait`], once.
+    pub(crate) fn ask_for_second(&self) {
+        self.asked.store(true, SeqCst);
+    }
+
+    /// Whether that has happened; asked once.
+    pub(crate) fn has_second(&self) -> bool {
+        self.crowded.swap(false, SeqCst)
+    }
+
+    /// Waits until everything is done (true), at most so long, or until there is a second task (false).
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let over = || self.abandoned.load(SeqCst) || self.outstanding.load(SeqCst) == 0;
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        if !over() {
+        if !over() && !self.crowded.load(SeqCst) {
             drop(self.over.wait_timeout(gate, limit).unwrap_or_else(PoisonError::into_inner));
         }
         over()
@@ -140,8 +155,12 @@ impl<T> Queue<T> {
 impl<T> Handle<'_, T> {
     /// Adds a task; this worker takes its newest first.
     pub(crate) fn push(&self, task: T) {
-        self.queue.outstanding.fetch_add(1, SeqCst);
+        let before = self.queue.outstanding.fetch_add(1, SeqCst);
         self.own().push(task);
+        if self.queue.asked.load(Relaxed) && before > 0 && self.queue.asked.swap(false, SeqCst) {
+            self.queue.crowded.store(true, SeqCst);
+            self.queue.ring(true);
+        }
         if self.queue.sleepers.load(SeqCst) > 0 {
             self.queue.ring(false);
         }
@@ -217,6 +236,35 @@ mod tests {
         other.done();
         assert!(matches!(one.find(), Found::Finished));
         assert!(!queue.has_tasks());
+    }
+
+    #[test]
+    fn a_second_task_is_told_of_once_and_only_when_it_was_asked_for() {
+        let queue = Queue::<u32>::new(2);
+        let one = queue.join().expect("room");
+        one.push(1);
+        one.push(2);
+        assert!(!queue.has_second());
+        for task in 1..=2 {
+            assert!(matches!(one.find(), Found::Task(found) if found == 3 - task));
+            one.done();
+        }
+        queue.ask_for_second();
+        one.push(3);
+        assert!(!queue.has_second(), "there is one task only");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let began = std::time::Instant::now();
+                let over = queue.wait(Duration::from_secs(60));
+                (over, began.elapsed())
+            });
+            one.push(4);
+            let (over, waited) = waiter.join().expect("no panic");
+            assert!(!over && waited < Duration::from_secs(50), "{waited:?}");
+        });
+        assert!(queue.has_second() && !queue.has_second());
+        one.push(5);
+        assert!(!queue.has_second());
     }
 
     /// A tree of tasks: every task of rank n pushes two of rank n - 1.

@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -24,7 +25,7 @@ use super::publish::{Created, Visible, numbered, temporary, temporary_number};
 use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{FailureKind, Step, StepError};
-use crate::journal::{Begun, Temporary, Writer, ranges, record};
+use crate::journal::{Begun, Identity, Temporary, Writer, ranges, record};
 use crate::lanes::{self, Lane};
 
 /// Mode of a temporary file until its attributes are set.
@@ -266,7 +267,8 @@ impl Worker<'_> {
             self.job.writes_to(stat.st_dev, directory);
         }
         if above.is_anchor() && above.root.index == 0 && !self.job.options().dry_run {
-            journal.note_root(stat.st_ino);
+            // A directory that cannot be looked at is not known, and whatever is there is taken.
+            journal.note_root(Identity::of(directory).unwrap_or_default());
         }
     }
 
@@ -309,7 +311,7 @@ fn journal_failed(job: &Job<'_>, errno: Errno) {
     let Some(journal) = &job.journal else { return };
     let error = StepError::os(Step::Journal, errno);
     if journal.is_beside() && FailureKind::of(errno).is_fatal() {
-        job.fail_at_destination(journal.path().to_owned(), error);
+        job.fail_at_destination(journal.path().unwrap_or(Path::new("")).to_owned(), error);
     } else {
         job.note(format!("{error}: a run that is stopped does what follows again"));
     }

@@ -9,8 +9,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::filesystem::Filesystem;
 use crate::error::Refusal;
+use crate::lustre::parameters;
 use crate::options::{BackendChoice, ConcurrencyChoice, CopyOptions};
-use crate::sys::ring;
+use crate::sys::{processors::cores, ring};
 
 /// Reads of small files in flight per worker: measured, more gains nothing.
 const DEPTH: usize = 64;
@@ -48,8 +49,10 @@ const KEEP_MIN: usize = 2;
 const SPARE_DESCRIPTORS: usize = 5;
 /// Striped files that may wait for servers with room: so far the walk gets ahead of a slow server.
 const PARKED_MAX: usize = 64;
-/// What a Lustre client sends at once (`osc.max_pages_per_rpc`, 1024 pages by default).
-const RPC_BYTES: usize = 4 << 20;
+/// What a Lustre client sends to a server at once, where it does not say.
+const RPC_BYTES: u64 = 4 << 20;
+/// Longest piece of a striped file, however long requests are: memory.
+const PIECE_MAX_BYTES: u64 = 16 << 20;
 
 /// What moves the bytes, before anything is known about single files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,19 +107,23 @@ impl Sizing {
     ) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
         let mover = choose_mover(options.backend, source, destination, &mut notes)?;
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let cores = cores();
         let in_memory = source.in_memory && destination.in_memory;
         let adaptive = options.concurrency == ConcurrencyChoice::Adaptive;
+        let waiting = (cores * THREADS_PER_CORE).min(THREADS_MAX);
         let typed = options.threads.map(NonZeroUsize::get);
         let wanted = match typed {
             Some(threads) => threads,
             None if adaptive => ADAPTIVE_MAX,
             None if in_memory || mover == Mover::Uring => cores,
-            None => (cores * THREADS_PER_CORE).min(THREADS_MAX),
+            None => waiting,
         };
         let remote = source.remote || destination.remote;
         let begin = match (adaptive, remote) {
             (false, _) => wanted,
+            // Plain reads of a disk wait, each for itself, and a short copy would be over before the tuner
+            // has found that out. Where all is in memory already, more threads are no loss.
+            (true, false) if mover == Mover::Plain && !source.in_memory => waiting.min(wanted),
             (true, false) => cores.min(wanted),
             (true, true) if source.layouts || destination.layouts => {
                 cores.max(STRIPED_BEGIN).min(wanted)
@@ -155,7 +162,7 @@ impl Sizing {
             depth,
             large_slots: (per_worker / chunk_bytes).clamp(1, LARGE_SLOTS),
             chunk_bytes,
-            piece_bytes: RPC_BYTES,
+            piece_bytes: piece_bytes(source, destination),
             parked,
             keep,
             notes,
@@ -170,6 +177,15 @@ impl Sizing {
             (Mover::Plain | Mover::Range, _) => "threads",
         }
     }
+}
+
+/// Pieces of striped files are as long as the client's requests to its servers.
+fn piece_bytes(source: Filesystem, destination: Filesystem) -> usize {
+    let known = (source.layouts || destination.layouts)
+        .then(|| parameters::rpc_bytes(&parameters::root()))
+        .flatten();
+    let bytes = known.unwrap_or(RPC_BYTES).clamp(CHUNK_MIN_BYTES as u64, PIECE_MAX_BYTES);
+    usize::try_from(bytes).expect("at most 16 MiB")
 }
 
 fn choose_mover(
@@ -311,6 +327,31 @@ mod tests {
                 assert!(used <= usable, "{used} of {usable}: {shared:?} {extras} {keep}");
                 assert!(extras == 126 || descriptors < 5000, "{extras} of {descriptors}");
             }
+        }
+    }
+
+    #[test]
+    fn plain_calls_begin_with_threads_that_wait_for_a_disk_and_not_for_memory() {
+        let cores = cores();
+        let of = |path: &str| {
+            Filesystem::of(std::fs::File::open(path).expect("opens")).expect("a filesystem")
+        };
+        // Nothing of /proc is known but that its files are not memory like those of tmpfs.
+        let mut disk = of("/proc");
+        (disk.in_memory, disk.remote, disk.layouts) = (false, false, false);
+        let mut memory = disk;
+        memory.in_memory = true;
+        let begins = |backend, threads, source| {
+            let threads = NonZeroUsize::new(threads);
+            let options = CopyOptions { backend, threads, ..CopyOptions::default() };
+            Sizing::new(&options, source, disk).map(|sizing| sizing.starters).ok()
+        };
+        let many = Some((cores * THREADS_PER_CORE).min(THREADS_MAX));
+        assert_eq!(begins(BackendChoice::Threads, 0, disk), many);
+        assert_eq!(begins(BackendChoice::Threads, 0, memory), Some(cores));
+        assert_eq!(begins(BackendChoice::Threads, 1, disk), Some(1), "what is typed is the cap");
+        if let Some(starters) = begins(BackendChoice::Uring, 0, disk) {
+            assert_eq!(starters, cores);
         }
     }
 

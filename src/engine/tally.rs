@@ -25,10 +25,20 @@ pub(crate) enum Warning {
     CapabilityNotKept,
     /// The destination takes no (further) hard link; the name was copied as a file of its own.
     HardLinkNotKept,
+    /// The file's data is only in an archive, and it was left out by `--hsm skip`.
+    ReleasedSkipped,
+    /// The servers did not give a file the layout that was chosen, but their default or another one.
+    LayoutNotApplied,
+    /// The servers gave a file fewer stripes than were asked for.
+    LayoutFewerStripes,
+    /// Objects come from another pool than the one asked for.
+    LayoutChangedPool,
+    /// The part of a file on the metadata server is smaller than asked for, or missing.
+    LayoutCutOnMdt,
 }
 
 impl Warning {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 13] = [
         Self::OwnerNotKept,
         Self::GroupNotKept,
         Self::XattrUnsupported,
@@ -37,6 +47,11 @@ impl Warning {
         Self::SecurityLabel,
         Self::CapabilityNotKept,
         Self::HardLinkNotKept,
+        Self::ReleasedSkipped,
+        Self::LayoutNotApplied,
+        Self::LayoutFewerStripes,
+        Self::LayoutChangedPool,
+        Self::LayoutCutOnMdt,
     ];
 
     /// Key of the report; stable.
@@ -50,6 +65,11 @@ impl Warning {
             Self::SecurityLabel => "security-label-left-to-destination",
             Self::CapabilityNotKept => "capability-not-kept",
             Self::HardLinkNotKept => "hard-link-not-kept",
+            Self::ReleasedSkipped => "released-skipped",
+            Self::LayoutNotApplied => "layout-not-applied",
+            Self::LayoutFewerStripes => "layout-granted-fewer-stripes",
+            Self::LayoutChangedPool => "layout-changed-pool",
+            Self::LayoutCutOnMdt => "layout-cut-on-mdt",
         }
     }
 }
@@ -70,6 +90,8 @@ pub(crate) struct Tally {
     pub(crate) bytes_moved: AtomicU64,
     pub(crate) excluded: AtomicU64,
     pub(crate) deleted: AtomicU64,
+    /// Files whose data reading brought back from the archive.
+    pub(crate) released_restored: AtomicU64,
     /// Links and special files that an earlier run had made.
     pub(crate) links_resumed: AtomicU64,
 }

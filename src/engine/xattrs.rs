@@ -76,7 +76,7 @@ impl Attributes<'_> {
     /// The policy, by name. The Lustre internals are those that dcp leaves out too; `SGI_ACL_*` is how
     /// XFS shows root its ACLs a second time, which elsewhere would be litter.
     pub(crate) fn is_copied(&self, name: &[u8]) -> bool {
-        const INTERNAL_TRUSTED: [&[u8]; 13] = [
+        const INTERNAL_TRUSTED: [&[u8]; 17] = [
             b"som",
             b"lov",
             b"lma",
@@ -87,7 +87,11 @@ impl Attributes<'_> {
             b"version",
             b"hsm",
             b"lfsck_bitmap",
+            b"lfsck_ns",
             b"dummy",
+            b"dataver",
+            b"inodefl",
+            b"projid",
             b"SGI_ACL_FILE",
             b"SGI_ACL_DEFAULT",
         ];
@@ -114,7 +118,8 @@ impl Attributes<'_> {
                 }
                 self.root
             }
-            b"security.ima" | b"security.evm" => false,
+            // The last one is a key of Lustre's encryption, which is worth nothing on another file.
+            b"security.ima" | b"security.evm" | b"security.c" => false,
             b"security.selinux" => {
                 if policy == XattrPolicy::Auto {
                     self.tally.warn(Warning::SecurityLabel);
@@ -193,7 +198,15 @@ mod tests {
 
     #[test]
     fn lustre_internals_and_integrity_hashes_are_never_copied() {
-        for name in [b"lustre.lov".as_slice(), b"trusted.lov", b"security.ima", b"security.evm"] {
+        for name in [
+            b"lustre.lov".as_slice(),
+            b"lustre.pin",
+            b"trusted.lov",
+            b"trusted.lfsck_ns",
+            b"security.ima",
+            b"security.evm",
+            b"security.c",
+        ] {
             assert!(!copied(XattrPolicy::All, true, name), "{}", name.escape_ascii());
         }
     }

@@ -1,18 +1,20 @@
 //! Makes what was noted outlive a crash of the machine: from time to time the destination is flushed,
 //! then the journal, and then the header says up to where both are on stable storage.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{fdatasync, syncfs};
 
-use super::{Journal, lock};
+use super::{Journal, Made, lock};
+use crate::mounts::mounts_below;
 
 /// Time between two checkpoints: what a crash of the machine costs at most, besides the time that
 /// flushing takes.
@@ -25,6 +27,11 @@ pub(super) struct Targets(Vec<(u64, Option<Arc<OwnedFd>>)>);
 
 #[cfg(test)]
 impl Targets {
+    /// Whether a filesystem is flushed.
+    pub(super) fn has(&self, device: u64) -> bool {
+        self.0.iter().any(|(known, _)| *known == device)
+    }
+
     /// A filesystem that cannot be flushed.
     pub(super) fn add_unflushable(&mut self, device: u64) {
         self.0.push((device, None));
@@ -42,9 +49,50 @@ impl Journal {
         }
     }
 
-    /// Makes checkpoints until the end. Without a thread there are none, and a crash of the machine
+    /// Notes where earlier runs wrote. What they noted is believed with the next checkpoint, and so all
+    /// filesystems that they may have met there must be flushed by then, also those that this run's walk
+    /// reaches later.
+    pub(super) fn was_written(&self, destinations: Vec<PathBuf>) {
+        *lock(&self.unvisited) = destinations;
+    }
+
+    /// Adds the filesystems that earlier runs may have written to: whatever is mounted in a destination.
+    /// Done by the thread of the checkpoints, since looking at a mount can take long. A filesystem that
+    /// was unmounted since has been flushed then.
+    ///
+    /// # Errors
+    /// `EACCES` when they cannot be known or flushed.
+    fn add_unvisited(&self) -> Result<(), Errno> {
+        let destinations = lock(&self.unvisited).clone();
+        if destinations.is_empty() {
+            return Ok(());
+        }
+        let mountinfo = fs::read("/proc/thread-self/mountinfo").map_err(|_| Errno::EACCES)?;
+        for destination in destinations {
+            let Ok(real) = fs::canonicalize(&destination) else { continue }; // gone, and all in it
+            for place in mounts_below(&mountinfo, &real).into_iter().chain([real]) {
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                match openat(AT_FDCWD, &place, flags, Mode::empty()) {
+                    Ok(directory) => {
+                        let device = fstat(&directory).map_err(|_| Errno::EACCES)?.st_dev;
+                        self.writes_to(device, directory);
+                    }
+                    // A file, into which nothing is ever written, or a mount that just went away.
+                    Err(Errno::ENOTDIR | Errno::ENOENT) => {}
+                    Err(_) => return Err(Errno::EACCES),
+                }
+            }
+        }
+        lock(&self.unvisited).clear();
+        Ok(())
+    }
+
+    /// Makes checkpoints until the end, however often it is called. Without a thread there are none, and a crash of the machine
     /// costs all that was noted; a crash of the process costs nothing either way.
     pub(crate) fn make_checkpoints(self: &Arc<Self>) {
+        if self.watched.swap(true, Relaxed) {
+            return;
+        }
         let journal = Arc::clone(self);
         let _ = std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
             loop {
@@ -70,6 +118,8 @@ impl Journal {
     /// # Errors
     /// The errno of flushing; what was noted since the last checkpoint is then not taken for durable.
     pub(crate) fn checkpoint(&self) -> Result<(), Errno> {
+        let Some(made) = self.made.get() else { return Ok(()) }; // nothing was noted
+        self.add_unvisited()?;
         // Whoever looks up the epoch after this gets the new one; whoever has the old one has written
         // his data before, and so the flush below brings them to the disk.
         self.redone.store(false, Relaxed);
@@ -83,7 +133,7 @@ impl Journal {
                 None => return Err(Errno::EACCES), // no way to flush it
             }
         }
-        fdatasync(&*self.file)?;
+        fdatasync(&*made.file)?;
         let closed = lock(&self.closed);
         if *closed || self.broken.load(Relaxed) || self.redone.load(Relaxed) {
             return Ok(());
@@ -91,9 +141,9 @@ impl Journal {
         let mut header_now = lock(&self.header);
         header_now.epoch = header.epoch;
         header_now.durable_epoch = believed;
-        header_now.write(&self.file).map_err(|_| Errno::EIO)?;
+        header_now.write(&made.file).map_err(|_| Errno::EIO)?;
         drop(header_now);
-        fdatasync(&*self.file)
+        fdatasync(&*made.file)
     }
 }
 
@@ -106,8 +156,9 @@ impl Journal {
         // Entries are checked with the seed.
         header.seed = header.seed.wrapping_add(1);
         header.durable_epoch = 0;
-        if header.write(&self.file).is_err() || fdatasync(&*self.file).is_err() {
-            let _ = self.file.set_len(0); // no journal is better than one that lies
+        let Some(Made { file, .. }) = self.made.get() else { return };
+        if header.write(file).is_err() || fdatasync(&**file).is_err() {
+            let _ = file.set_len(0); // no journal is better than one that lies
         }
     }
 
@@ -126,8 +177,9 @@ impl Journal {
             return Ok(());
         }
         header.durable_epoch = 0;
-        header.write(&self.file).map_err(|_| Errno::EIO)?;
-        fdatasync(&*self.file)
+        let file = &self.make()?.file;
+        header.write(file).map_err(|_| Errno::EIO)?;
+        fdatasync(&**file)
     }
 }
 

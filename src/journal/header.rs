@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::identity::Identity;
+
 /// How a journal begins.
 const MAGIC: &[u8; 16] = b"LONGSHORE-JOURN\n";
 /// Version of the format; raised when something changes its meaning.
@@ -20,6 +22,8 @@ pub(super) const BOOT_BYTES: usize = 36;
 /// Where the text begins, and its greatest length.
 const TEXT_AT: usize = 116;
 const TEXT_MOST: usize = 2048;
+/// Where the hashes of the times of birth lie; zeros in journals that were written without them.
+const BIRTHS_AT: [usize; 2] = [HEADER_BYTES - 24, HEADER_BYTES - 16];
 const CHECK_AT: usize = HEADER_BYTES - 8;
 
 /// What the header says.
@@ -39,10 +43,10 @@ pub(super) struct Header {
     pub(super) boot: [u8; BOOT_BYTES],
     /// The destination was taken as the new name, which cp's rule would not do a second time.
     pub(super) exact: bool,
-    /// A hash of the inodes of all sources.
-    pub(super) sources: u64,
-    /// Inode of the directory that the first source is copied to; 0 while it is not known.
-    pub(super) root: u64,
+    /// All sources together.
+    pub(super) sources: Identity,
+    /// The directory that the first source is copied to; zeros while it is not known.
+    pub(super) root: Identity,
     /// The request, for people.
     pub(super) text: String,
 }
@@ -83,10 +87,13 @@ impl Header {
         put(&self.durable_epoch.to_le_bytes());
         put(&self.boot);
         put(&u32::from(self.exact).to_le_bytes());
-        put(&self.sources.to_le_bytes());
-        put(&self.root.to_le_bytes());
+        put(&self.sources.inode.to_le_bytes());
+        put(&self.root.inode.to_le_bytes());
         put(&(text.len() as u64).to_le_bytes()[..4]);
         put(text);
+        for (at, birth) in BIRTHS_AT.into_iter().zip([self.sources.birth, self.root.birth]) {
+            bytes[at..at + 8].copy_from_slice(&birth.to_le_bytes());
+        }
         let check = xxh3_64(&bytes[..CHECK_AT]);
         bytes[CHECK_AT..].copy_from_slice(&check.to_le_bytes());
         bytes
@@ -114,8 +121,8 @@ impl Header {
             durable_epoch: short(52),
             boot: part(bytes, 56),
             exact: short(92) & 1 != 0,
-            sources: long(96),
-            root: long(104),
+            sources: Identity { inode: long(96), birth: long(BIRTHS_AT[0]) },
+            root: Identity { inode: long(104), birth: long(BIRTHS_AT[1]) },
             text: String::from_utf8_lossy(text).into_owned(),
         })
     }
@@ -189,8 +196,8 @@ pub(super) mod tests {
             durable_epoch: 3,
             boot: [b'b'; BOOT_BYTES],
             exact: true,
-            sources: 8,
-            root: 9,
+            sources: Identity { inode: 8, birth: 10 },
+            root: Identity { inode: 9, birth: 11 },
             text: "a -> b".to_owned(),
         }
     }

@@ -7,14 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::header::{BOOT_BYTES, Header, Unusable};
+use super::identity::Identity;
 use super::load::Earlier;
 use super::place::{self, There};
 use super::ticket::{Fresh, Ticket};
-use super::{Held, Journal, checkpoint};
+use super::{Held, Journal, Made, checkpoint};
 use crate::error::{Refusal, show};
+use crate::lustre::ready;
 use crate::options::{CopyRequest, ExistingJournal, JournalPlace, Target};
 use crate::plan::{Plan, nearest_existing};
 use crate::selection::absolute;
@@ -62,7 +62,12 @@ struct Found {
 /// Those of [`Plan::new`], and a [`Refusal`] when the journal is in use, is not ours to replace, or is
 /// missing although it was required. Nothing has been written then.
 pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
-    let choice = &request.options.journal;
+    let options = &request.options;
+    let paths: Vec<_> =
+        request.sources.iter().chain([&request.destination]).map(PathBuf::as_path).collect();
+    let limit = options.mount_timeout.unwrap_or(ready::LIMIT);
+    ready::check(&paths, &options.expected_mounts, limit)?;
+    let choice = &options.journal;
     let mut notes = Vec::new();
     if choice.place == JournalPlace::None {
         if choice.existing == ExistingJournal::Require {
@@ -100,7 +105,7 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
         boot: checkpoint::boot_id().unwrap_or([0; BOOT_BYTES]),
         exact: exact || plan.is_exact_by_guess(),
         sources,
-        root: 0,
+        root: Identity::default(),
         text: describe(request),
     };
     let planned = Fresh::places(&plan, &choice.place, key);
@@ -135,7 +140,8 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
     let places = planned.into_iter().map(|path| (is_beside(&path, &plan), path)).collect();
     header.sequence = 0;
     let must = matches!(choice.place, JournalPlace::At(_));
-    let ticket = Ticket::fresh(Fresh { reuse, places, header, must }, notes.clone());
+    let later = !must && reuse.is_none() && plan.is_one_file();
+    let ticket = Ticket::fresh(Fresh { reuse, places, header, must, later }, notes.clone());
     Ok(Prepared { plan, ticket: Some(Arc::new(ticket)), notes, earlier: None })
 }
 
@@ -177,9 +183,11 @@ fn continued(
     }
     let done = (earlier.files, earlier.bytes);
     let Found { held, path, .. } = found;
-    let journal = Journal::begin(held, path.clone(), beside, header, earlier);
+    let made = Made { file: held, path: path.clone(), beside };
+    let journal = Journal::begin(made, header, earlier);
     let journal =
         journal.map_err(|source| Refusal::System { path, action: "write the journal", source })?;
+    journal.was_written(plan.roots.iter().map(|root| root.destination.clone()).collect());
     let ticket = Arc::new(Ticket::ready(journal, notes.clone()));
     Ok(Prepared { plan, ticket: Some(ticket), notes, earlier: Some(done) })
 }
@@ -205,7 +213,7 @@ impl Found {
     fn why_not(
         &self,
         plan: &Plan,
-        sources: u64,
+        sources: Identity,
         existing: ExistingJournal,
     ) -> Option<&'static str> {
         let root = plan.roots.first().map(|root| root.destination_dir.join(&root.destination_name));
@@ -214,7 +222,7 @@ impl Found {
             Err(Unusable::Foreign | Unusable::Damaged) => Some("the journal is damaged"),
             Err(Unusable::Version) => Some("the journal is of another version of longshore"),
             Ok(_) if existing == ExistingJournal::Replace => Some("the journal is to be replaced"),
-            Ok(header) if header.sources != sources => {
+            Ok(header) if !header.sources.may_be(sources) => {
                 Some("the source is another one than the journal was written for")
             }
             Ok(header) if !root.is_some_and(|root| is_root(header, &root)) => {
@@ -260,6 +268,11 @@ fn find(
                 let mut header = Header::read(&held);
                 if spot == Spot::Given {
                     refuse_other(&path, &header, key, request.options.journal.existing)?;
+                } else if matches!(header, Err(Unusable::Foreign)) {
+                    // Nobody is asked before a journal gets its own name; what is there stays.
+                    let path = show(&path);
+                    notes.push(format!("{path}: is no journal of Longshore; it is not used"));
+                    continue;
                 }
                 if header.as_ref().is_ok_and(|header| header.key != key) {
                     header = Err(Unusable::Damaged); // under our name it can only be that
@@ -309,20 +322,15 @@ fn cannot_go_on(why: &str) -> Refusal {
 
 /// Whether a directory is the one that an earlier run copied to; true while that is not known.
 fn is_root(header: &Header, destination: &Path) -> bool {
-    header.root == 0 || fs::metadata(destination).is_ok_and(|found| found.ino() == header.root)
+    header.root.inode == 0
+        || Identity::at(destination, true).is_some_and(|found| header.root.may_be(found))
 }
 
-/// Tells these sources from others that have their paths by now. Devices have other numbers after a
-/// restart, and so only the inodes count.
-fn sources(plan: &Plan) -> u64 {
-    let mut hash = Xxh3::new();
-    for root in &plan.roots {
-        let found = fs::symlink_metadata(root.source_dir.join(&root.source_name));
-        // A file may be replaced between two runs and is then copied anew, like any file of a tree.
-        let inode = found.map_or(0, |found| if found.is_dir() { found.ino() } else { 0 });
-        hash.update(&inode.to_le_bytes());
-    }
-    hash.digest()
+/// Tells these sources from others that have their paths by now. A file may be replaced between two
+/// runs and is then copied anew, like any file of a tree.
+fn sources(plan: &Plan) -> Identity {
+    let path = |root: &crate::plan::Root| root.source_dir.join(&root.source_name);
+    Identity::of_all(plan.roots.iter().map(|root| Identity::at(&path(root), false)))
 }
 
 /// Whether a journal there is on the destination's filesystem.
@@ -353,6 +361,11 @@ impl Plan {
     /// Whether cp's rule would put the sources one level deeper the next time.
     fn is_exact_by_guess(&self) -> bool {
         self.go_on_with.contains("-T")
+    }
+
+    /// Whether one item is copied that is no directory.
+    fn is_one_file(&self) -> bool {
+        matches!(self.roots.as_slice(), [root] if !root.is_directory)
     }
 
     /// The directory whose times the journal changes by lying in it, with its source: the copy of a

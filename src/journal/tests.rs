@@ -264,6 +264,47 @@ fn after_an_error_of_flushing_nothing_is_believed() {
     assert!(!bench.open().goes_on());
 }
 
+/// A filesystem that is mounted in the destination was written to by the run that was killed, and the
+/// next one makes its first checkpoint before its walk gets there. The checkpoint made the earlier
+/// entries durable all the same, and after a crash files were believed that never reached the disk.
+#[test]
+fn a_checkpoint_flushes_what_only_earlier_runs_wrote_to() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let bench = Bench::new();
+    let (_, stat) = bench.file("f", 100);
+    let journal = bench.open();
+    let inner = bench.at("dst/deep/inner");
+    fs::create_dir_all(&inner).expect("made");
+    journal.note_root(Identity::at(&bench.at("dst"), true).expect("a directory"));
+    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    drop(journal); // killed
+    // Mounts of this thread only, which go with it.
+    let none = None::<&str>;
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    let alone = unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount(none, "/", none, private, none))
+        .and_then(|()| mount(Some("tmpfs"), &inner, Some("tmpfs"), MsFlags::empty(), none));
+    if alone.is_err() {
+        return; // needs root
+    }
+    let device = |path: &std::path::Path| nix::sys::stat::stat(path).expect("a stat").st_dev;
+    let journal = bench.open();
+    assert!(journal.goes_on());
+    assert!(!lock(&journal.targets).has(device(&inner)));
+    journal.checkpoint().expect("flushed");
+    for place in [inner, bench.at("dst")] {
+        assert!(lock(&journal.targets).has(device(&place)), "{}", place.display());
+    }
+    assert!(lock(&journal.unvisited).is_empty(), "mounts are looked for once");
+    // A run of its own has nothing to flush before it comes there.
+    assert!(journal.end(End::Complete));
+    drop(journal);
+    let journal = bench.open();
+    journal.checkpoint().expect("flushed");
+    assert!(!lock(&journal.targets).has(device(&bench.at("dst/deep/inner"))));
+}
+
 /// A finished file is made again and the machine crashes: the older entry must not speak for content
 /// that never reached the disk.
 #[test]
@@ -319,8 +360,8 @@ fn the_destination_that_was_made_is_recognised() {
     };
     let journal = bench.open();
     fs::create_dir(bench.at("dst")).expect("made");
-    let inode = nix::sys::stat::stat(&bench.at("dst")).expect("a stat").st_ino;
-    journal.note_root(inode);
+    let root = Identity::at(&bench.at("dst"), true).expect("a directory");
+    journal.note_root(root);
     note(&journal);
     drop(journal);
     let plan = |bench: &Bench| {
@@ -332,6 +373,41 @@ fn the_destination_that_was_made_is_recognised() {
     fs::rename(bench.at("dst"), bench.at("away")).expect("renamed");
     fs::create_dir(bench.at("dst")).expect("made");
     assert_eq!(plan(&bench), (bench.at("dst/src"), false));
+}
+
+/// The header says what it would say if the directory had been removed since, and its inode number
+/// were that of the one which is there now.
+#[test]
+fn a_destination_or_source_that_only_has_the_inode_number_is_another_one() {
+    for (which, destination) in [("dst", "dst/src"), ("src", "dst/src")] {
+        let bench = Bench::new();
+        let (_, stat) = bench.file("f", 100);
+        let journal = bench.open();
+        fs::create_dir(bench.at("dst")).expect("made");
+        let root = Identity::at(&bench.at("dst"), true).expect("a directory");
+        if root.birth == 0 {
+            return; // this filesystem knows no times of birth
+        }
+        journal.note_root(root);
+        Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+        {
+            let mut header = lock(&journal.header);
+            let changed = if which == "dst" { &mut header.root } else { &mut header.sources };
+            changed.birth ^= 1;
+            header.write(&journal.made.get().expect("made").file).expect("written");
+        }
+        drop(journal);
+        if which == "src" {
+            let mut required = bench.request();
+            required.options.journal.existing = ExistingJournal::Require;
+            let refusal = prepare(&required).expect_err("stale").to_string();
+            assert!(refusal.contains("source is another one"), "{refusal}");
+            continue;
+        }
+        let prepared = prepare(&bench.request()).expect("no refusal");
+        assert!(prepared.earlier.is_none());
+        assert_eq!(prepared.plan.roots[0].destination, bench.at(destination));
+    }
 }
 
 #[test]

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::header::Header;
-use super::load::Earlier;
 use super::place::{self, is_journal_name};
-use super::{Held, Journal, lock};
+use super::{Held, Journal, Made, lock};
 use crate::error::{Refusal, show};
 use crate::options::JournalPlace;
 use crate::plan::Plan;
@@ -39,6 +38,8 @@ pub(super) struct Fresh {
     pub(super) header: Header,
     /// The user named the file: without it the copy is refused.
     pub(super) must: bool,
+    /// Nothing is noted before a large file is begun, and until then there need be no file.
+    pub(super) later: bool,
 }
 
 impl Fresh {
@@ -85,16 +86,29 @@ impl Ticket {
             Some(State::Fresh(fresh)) => *fresh,
             None => return Ok(Err("its journal was used before".to_owned())),
         };
-        let Fresh { reuse, places, header, must } = fresh;
-        if let Some((held, path, beside)) = reuse {
-            let begun = held
-                .set_len(0)
-                .and_then(|()| Journal::begin(held, path.clone(), beside, header, Earlier::none()));
-            return begun.map(|journal| Ok(Arc::new(journal))).map_err(|source| Refusal::System {
-                path,
-                action: "write the journal",
-                source,
-            });
+        let Fresh { header, later, .. } = &fresh;
+        let (header, later) = (header.clone(), *later);
+        let journal = Journal::planned(fresh, header);
+        if later {
+            return Ok(Ok(Arc::new(journal)));
+        }
+        Ok(journal.make_planned()?.map(|()| Arc::new(journal)))
+    }
+}
+
+impl Fresh {
+    /// Makes the file, locked, with its header. The inner error says why there is no place for it.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when another process makes the same copy, or when a file that the user named
+    /// cannot be made.
+    pub(super) fn make(self, header: &mut Header) -> Result<Result<Made, String>, Refusal> {
+        let Self { reuse, places, must, .. } = self;
+        if let Some((file, path, beside)) = reuse {
+            return match file.set_len(0).and_then(|()| header.write(&file)) {
+                Ok(()) => Ok(Ok(Made { file, path, beside })),
+                Err(source) => Err(Refusal::System { path, action: "write the journal", source }),
+            };
         }
         let mut why = "there is no place for it".to_owned();
         for (beside, path) in places {
@@ -108,9 +122,9 @@ impl Ticket {
                     continue;
                 }
             };
-            let held = place::lock(made, &path)?;
-            match Journal::begin(held, path.clone(), beside, header.clone(), Earlier::none()) {
-                Ok(journal) => return Ok(Ok(Arc::new(journal))),
+            let file = place::lock(made, &path)?;
+            match header.write(&file) {
+                Ok(()) => return Ok(Ok(Made { file, path, beside })),
                 Err(source) => {
                     let _ = fs::remove_file(&path);
                     if must {

@@ -3,6 +3,7 @@
 //! no such memory it is written with a plain call.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
@@ -16,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::index::Key;
 use super::load::Begun;
 use super::record::{Kind, RECORD_BYTES, Record, is_trusted, print, range_key};
-use super::{BLOCK_BYTES, Journal, SLOTS, lock};
+use super::{BLOCK_BYTES, Journal, Made, SLOTS, lock};
 use crate::sys::{self, SharedMemory};
 
 /// Adds entries, on one thread.
@@ -98,6 +99,7 @@ impl Writer {
         if !is_trusted(stat) {
             return Ok(None);
         }
+        self.journal.make()?;
         let count = self.journal.marks.fetch_add(1, Relaxed);
         let mark = u64::from(count) << 32 | u64::from(identity(file)?);
         let epoch = self.journal.epoch.load(Acquire);
@@ -170,6 +172,7 @@ impl Writer {
 
     fn append_in(&self, epoch: u32, kind: Kind, key: Key, a: u64, b: u64) -> Result<(), Errno> {
         let journal = &*self.journal;
+        let Some(Made { file, .. }) = journal.made.get() else { return Ok(()) };
         if journal.broken.load(Relaxed) {
             return Ok(());
         }
@@ -177,7 +180,7 @@ impl Writer {
             journal.worth_keeping.store(true, Relaxed);
         }
         let mut block = self.block.borrow_mut();
-        let result = add(journal, &mut block, &Record { kind, epoch, key, a, b });
+        let result = add(journal, file, &mut block, &Record { kind, epoch, key, a, b });
         // Whoever is the first to fail says so; the others go on without.
         match result {
             Err(errno) if !journal.broken.swap(true, Relaxed) => Err(errno),
@@ -187,18 +190,23 @@ impl Writer {
 }
 
 /// Adds an entry to the block, or to the next one when it is full.
-fn add(journal: &Journal, block: &mut Option<Block>, record: &Record) -> Result<(), Errno> {
+fn add(
+    journal: &Journal,
+    file: &File,
+    block: &mut Option<Block>,
+    record: &Record,
+) -> Result<(), Errno> {
     let bytes = record.encode(journal.seed);
     if block.as_ref().is_none_or(|block| block.next >= SLOTS) {
         *block = None; // unmapped before the next one is mapped
-        *block = Some(next_block(journal)?);
+        *block = Some(next_block(journal, file)?);
     }
     let Some(block) = block else { return Ok(()) };
     let at = block.next * RECORD_BYTES;
     match &mut block.memory {
         Some(memory) => memory.store(at, &bytes),
         None => {
-            let written = journal.file.write_all_at(&bytes, block.start + at as u64);
+            let written = file.write_all_at(&bytes, block.start + at as u64);
             written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
         }
     }
@@ -206,15 +214,15 @@ fn add(journal: &Journal, block: &mut Option<Block>, record: &Record) -> Result<
     Ok(())
 }
 
-fn next_block(journal: &Journal) -> Result<Block, Errno> {
+fn next_block(journal: &Journal, file: &File) -> Result<Block, Errno> {
     let open = lock(&journal.open_blocks).pop();
     let (number, next) = open.unwrap_or_else(|| (journal.next_block.fetch_add(1, Relaxed), 0));
-    let start = journal.allocate(number)?;
+    let start = journal.allocate(file, number)?;
     let length = usize::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
     let memory = if journal.plain.load(Relaxed) {
         None
     } else {
-        SharedMemory::map(&journal.file, start, length).ok()
+        SharedMemory::map(file, start, length).ok()
     };
     Ok(Block { memory, start, next })
 }

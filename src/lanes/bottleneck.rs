@@ -66,7 +66,7 @@ impl Bottleneck {
 
     /// Judges `seconds` of work by so many workers.
     pub(crate) fn judge(sums: &Sums, seconds: f64, workers: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = crate::sys::processors::cores();
         Self::judge_on(sums, seconds, workers.min(cores))
     }
 

@@ -37,8 +37,10 @@ impl Line {
     fn advance(&mut self) {
         let now = Instant::now();
         if let (Some(rate), Some(at)) = (self.rate, self.at) {
+            // What was given back has been waited for, and is not lost.
+            let most = self.due.max(self.taken + rate * BURST_SECONDS);
             self.due += rate * now.duration_since(at).as_secs_f64();
-            self.due = self.due.min(self.taken + rate * BURST_SECONDS);
+            self.due = self.due.min(most);
         }
         self.at = Some(now);
     }
@@ -97,7 +99,36 @@ impl Bucket {
         began.elapsed()
     }
 
+    /// Leaves to others what was taken and not used.
+    pub(crate) fn give_back(&self, units: u64) {
+        if units > 0 && self.is_active() {
+            let mut line = self.lock();
+            #[allow(clippy::cast_precision_loss)] // exact below 2^53 units
+            let units = units as f64;
+            line.taken -= units;
+            self.changed.notify_all();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_is_there_for_the_next() {
+        let bucket = Bucket::default();
+        bucket.set(Some(10.0));
+        let waited = bucket.take(3, || false);
+        assert!(waited >= Duration::from_millis(290), "{waited:?}");
+        bucket.give_back(3);
+        let waited = bucket.take(3, || false);
+        assert!(waited < Duration::from_millis(200), "{waited:?}");
+        let waited = bucket.take(3, || false);
+        assert!(waited >= Duration::from_millis(200), "{waited:?}: more than was given back");
     }
 }

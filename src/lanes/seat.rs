@@ -105,6 +105,10 @@ impl Seat {
         add(&self.bytes, bytes);
     }
 
+    pub(crate) fn gives_back(&self, bytes: u64) {
+        self.bytes.store(self.bytes().saturating_sub(bytes), Relaxed);
+    }
+
     /// Bytes of content that were about to be moved.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)

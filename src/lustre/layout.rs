@@ -261,8 +261,7 @@ impl Composite {
 
     /// The components, mirror by mirror.
     pub fn mirrors(&self) -> impl Iterator<Item = &[Component]> {
-        // A start of 0 begins a mirror, unless the one before is empty at 0 (extension space).
-        self.components.chunk_by(|before, next| next.extent.start != 0 || before.extent.end == 0)
+        self.components.chunk_by(|before, next| !next.begins_mirror(before))
     }
 
     /// Whether some component holds parity, which makes a mirror of its own.
@@ -274,13 +273,29 @@ impl Composite {
     /// See [`Layout::template`].
     #[must_use]
     pub fn template(&self) -> Self {
+        let mut components: Vec<Component> =
+            self.components.iter().map(Component::template).collect();
+        // What grew into extension space begins again: with one extension at offset 0, else empty.
+        for at in 1..components.len() {
+            let (Some(bytes), Extent { end, .. }) =
+                (components[at].extension_bytes(), components[at].extent)
+            else {
+                continue;
+            };
+            let start = components[at - 1].extent.start;
+            let middle = if start == 0 { bytes } else { start };
+            if bytes > 0 && middle < end && components[at].extent.start != 0 {
+                components[at - 1].extent.end = middle;
+                components[at].extent.start = middle;
+            }
+        }
         Self {
             generation: 0,
             flags: 0,
             further_mirrors: self.further_mirrors,
             ec_count: self.ec_count,
             padding: [0; 13],
-            components: self.components.iter().map(Component::template).collect(),
+            components,
         }
     }
 }
@@ -316,6 +331,12 @@ impl Component {
     #[must_use]
     pub fn mirror(&self) -> u16 {
         u16::try_from(self.id >> 16 & 0x7fff).expect("15 bits fit into 16")
+    }
+
+    /// Whether a mirror begins with it, and ends with the one `before`: it starts at 0, and not only
+    /// because that one is empty (before extension space).
+    pub(super) fn begins_mirror(&self, before: &Self) -> bool {
+        self.extent.start == 0 && before.extent.end != 0
     }
 
     /// Whether it holds the parity of another mirror.

@@ -349,8 +349,8 @@ fn any_foreign() -> impl Strategy<Value = Foreign> {
 
 fn any_component(of: Of) -> impl Strategy<Value = Component> {
     // INIT decides about objects, EXTENSION about the unit; all other bits are free.
-    let flags = (any::<u32>(), any::<bool>())
-        .prop_map(|(bits, init)| (bits & !0x50 & !0x80) | if init { 0x10 } else { 0 });
+    let marks = prop_oneof![4 => Just(0x10_u32), 4 => Just(0), 1 => Just(0x40)];
+    let flags = (any::<u32>(), marks).prop_map(|(bits, marks)| (bits & !0x50 & !0x80) | marks);
     let body = flags.prop_flat_map(move |flags| {
         let striped = any_plain(of, flags & 0x10 == 0).prop_map(Body::Striped);
         (Just(flags), prop_oneof![9 => striped, 1 => any_foreign().prop_map(Body::Foreign)])

@@ -78,7 +78,8 @@ fn storage(
 }
 
 /// A name that a Kubernetes object could have, from the script's.
-fn workflow_name(script: &Path) -> String {
+#[must_use]
+pub fn workflow_name(script: &Path) -> String {
     let stem = script.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let name: String =
         stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();

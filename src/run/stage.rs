@@ -17,6 +17,7 @@ use super::{CopyLabel, Observer, RunError, Signals};
 use crate::engine::Control;
 use crate::error::show;
 use crate::exit::Outcome;
+use crate::lustre::ready;
 use crate::options::{CopyRequest, JournalPlace, Target};
 
 /// Copies at the same time. Each has at least one thread and a few open directories, so that this
@@ -98,7 +99,11 @@ impl Stage<'_> {
             source,
             destination,
         };
-        let settled = settle(&leg.source, &leg.destination, leg.fan_in.as_deref());
+        // Directories are made below, and not where a filesystem is missing.
+        let ends = [leg.source.as_path(), leg.destination.as_path()];
+        let mounted = ready::check(&ends, &[], ready::LIMIT).map_err(|refusal| refusal.to_string());
+        let settled =
+            mounted.and_then(|()| settle(&leg.source, &leg.destination, leg.fan_in.as_deref()));
         let made = settled.and_then(|mut settled| {
             let directory = &settled.directory;
             let real = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));

@@ -26,7 +26,8 @@ pub struct Completion {
 
 /// A ring with a fixed number of buffer slots.
 pub struct Ring {
-    ring: IoUring,
+    /// Set up when the first operation is queued: a copy of warm files needs none.
+    ring: Option<IoUring>,
     buffer: Buffer,
     /// Where each slot lies in the buffer.
     places: Vec<Range<usize>>,
@@ -97,6 +98,16 @@ impl Ring {
     /// # Errors
     /// As [`probe`].
     pub fn new(lengths: impl IntoIterator<Item = usize>) -> Result<Self, Errno> {
+        let mut ring = Self::later(lengths)?;
+        ring.set_up()?;
+        Ok(ring)
+    }
+
+    /// As [`Ring::new`], but the ring is set up with the first operation, on the thread that queues it.
+    ///
+    /// # Errors
+    /// The errno of mapping the buffer.
+    pub fn later(lengths: impl IntoIterator<Item = usize>) -> Result<Self, Errno> {
         let mut end = 0;
         let places: Vec<_> = lengths
             .into_iter()
@@ -106,11 +117,19 @@ impl Ring {
                 start..end
             })
             .collect();
-        let entries = u32::try_from(places.len()).map_err(|_| Errno::EINVAL)?;
-        let ring = build(entries.max(1).next_power_of_two())?;
         let buffer = Buffer::new(end)?;
         let busy = places.iter().map(|_| None).collect();
-        Ok(Self { ring, buffer, places, busy, in_flight: 0, unsubmitted: 0 })
+        Ok(Self { ring: None, buffer, places, busy, in_flight: 0, unsubmitted: 0 })
+    }
+
+    fn set_up(&mut self) -> Result<&mut IoUring, Errno> {
+        match &mut self.ring {
+            Some(ring) => Ok(ring),
+            none => {
+                let entries = u32::try_from(self.places.len()).map_err(|_| Errno::EINVAL)?;
+                Ok(none.insert(build(entries.max(1).next_power_of_two())?))
+            }
+        }
     }
 
     /// Number of slots.
@@ -153,7 +172,8 @@ impl Ring {
     /// kept until the completion.
     ///
     /// # Errors
-    /// The errno of submitting, when the queue was full and had to be flushed first.
+    /// As [`probe`] for the first operation; the errno of submitting, when the queue was full and had
+    /// to be flushed first.
     ///
     /// # Panics
     /// When the slot is busy or shorter than `length`.
@@ -194,10 +214,11 @@ impl Ring {
     fn push(&mut self, slot: Slot, file: Arc<OwnedFd>, entry: squeue::Entry) -> Result<(), Errno> {
         let entry = entry.user_data(slot as u64);
         loop {
+            let ring = self.set_up()?;
             // SAFETY: the entry points into `buffer`, at a slot that `busy` takes out of everybody's
             // reach until the completion, and names a descriptor that `busy` keeps open as long;
             // `drop` waits for the completions before either goes away.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+            if unsafe { ring.submission().push(&entry) }.is_ok() {
                 break;
             }
             self.submit(0)?;
@@ -210,8 +231,9 @@ impl Ring {
 
     /// Hands queued operations to the kernel and waits until `wanted` completions are there.
     fn submit(&mut self, wanted: usize) -> Result<(), Errno> {
+        let Some(ring) = &self.ring else { return Ok(()) };
         loop {
-            match self.ring.submit_and_wait(wanted) {
+            match ring.submit_and_wait(wanted) {
                 Ok(submitted) => {
                     self.unsubmitted = self.unsubmitted.saturating_sub(submitted);
                     return Ok(());
@@ -241,7 +263,7 @@ impl Ring {
     /// The errno of io_uring_enter(2).
     pub fn wait(&mut self) -> Result<Option<Completion>, Errno> {
         while self.in_flight > 0 {
-            let next = self.ring.completion().next();
+            let next = self.ring.as_mut().and_then(|ring| ring.completion().next());
             if let Some(entry) = next {
                 let slot = usize::try_from(entry.user_data()).map_err(|_| Errno::EIO)?;
                 self.busy[slot] = None;
@@ -299,6 +321,22 @@ mod tests {
         assert_eq!((done.slot, done.result), (2, Ok(990)));
         assert!(ring.slot(2)[..990].iter().all(|byte| *byte == 5));
         assert!(ring.wait().expect("the ring works").is_none());
+    }
+
+    #[test]
+    fn a_ring_that_is_set_up_later_works_from_the_first_operation_on() {
+        if ring(1).is_none() {
+            return;
+        }
+        let mut ring = Ring::later([4096, 4096]).expect("memory");
+        assert!(ring.wait().expect("nothing to wait for").is_none());
+        ring.flush().expect("nothing to hand over");
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&[5; 1000]).expect("written");
+        ring.read(1, Arc::new(OwnedFd::from(file)), 0, 4096).expect("queued");
+        assert_eq!((ring.in_flight(), ring.unsubmitted()), (1, 1));
+        let done = ring.wait().expect("the ring works").expect("one in flight");
+        assert_eq!((done.slot, done.result), (1, Ok(1000)));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Cells {
         Ok(Self { source: Buffer::new(cell)?, copy: Buffer::new(cell)? })
     }
 
-    /// Compares two files of the same size.
+    /// Compares two files of the same size; `compared` is told of the bytes as they are.
     ///
     /// # Errors
     /// The read that failed.
@@ -71,6 +71,7 @@ impl Cells {
         (source, stat): (&OwnedFd, &FileStat),
         copy: &OpenBack,
         cancel: &Cancel,
+        compared: impl Fn(u64),
     ) -> Result<Differing, StepError> {
         let size = stat.st_size.cast_unsigned();
         let told = |file: &OwnedFd| Filesystem::of(file).is_ok_and(|fs| fs.tells_holes);
@@ -86,6 +87,7 @@ impl Cells {
             let hole = source_holes.contain(source, &range).at(Step::Read)?;
             let copy_hole = copy_holes.contain(&copy.file, &range).at(Step::ReadBack)?;
             if hole && copy_hole {
+                compared(range.end - range.start);
                 continue;
             }
             let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
@@ -96,6 +98,7 @@ impl Cells {
             if there != here {
                 add_bytes(&mut differing, range.start, there, here);
             }
+            compared(range.end - range.start);
         }
         Ok(differing)
     }

@@ -10,10 +10,11 @@ use nix::fcntl::{AtFlags, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::findings::Findings;
-use super::{Control, Kind};
+use super::{Control, Kind, Request};
 use crate::engine::dir::OPEN_DIRECTORY;
 use crate::engine::inode::is_directory;
 use crate::error::{AtStep, Step};
+use crate::filter::Filter;
 use crate::journal::is_journal_name;
 use crate::sys;
 
@@ -22,8 +23,13 @@ pub(super) fn key(path: &Path) -> u128 {
     xxhash_rust::xxh3::xxh3_128(path.as_os_str().as_bytes())
 }
 
-/// Looks for items that no line names. A directory that no line names is told once, not entered.
-pub(super) fn find(root: &OwnedFd, named: &HashSet<u128>, control: &Control, findings: &Findings) {
+/// Looks for items that no line names and no rule leaves out. A directory that no line names is told once, not entered.
+pub(super) fn find(
+    root: &OwnedFd,
+    named: &HashSet<u128>,
+    (request, control): (&Request, &Control),
+    findings: &Findings,
+) {
     let open = |dir: &OwnedFd, name: &CStr| {
         openat(dir, name, OPEN_DIRECTORY, Mode::empty()).at(Step::OpenDirectory)
     };
@@ -37,7 +43,7 @@ pub(super) fn find(root: &OwnedFd, named: &HashSet<u128>, control: &Control, fin
             return;
         }
         let Some(waiting) = subdirectories else {
-            *subdirectories = Some(visit(dir, path, named, findings));
+            *subdirectories = Some(visit(dir, path, named, &request.filter, findings));
             continue;
         };
         let Some(name) = waiting.pop() else {
@@ -53,7 +59,13 @@ pub(super) fn find(root: &OwnedFd, named: &HashSet<u128>, control: &Control, fin
 }
 
 /// Looks at the entries of one directory; returns the subdirectories that have lines.
-fn visit(dir: &OwnedFd, path: &Path, named: &HashSet<u128>, findings: &Findings) -> Vec<CString> {
+fn visit(
+    dir: &OwnedFd,
+    path: &Path,
+    named: &HashSet<u128>,
+    filter: &Filter,
+    findings: &Findings,
+) -> Vec<CString> {
     let mut subdirectories = Vec::new();
     let mut buffer = vec![0; 32 << 10];
     loop {
@@ -73,11 +85,15 @@ fn visit(dir: &OwnedFd, path: &Path, named: &HashSet<u128>, findings: &Findings)
             };
             if !named.contains(&key(&below)) {
                 // The journal of a copy that is not complete lies in it, and is no part of it.
-                if is_journal_name(entry.name.to_bytes()) {
+                if is_journal_name(entry.name.to_bytes())
+                    || (!filter.is_empty() && !filter.admits(&below, directory()))
+                {
                     continue;
                 }
                 findings.add(&below, Kind::Extra, "the manifest does not name it");
-            } else if entry.kind == libc::DT_DIR || (entry.kind == libc::DT_UNKNOWN && directory())
+            } else if (entry.kind == libc::DT_DIR
+                || (entry.kind == libc::DT_UNKNOWN && directory()))
+                && filter.admits(&below, true)
             {
                 subdirectories.push(entry.name.to_owned());
             }

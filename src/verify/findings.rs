@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Comparison, Difference, Kind, VERIFY_VERSION};
+use super::{Comparison, Control, Difference, Kind, VERIFY_VERSION};
 use crate::backend::past_cache::How;
 use crate::engine::failures::FailedList;
 use crate::error::StepError;
 use crate::exit::Outcome;
+use crate::progress::Progress;
 use crate::report::ReadBack;
 
 /// Differences that are kept with their words.
@@ -23,18 +24,20 @@ pub(super) struct Findings {
     failed_list: Option<Arc<FailedList>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     kept: Mutex<Vec<Difference>>,
-    pub(super) files: AtomicU64,
-    pub(super) bytes: AtomicU64,
+    progress: Arc<Progress>,
+    files: AtomicU64,
+    bytes: AtomicU64,
     pub(super) others: AtomicU64,
     how: [AtomicU64; 3],
 }
 
 impl Findings {
     /// None yet. `base` is what the paths of the failed list begin with.
-    pub(super) fn new(base: &Path, failed_list: Option<Arc<FailedList>>) -> Self {
+    pub(super) fn new(base: &Path, control: &Control) -> Self {
         Self {
             base: base.to_owned(),
-            failed_list,
+            failed_list: control.failed_list.clone(),
+            progress: Arc::clone(&control.progress),
             counts: Mutex::default(),
             kept: Mutex::default(),
             files: AtomicU64::new(0),
@@ -42,6 +45,30 @@ impl Findings {
             others: AtomicU64::new(0),
             how: [const { AtomicU64::new(0) }; 3],
         }
+    }
+
+    /// Counts a file whose content is about to be compared.
+    pub(super) fn begins(&self, bytes: u64) {
+        self.files.fetch_add(1, Relaxed);
+        self.progress.files_found.fetch_add(1, Relaxed);
+        self.progress.bytes_found.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes of it that were compared.
+    pub(super) fn compared(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.progress.bytes_done.fetch_add(bytes, Relaxed);
+        self.progress.bytes_verified.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes that need not be compared: the file differs already.
+    pub(super) fn passes_over(&self, bytes: u64) {
+        self.progress.bytes_done.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts a file that was begun as done.
+    pub(super) fn ends(&self) {
+        self.progress.files_done.fetch_add(1, Relaxed);
     }
 
     /// Notes a difference.
@@ -58,6 +85,7 @@ impl Findings {
         ranges: Vec<(u64, u64)>,
     ) {
         *lock(&self.counts).entry(kind.word()).or_default() += 1;
+        self.progress.failed.fetch_add(1, Relaxed);
         if kind != Kind::Extra
             && let Some(list) = &self.failed_list
         {

@@ -90,7 +90,7 @@ pub(super) fn compare(
         named.extend(worker);
     }
     if control.cancel.outcome().is_none() {
-        extra::find(&shared.root, &named, control, findings);
+        extra::find(&shared.root, &named, (request, control), findings);
     }
     Ok(())
 }
@@ -137,6 +137,10 @@ impl<'w> Worker<'w> {
         let mut open = Vec::new();
         for line in lines {
             self.named.insert(key(&line.path));
+            let directory = line.kind == LineKind::Directory;
+            if !self.shared.request.filter.admits_with_parents(&line.path, directory) {
+                continue;
+            }
             match self.line(line) {
                 Ok(Some(checked)) => open.push(checked),
                 Ok(None) => {}
@@ -145,6 +149,7 @@ impl<'w> Worker<'w> {
         }
         self.reader.drain(&mut |(file, chunk), digest| judge(&file, chunk, digest));
         for file in open {
+            self.shared.findings.ends();
             let mut bad = file.bad.take();
             if let Some(error) = file.error.get() {
                 self.shared.findings.unreadable(&file.path, error);
@@ -188,8 +193,12 @@ impl<'w> Worker<'w> {
             compare_metadata(line, &stat, findings);
         }
         if line.kind == LineKind::File {
-            findings.files.fetch_add(1, Relaxed);
-            return self.content(line, &dir, &name, &stat);
+            findings.begins(line.size);
+            let content = self.content(line, &dir, &name, &stat);
+            if !matches!(content, Ok(Some(_))) {
+                findings.ends();
+            }
+            return content;
         }
         findings.others.fetch_add(1, Relaxed);
         if let Some(target) = line.target.as_ref().filter(|_| line.kind == LineKind::Symlink)
@@ -228,6 +237,7 @@ impl<'w> Worker<'w> {
         if stat.st_size.cast_unsigned() != line.size {
             let text = format!("{} bytes instead of {}", stat.st_size, line.size);
             findings.add(path, Kind::Size, text);
+            findings.passes_over(line.size);
             return Ok(None);
         }
         let chunks = match line.digests(algorithm) {
@@ -256,7 +266,7 @@ impl<'w> Worker<'w> {
             }
             let range = cell_range(chunk, line.size);
             let bytes = range.end - range.start;
-            findings.bytes.fetch_add(bytes, Relaxed);
+            findings.compared(bytes);
             if holes.contain(&back.file, &range).at(Step::ReadBack)? {
                 if checked.chunks.get(chunk) != Some(algorithm.of_zeros(bytes)) {
                     checked.bad.borrow_mut().push(chunk);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,12 +19,14 @@ use super::findings::Findings;
 use super::metadata::Metadata;
 use super::{Control, Kind, Request, flush, open_named, threads};
 use crate::backend::past_cache::OpenBack;
+use crate::engine::count::count_names_ahead;
 use crate::engine::dir::OPEN_DIRECTORY;
 use crate::engine::file::open_source_in;
 use crate::engine::inode::{is_directory, is_regular, same_version};
 use crate::engine::queue::{Found, Handle, Queue};
 use crate::error::{AtStep, FailureKind, Refusal, Step, StepError};
 use crate::journal::is_journal_name;
+use crate::lustre::hsm::refuse_released;
 use crate::manifest::kind_of;
 use crate::sys;
 
@@ -105,11 +107,24 @@ pub(super) fn compare(
     flush(&level.copy);
     let count = threads(request, &[&level.source, &level.copy]);
     let shared = Shared { request, control, findings, metadata: Metadata::new() };
+    let counted = if let Task::Item(level, name, _) = &first
+        && control.count_ahead
+        && request.filter.is_empty()
+    {
+        Some((Arc::clone(level), name.clone()))
+    } else {
+        None
+    };
+    let over = AtomicBool::new(false);
     let queue = Queue::new(count);
     let mut places: Vec<_> = (0..count).filter_map(|_| queue.join()).collect();
     places[0].push(first);
     let no_memory = |errno| Refusal::system(source, "have memory for comparing", errno);
     std::thread::scope(|scope| {
+        let counter = counted.map(|(level, name)| {
+            let (progress, over) = (&control.progress, &over);
+            scope.spawn(move || count_names_ahead(&level.source, &name, progress, over))
+        });
         let workers: Vec<_> = places
             .drain(..)
             .map(|handle| {
@@ -121,12 +136,17 @@ pub(super) fn compare(
                 })
             })
             .collect();
-        workers
+        let worked = workers
             .into_iter()
             .try_for_each(|worker| {
                 worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
-            .map_err(no_memory)
+            .map_err(no_memory);
+        over.store(true, Relaxed);
+        if let Some(counter) = counter {
+            counter.thread().unpark();
+        }
+        worked
     })
 }
 
@@ -287,11 +307,11 @@ impl Worker<'_> {
             );
         }
         if is_regular(source.st_mode) {
-            findings.files.fetch_add(1, Relaxed);
-            return match self.content(level, (source_name, &source), (name, &copy), &path) {
-                Ok(()) => {}
-                Err(error) => findings.unreadable(&path, error),
-            };
+            findings.begins(source.st_size.cast_unsigned());
+            if let Err(error) = self.content(level, (source_name, &source), (name, &copy), &path) {
+                findings.unreadable(&path, error);
+            }
+            return findings.ends();
         }
         findings.others.fetch_add(1, Relaxed);
         if directory {
@@ -316,6 +336,7 @@ impl Worker<'_> {
         if source.st_size != copy.st_size {
             let text = format!("{} bytes instead of {}", copy.st_size, source.st_size);
             findings.add(path, Kind::Size, text);
+            findings.passes_over(source.st_size.cast_unsigned());
             return Ok(());
         }
         if source.st_size == 0 {
@@ -323,11 +344,12 @@ impl Worker<'_> {
         }
         let stopped = || self.shared.control.cancel.outcome().is_some();
         let (file, opened) = open_source_in(&level.source, source_name, stopped)?;
+        refuse_released(&file, &opened, Step::Read)?;
         let back = OpenBack::open(level.copy.as_fd(), name)?;
         let cancel = &self.shared.control.cancel;
-        let differing = self.cells.compare((&file, &opened), &back, cancel)?;
+        let compared = |bytes| findings.compared(bytes);
+        let differing = self.cells.compare((&file, &opened), &back, cancel, compared)?;
         findings.read_back(back.how);
-        findings.bytes.fetch_add(source.st_size.cast_unsigned(), Relaxed);
         if !differing.ranges.is_empty() {
             let now = fstat(&file).at(Step::Stat)?;
             if !same_version(&now, source) {

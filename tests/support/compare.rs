@@ -205,9 +205,11 @@ fn entry_at(dir: &(impl AsFd + AsRawFd), name: &OsStr) -> Entry {
     let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
     match xattr::list(&path) {
         Ok(names) => {
-            for name in
-                names.filter(|name| name != "security.selinux" && !is_storage_of_acls(dir, name))
-            {
+            // Where a file lies on Lustre's servers is told by attributes, and is no part of it.
+            let layout = |name: &OsString| name == "lustre.lov" || name == "trusted.lov";
+            for name in names.filter(|name| {
+                name != "security.selinux" && !is_storage_of_acls(dir, name) && !layout(name)
+            }) {
                 let value = xattr::get(&path, &name)
                     .expect("failed to read an attribute")
                     .unwrap_or_default();

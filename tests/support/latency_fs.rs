@@ -3,122 +3,28 @@
 //! so many at once, and data servers (or file handles) with a bandwidth. Delays overlap; nothing is cached
 //! unless asked. It counts what it was asked. It does not fail on purpose: that is `faulty_fs`.
 
-#[path = "latency_fs/answers.rs"]
-mod answers;
-#[path = "latency_fs/attributes.rs"]
-mod attributes;
-#[path = "latency_fs/behind.rs"]
-mod behind;
-#[path = "latency_fs/calendar.rs"]
-mod calendar;
 #[path = "latency_fs/counters.rs"]
 mod counters;
-#[path = "latency_fs/nodes.rs"]
-mod nodes;
+#[path = "latency_fs/front.rs"]
+mod front;
 #[path = "latency_fs/pace.rs"]
 mod pace;
-#[path = "latency_fs/served.rs"]
-mod served;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 
+use lustre_emulator::passthrough::{Served, read_ahead};
+
 use super::scratch::Scratch;
 use super::{is_root, skip};
 pub use counters::{Count, Counters};
+use front::Slow;
+pub use lustre_emulator::passthrough::Kind;
 use pace::Pace;
-use served::Served;
-
-/// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A name in a directory.
-    Lookup,
-    /// `stat`.
-    Getattr,
-    /// chmod, chown, truncate, utimens.
-    Setattr,
-    /// Text of a symbolic link.
-    Readlink,
-    /// `open` of a file or a directory.
-    Open,
-    /// `open` that makes a file.
-    Create,
-    /// FIFOs, sockets, devices.
-    Mknod,
-    /// A directory.
-    Mkdir,
-    /// A symbolic link.
-    Symlink,
-    /// A hard link.
-    Link,
-    /// `rename`.
-    Rename,
-    /// `unlink` and `rmdir`.
-    Unlink,
-    /// A page of a directory.
-    Readdir,
-    /// Reading and listing extended attributes.
-    Getxattr,
-    /// Setting and removing them.
-    Setxattr,
-    /// The part of `close` that the caller waits for.
-    Flush,
-    /// The part of `close` that nobody waits for.
-    Release,
-    /// `fsync`.
-    Fsync,
-    /// `statfs`.
-    Statfs,
-    /// `SEEK_DATA` and `SEEK_HOLE`.
-    Seek,
-    /// `fallocate`.
-    Allocate,
-    /// Data out of a file.
-    Read,
-    /// Data into a file.
-    Write,
-}
-
-impl Kind {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
-        Self::Lookup,
-        Self::Getattr,
-        Self::Setattr,
-        Self::Readlink,
-        Self::Open,
-        Self::Create,
-        Self::Mknod,
-        Self::Mkdir,
-        Self::Symlink,
-        Self::Link,
-        Self::Rename,
-        Self::Unlink,
-        Self::Readdir,
-        Self::Getxattr,
-        Self::Setxattr,
-        Self::Flush,
-        Self::Release,
-        Self::Fsync,
-        Self::Statfs,
-        Self::Seek,
-        Self::Allocate,
-        Self::Read,
-        Self::Write,
-    ];
-
-    /// Whether it is about names and attributes, and somebody waits for it: [`Profile::metadata`]
-    /// delays these.
-    pub fn is_metadata(self) -> bool {
-        !matches!(self, Self::Read | Self::Write | Self::Release)
-    }
-}
 
 /// How long everything takes. Settable while mounted; requests that wait keep what they were given.
 #[derive(Debug, Clone, PartialEq)]
@@ -235,7 +141,7 @@ impl LatencyFs {
     pub fn mount(at: &Path, backing: &Path, profile: Profile) -> Result<Self, String> {
         let ahead = profile.read_ahead_kib;
         let pace = Arc::new(Pace::new(profile));
-        let served = Served::new(backing, pace.clone()).map_err(|error| error.to_string())?;
+        let slow = Slow::new(backing, pace.clone()).map_err(|error| error.to_string())?;
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("longshore-latency".to_owned()),
@@ -246,20 +152,15 @@ impl LatencyFs {
         // The backing directory answers at once, and waiting is done in the calendar: as many threads
         // as small machines have cores.
         config.n_threads = Some(2);
-        let session = fuser::spawn_mount(served, at, &config).map_err(|error| error.to_string())?;
+        let session = fuser::spawn_mount(Served::new(slow), at, &config);
+        let session = session.map_err(|error| error.to_string())?;
         let (at, backing) = (at.to_owned(), backing.to_owned());
         let mounted = Self { session: Some(session), at, backing, pace };
         if let Some(ahead) = ahead {
-            mounted.read_ahead(ahead).map_err(|error| format!("set the readahead: {error}"))?;
+            read_ahead(&mounted.at, ahead)
+                .map_err(|error| format!("set the readahead: {error}"))?;
         }
         Ok(mounted)
-    }
-
-    /// FUSE lets a filesystem ask for 128 KiB at most; the mount may be told more afterwards.
-    fn read_ahead(&self, kib: u32) -> std::io::Result<()> {
-        let device = fs::symlink_metadata(&self.at)?.dev();
-        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-        fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
     }
 
     /// Where it is mounted.

@@ -11,6 +11,7 @@ pub mod flipping_disk;
 pub mod items;
 pub mod journals;
 pub mod latency_fs;
+pub mod lustre;
 pub mod random_tree;
 pub mod scratch;
 pub mod tree;

@@ -160,3 +160,16 @@ fn a_copy_that_took_a_while_says_what_held_it_up() {
     report.seconds = 0.2;
     assert!(!text(&report, None, false).contains("held up by"));
 }
+
+#[test]
+fn files_that_were_left_in_the_archive_are_not_said_to_be_copied() {
+    let mut skipped = report(Outcome::Complete);
+    skipped.warnings = [("released-skipped", 2)].into();
+    let told = text(&skipped, None, false);
+    assert!(told.starts_with("Complete: everything was copied but released files.\n"), "{told}");
+    let mut refused = report(Outcome::Partial);
+    refused.errors = [("released", 2)].into();
+    let told = text(&refused, None, false);
+    let words: Vec<&str> = told.split_whitespace().collect();
+    assert!(words.join(" ").contains("--hsm skip leaves them out"), "{told}");
+}

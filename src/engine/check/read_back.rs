@@ -13,6 +13,7 @@ use crate::backend::chunk::Holes;
 use crate::backend::past_cache::{CellReader, OpenBack};
 use crate::checksum::{Digest, cell_range};
 use crate::engine::inode::{inode, is_regular};
+use crate::engine::publish::Published;
 use crate::engine::sizing::Mover;
 use crate::engine::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -112,7 +113,10 @@ impl Worker<'_> {
         })?;
         let same = is_regular(back.stat.st_mode)
             && back.stat.st_size == file.stat.st_size
-            && file.published.is_none_or(|published| inode(&back.stat) == published);
+            && match file.published {
+                Some(published) => Published::of(inode(&back.stat), &back.file)? == published,
+                None => true,
+            };
         if same { Ok(back) } else { Err(verify_failed()) }
     }
 

@@ -11,9 +11,12 @@ use crate::backend::plain::read_up_to;
 use crate::checksum::{Algorithm, Digest, Hasher, cell_range};
 use crate::engine::file::open_source_in;
 use crate::engine::inode::same_version;
+use crate::engine::job::Job;
 use crate::engine::worker::Worker;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::lanes::{self, Lane};
+use crate::lustre::hsm::refuse_released;
+use crate::options::HsmPolicy;
 
 impl Worker<'_> {
     /// Finds out the digests of a part that are still unknown.
@@ -23,8 +26,7 @@ impl Worker<'_> {
         let Some(first) = unknown.next() else { return Ok(()) };
         let Some(checks) = &self.job.checks else { return Ok(()) };
         checks.tally.reread.fetch_add(u64::from(part.cells.start == 0), Relaxed);
-        let source =
-            self.with_descriptors(|worker| open_unchanged(file, || worker.job.stopped()))?;
+        let source = self.with_descriptors(|worker| open_unchanged(file, worker.job))?;
         let mut holes = Holes::of(&file.stat, self.job.tells_holes(&file.dir).0);
         for cell in std::iter::once(first).chain(unknown) {
             if self.job.stopped() {
@@ -47,14 +49,14 @@ impl Worker<'_> {
 /// Opens the source of a file that was copied, if it is still what was copied.
 ///
 /// # Errors
-/// `SourceChanged` when it is not.
-pub(super) fn open_unchanged(
-    file: &ToCheck,
-    stopped: impl Fn() -> bool,
-) -> Result<OwnedFd, StepError> {
+/// `SourceChanged` when it is not, `Released` when reading it would bring it back from an archive.
+pub(super) fn open_unchanged(file: &ToCheck, job: &Job<'_>) -> Result<OwnedFd, StepError> {
     let _pass = lanes::enter(Lane::SourceMetadata);
     let dir = file.dir.source().at(Step::Open)?;
-    let (source, stat) = open_source_in(&dir, &file.source_name, stopped)?;
+    let (source, stat) = open_source_in(&dir, &file.source_name, || job.stopped())?;
+    if job.options().hsm != HsmPolicy::Restore {
+        refuse_released(&source, &stat, Step::Read)?;
+    }
     if same_version(&stat, &file.stat) { Ok(source) } else { Err(changed()) }
 }
 

@@ -87,8 +87,7 @@ impl Worker<'_> {
         file: &'a ToCheck,
         back: &'a OpenBack,
     ) -> Result<Mending<'a>, StepError> {
-        let source =
-            self.with_descriptors(|worker| open_unchanged(file, || worker.job.stopped()))?;
+        let source = self.with_descriptors(|worker| open_unchanged(file, worker.job))?;
         let target = self.with_descriptors(|_| open_target(file, back))?;
         let there = Buffer::new(cell_bytes()).at(Step::Repair)?;
         Ok(Mending { file, source, target, back, there })

@@ -9,6 +9,7 @@ use nix::fcntl::Flock;
 use super::{Machine, Step};
 use crate::directive::resolve::Direction;
 use crate::exit::Outcome;
+use crate::lustre::job_id;
 use crate::run::journal::{Job, Journal};
 use crate::run::leg::Leg;
 use crate::run::persistent::Instance;
@@ -80,6 +81,10 @@ impl Machine<'_> {
         let Proposal { interpreter, workflow, volumes, .. } = &self.proposal;
         let mut command = interpreter.command(&self.request.script, &self.request.args);
         command.envs(environment::variables(&self.request.script, workflow, volumes));
+        if let Some(variable) = std::env::var_os(job_id::MARK) {
+            // It is set for this process's own copies; no batch system gave it to the job.
+            command.env_remove(variable).env_remove(job_id::MARK);
+        }
         // Durable before the body exists: from here on nobody may take it for not started.
         self.note(|journal| journal.job = Job::Started { pid: None })?;
         let started = |pid| {

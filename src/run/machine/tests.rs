@@ -59,6 +59,7 @@ fn report(outcome: Outcome) -> Report {
         mechanisms: std::collections::BTreeMap::new(),
         concurrency: crate::report::Concurrency::default(),
         bottleneck: crate::lanes::bottleneck::Bottleneck::default(),
+        lustre: None,
         setup: Setup::default(),
         warnings: std::collections::BTreeMap::new(),
         errors: std::collections::BTreeMap::new(),

@@ -1,12 +1,11 @@
 //! When a request may be answered: its delay, its place in the queue of the metadata server, the
 //! bandwidth of servers and handles. Time is computed on arrival; nothing waits here.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::calendar::Calendar;
+use lustre_emulator::passthrough::{Calendar, Hands, occupy};
+
 use super::counters::Tally;
 use super::{Counters, Kind, Profile};
 
@@ -21,7 +20,7 @@ pub(super) struct Moved {
 #[derive(Default)]
 struct Queues {
     /// When each of the metadata server's hands is free.
-    hands: BinaryHeap<Reverse<Instant>>,
+    hands: Hands,
     /// When each data server is free.
     servers: Vec<Option<Instant>>,
 }
@@ -68,7 +67,8 @@ impl Pace {
         let delay = profile.delay_of(kind);
         match profile.metadata_at_once {
             Some(hands) if kind.is_metadata() && !delay.is_zero() => {
-                due = self.queues().serve(due, delay, hands.max(1), profile.metadata_crowding);
+                let crowding = profile.metadata_crowding;
+                due = self.queues().hands.serve(due, delay, hands.max(1), crowding);
             }
             _ => due += delay,
         }
@@ -126,35 +126,4 @@ impl Pace {
     fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Queues {
-    /// When a metadata server with so many hands is done with one more request.
-    fn serve(&mut self, now: Instant, delay: Duration, hands: usize, crowding: f64) -> Instant {
-        while self.hands.peek().is_some_and(|Reverse(free)| *free <= now) {
-            self.hands.pop();
-        }
-        // A request that finds all hands busy follows the one that is free first.
-        let busy = self.hands.len();
-        let mut start = now;
-        if busy >= hands {
-            let mut ends: Vec<Instant> = self.hands.iter().map(|Reverse(free)| *free).collect();
-            ends.sort_unstable();
-            start = ends[busy - hands];
-        }
-        let queued = u32::try_from((busy + 1).saturating_sub(hands)).unwrap_or(u32::MAX);
-        let end = start + delay.mul_f64(1.0 + crowding * f64::from(queued));
-        self.hands.push(Reverse(end));
-        end
-    }
-}
-
-/// Takes the time that the bytes need from whoever serves them; returns when they are done.
-fn occupy(free: &mut Option<Instant>, now: Instant, bytes: u64, bandwidth: u64) -> Instant {
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(bandwidth.max(1));
-    let took = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-    let start = free.map_or(now, |free| free.max(now));
-    let end = start + took;
-    *free = Some(end);
-    end
 }

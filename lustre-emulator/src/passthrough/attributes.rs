@@ -14,6 +14,8 @@ use nix::sys::time::TimeSpec;
 
 use super::behind::{Found, errno};
 
+/// Attributes as FUSE has them.
+#[must_use]
 pub(super) fn attr_of(about: &Metadata) -> FileAttr {
     let kind = about.file_type();
     let kind = FileType::from_std(kind)
@@ -44,6 +46,7 @@ fn device_of(device: u64) -> u32 {
 }
 
 /// A device's number as the C library has it.
+#[must_use]
 pub(super) fn device_from(device: u32) -> u64 {
     let device = u64::from(device);
     makedev((device & 0xf_ff00) >> 8, (device & 0xff) | ((device >> 12) & 0xf_ff00))
@@ -57,6 +60,8 @@ fn time(seconds: i64, nanos: i64) -> SystemTime {
     }
 }
 
+/// A time as the system takes it.
+#[must_use]
 pub(super) fn time_spec(time: Option<TimeOrNow>) -> TimeSpec {
     match time {
         None => TimeSpec::UTIME_OMIT,
@@ -78,17 +83,29 @@ impl Found {
         if self.follow { xattr::get_deref(&self.path, name) } else { xattr::get(&self.path, name) }
     }
 
-    pub(super) fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn xattr(&self, name: &OsStr) -> io::Result<Vec<u8>> {
         self.known(name)?.ok_or_else(|| errno(Errno::ENODATA))
     }
 
-    pub(super) fn xattr_names(&self) -> io::Result<Vec<u8>> {
+    /// The names of all of them, each with a zero byte behind it.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn xattr_names(&self) -> io::Result<Vec<u8>> {
         let path = &self.path;
         let names = if self.follow { xattr::list_deref(path) } else { xattr::list(path) };
         Ok(names?.flat_map(|name| [name.as_bytes(), &[0]].concat()).collect())
     }
 
-    pub(super) fn set_xattr(&self, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
+    /// Sets one, with the flags of `setxattr`.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn set_xattr(&self, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
         if flags & XATTR_CREATE != 0 && self.known(name)?.is_some() {
             return Err(errno(Errno::EEXIST));
         }
@@ -103,7 +120,11 @@ impl Found {
         }
     }
 
-    pub(super) fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+    /// Removes one.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
         let path = &self.path;
         if self.follow { xattr::remove_deref(path, name) } else { xattr::remove(path, name) }
     }

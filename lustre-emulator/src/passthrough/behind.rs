@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt, chown
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use fuser::{Errno, FileAttr, FileHandle, FileType, Generation, INodeNo, Request, TimeOrNow};
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, RenameFlags, fallocate, renameat2};
@@ -20,26 +19,47 @@ use nix::unistd::{Whence, linkat, lseek};
 use super::attributes::{attr_of, time_spec};
 use super::nodes::{Nodes, TOP};
 
-/// Something open: a file, or a directory as it was when it was opened.
-pub(super) struct Handle {
-    ino: u64,
+/// Something open: a file, or a directory as it was when it was opened. `Own` is what the front end
+/// keeps with it.
+pub struct Handle<Own> {
+    /// The inode's number.
+    pub ino: u64,
     file: Option<File>,
-    pub(super) entries: Vec<(u64, FileType, OsString)>,
-    /// When its bandwidth is free again.
-    pub(super) free: Arc<Mutex<Option<Instant>>>,
+    /// What a directory held when it was opened.
+    pub entries: Vec<(u64, FileType, OsString)>,
+    /// What the front end keeps with it.
+    pub own: Own,
 }
 
-impl Handle {
+impl<Own: Default> Handle<Own> {
     fn new(ino: u64, file: Option<File>, entries: Vec<(u64, FileType, OsString)>) -> Self {
-        Self { ino, file, entries, free: Arc::default() }
+        Self { ino, file, entries, own: Own::default() }
     }
 
-    pub(super) fn file(&self) -> io::Result<&File> {
+    /// The open file behind it.
+    ///
+    /// # Errors
+    /// `EBADF` of a directory.
+    pub fn file(&self) -> io::Result<&File> {
         self.file.as_ref().ok_or_else(|| errno(Errno::EBADF))
     }
 
-    pub(super) fn read(&self, offset: u64, size: u32) -> io::Result<Vec<u8>> {
+    /// Up to `size` bytes from `offset`; fewer at the end only.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn read(&self, offset: u64, size: u32) -> io::Result<Vec<u8>> {
         let mut data = vec![0; size as usize];
+        let done = self.read_into(offset, &mut data)?;
+        data.truncate(done);
+        Ok(data)
+    }
+
+    /// As many bytes from `offset` as fit; fewer at the end only. Returns how many.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn read_into(&self, offset: u64, data: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
         while done < data.len() {
             match self.file()?.read_at(&mut data[done..], offset + done as u64)? {
@@ -47,18 +67,25 @@ impl Handle {
                 got => done += got,
             }
         }
-        data.truncate(done);
-        Ok(data)
+        Ok(done)
     }
 
-    pub(super) fn allocate(&self, mode: i32, offset: u64, length: u64) -> io::Result<()> {
+    /// `fallocate` with its mode as a number.
+    ///
+    /// # Errors
+    /// Those of the file behind it; `EINVAL` for ranges out of range.
+    pub fn allocate(&self, mode: i32, offset: u64, length: u64) -> io::Result<()> {
         let mode = FallocateFlags::from_bits_truncate(mode);
         let range = (i64::try_from(offset), i64::try_from(length));
         let (Ok(offset), Ok(length)) = range else { return Err(errno(Errno::EINVAL)) };
         Ok(fallocate(self.file()?, mode, offset, length)?)
     }
 
-    pub(super) fn seek(&self, offset: i64, whence: i32) -> io::Result<i64> {
+    /// `SEEK_DATA` and `SEEK_HOLE`.
+    ///
+    /// # Errors
+    /// Those of the file behind it.
+    pub fn seek(&self, offset: i64, whence: i32) -> io::Result<i64> {
         let data = whence == nix::libc::SEEK_DATA;
         let whence = if data { Whence::SeekData } else { Whence::SeekHole };
         Ok(lseek(self.file()?, offset, whence)?)
@@ -66,51 +93,74 @@ impl Handle {
 }
 
 /// What `setattr` may set.
-pub(super) struct Wanted {
-    pub(super) mode: Option<u32>,
-    pub(super) owner: (Option<u32>, Option<u32>),
-    pub(super) size: Option<u64>,
-    pub(super) times: (Option<TimeOrNow>, Option<TimeOrNow>),
+#[derive(Debug)]
+pub struct Wanted {
+    /// Rights.
+    pub mode: Option<u32>,
+    /// User and group.
+    pub owner: (Option<u32>, Option<u32>),
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Times of access and change.
+    pub times: (Option<TimeOrNow>, Option<TimeOrNow>),
 }
 
-pub(super) struct Behind {
-    pub(super) nodes: Nodes,
-    handles: Mutex<HashMap<u64, Arc<Handle>>>,
+/// The directory and what is open in it.
+pub struct Behind<Own> {
+    /// Which path an inode number stands for.
+    pub nodes: Nodes,
+    handles: Mutex<HashMap<u64, Arc<Handle<Own>>>>,
     next_handle: AtomicU64,
 }
 
 /// Where an inode is, and whether the path's last step is a link that leads to it.
-pub(super) struct Found {
-    pub(super) path: PathBuf,
-    pub(super) follow: bool,
+#[derive(Debug)]
+pub struct Found {
+    /// A path of the directory behind the filesystem, or of `/proc`.
+    pub path: PathBuf,
+    /// Whether its last step is to be followed.
+    pub follow: bool,
 }
 
-pub(super) type Entry = (FileAttr, Generation);
+/// What the kernel is told of a name.
+pub type Entry = (FileAttr, Generation);
 
-impl Behind {
-    pub(super) fn new(top: &Path) -> io::Result<Self> {
+impl<Own: Default> Behind<Own> {
+    /// Before this directory.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub fn new(top: &Path) -> io::Result<Self> {
         let nodes = Nodes::new(&fs::canonicalize(top)?);
         Ok(Self { nodes, handles: Mutex::default(), next_handle: AtomicU64::new(1) })
     }
 
-    pub(super) fn handle(&self, handle: FileHandle) -> io::Result<Arc<Handle>> {
+    /// What is open under this number.
+    ///
+    /// # Errors
+    /// `EBADF` for numbers that are not given out.
+    pub fn handle(&self, handle: FileHandle) -> io::Result<Arc<Handle<Own>>> {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         handles.get(&handle.0).cloned().ok_or_else(|| errno(Errno::EBADF))
     }
 
-    pub(super) fn keep(&self, handle: Handle) -> FileHandle {
+    fn keep(&self, handle: Handle<Own>) -> FileHandle {
         let number = self.next_handle.fetch_add(1, Relaxed);
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         handles.insert(number, Arc::new(handle));
         FileHandle(number)
     }
 
-    pub(super) fn close(&self, handle: FileHandle) {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
+    /// Gives a number back; returns what was open under it.
+    pub fn close(&self, handle: FileHandle) -> Option<Arc<Handle<Own>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.0)
     }
 
     /// By a name, or by whoever has it open when it has none any more.
-    pub(super) fn find(&self, ino: INodeNo) -> io::Result<Found> {
+    ///
+    /// # Errors
+    /// `ENOENT` when neither leads to it.
+    pub fn find(&self, ino: INodeNo) -> io::Result<Found> {
         if let Some(path) = self.nodes.path(ino.0) {
             return Ok(Found { path, follow: false });
         }
@@ -121,25 +171,40 @@ impl Behind {
         Ok(Found { path, follow: true })
     }
 
-    pub(super) fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
+    /// The path of a name in a directory.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
         Ok(self.nodes.path(parent.0).ok_or_else(|| errno(Errno::ENOENT))?.join(name))
     }
 
-    pub(super) fn attr(&self, ino: INodeNo) -> io::Result<FileAttr> {
+    /// Attributes of an inode.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn attr(&self, ino: INodeNo) -> io::Result<FileAttr> {
         let found = self.find(ino)?;
         let about =
             if found.follow { fs::metadata(found.path) } else { fs::symlink_metadata(found.path) };
         Ok(FileAttr { ino, ..attr_of(&about?) })
     }
 
-    pub(super) fn entry(&self, parent: INodeNo, name: &OsStr) -> io::Result<Entry> {
+    /// A name, of which the kernel knows from now on.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn entry(&self, parent: INodeNo, name: &OsStr) -> io::Result<Entry> {
         let attr = attr_of(&fs::symlink_metadata(self.child(parent, name)?)?);
         Ok((attr, Generation(self.nodes.learn(parent.0, name, attr.ino.0))))
     }
 
     /// Makes something new, and gives it what it has of whoever asked for it, whatever the mask and
     /// the user of this process.
-    pub(super) fn make(
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn make(
         &self,
         (request, mode): (&Request, u32),
         (parent, name): (INodeNo, &OsStr),
@@ -164,7 +229,11 @@ impl Behind {
         self.entry(parent, name)
     }
 
-    pub(super) fn remove(&self, parent: INodeNo, name: &OsStr, dir: bool) -> io::Result<()> {
+    /// Removes a name.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn remove(&self, parent: INodeNo, name: &OsStr, dir: bool) -> io::Result<()> {
         let path = self.child(parent, name)?;
         let ino = fs::symlink_metadata(&path)?.ino();
         if dir {
@@ -176,14 +245,22 @@ impl Behind {
         Ok(())
     }
 
-    pub(super) fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) -> io::Result<Entry> {
+    /// Gives an inode another name.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) -> io::Result<Entry> {
         let (from, to) = (self.find(ino)?, self.child(parent, name)?);
         let follow = if from.follow { AtFlags::AT_SYMLINK_FOLLOW } else { AtFlags::empty() };
         linkat(AT_FDCWD, &from.path, AT_FDCWD, &to, follow)?;
         self.entry(parent, name)
     }
 
-    pub(super) fn rename(
+    /// Renames, exchanges or replaces.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn rename(
         &self,
         (parent, name): (INodeNo, &OsStr),
         (new_parent, new_name): (INodeNo, &OsStr),
@@ -207,7 +284,11 @@ impl Behind {
         Ok(())
     }
 
-    pub(super) fn set(
+    /// Sets attributes, and returns them all.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn set(
         &self,
         ino: INodeNo,
         wanted: &Wanted,
@@ -241,7 +322,11 @@ impl Behind {
         self.attr(ino)
     }
 
-    pub(super) fn open_directory(&self, ino: INodeNo) -> io::Result<FileHandle> {
+    /// Opens a directory, and reads it whole.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn open_directory(&self, ino: INodeNo) -> io::Result<FileHandle> {
         let path = self.nodes.path(ino.0).ok_or_else(|| errno(Errno::ENOENT))?;
         let own = (ino.0, FileType::Directory, OsString::from("."));
         let mut entries = vec![own, (TOP, FileType::Directory, OsString::from(".."))];
@@ -253,7 +338,11 @@ impl Behind {
         Ok(self.keep(Handle::new(ino.0, None, entries)))
     }
 
-    pub(super) fn open_file(&self, ino: INodeNo, flags: i32) -> io::Result<FileHandle> {
+    /// Opens a file with the flags of `open`.
+    ///
+    /// # Errors
+    /// Those of the directory behind it.
+    pub fn open_file(&self, ino: INodeNo, flags: i32) -> io::Result<FileHandle> {
         let access = flags & nix::libc::O_ACCMODE;
         let file = File::options()
             .read(true) // a kernel that writes behind reads the rest of a page first
@@ -264,6 +353,7 @@ impl Behind {
     }
 }
 
-pub(super) fn errno(errno: Errno) -> io::Error {
+/// A number of FUSE as an error of the system.
+pub fn errno(errno: Errno) -> io::Error {
     io::Error::from_raw_os_error(errno.into())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The number of the top, which FUSE prescribes.
-pub(super) const TOP: u64 = 1;
+pub const TOP: u64 = 1;
 
 #[derive(Default)]
 struct Node {
@@ -25,13 +25,15 @@ struct Table {
 }
 
 /// All inodes that the kernel knows.
-pub(super) struct Nodes {
+pub struct Nodes {
     top: PathBuf,
     table: Mutex<Table>,
 }
 
 impl Nodes {
-    pub(super) fn new(top: &Path) -> Self {
+    /// Those beneath a directory.
+    #[must_use]
+    pub fn new(top: &Path) -> Self {
         Self { top: top.to_owned(), table: Mutex::default() }
     }
 
@@ -41,7 +43,7 @@ impl Nodes {
 
     /// Notes that the kernel is told of this inode under this name; returns the generation, which
     /// tells a new file from a removed one whose number it got.
-    pub(super) fn learn(&self, parent: u64, name: &OsStr, ino: u64) -> u64 {
+    pub fn learn(&self, parent: u64, name: &OsStr, ino: u64) -> u64 {
         let mut table = self.table();
         let node = table.nodes.entry(ino).or_default();
         if node.names.is_empty() && node.lookups > 0 {
@@ -57,7 +59,7 @@ impl Nodes {
     }
 
     /// The kernel has forgotten it so many times.
-    pub(super) fn forget(&self, ino: u64, lookups: u64) {
+    pub fn forget(&self, ino: u64, lookups: u64) {
         let mut table = self.table();
         if let Some(node) = table.nodes.get_mut(&ino) {
             node.lookups = node.lookups.saturating_sub(lookups);
@@ -68,22 +70,27 @@ impl Nodes {
     }
 
     /// This name has gone.
-    pub(super) fn unname(&self, parent: u64, name: &OsStr, ino: u64) {
+    pub fn unname(&self, parent: u64, name: &OsStr, ino: u64) {
         if let Some(node) = self.table().nodes.get_mut(&ino) {
             node.names.retain(|(dir, known)| *dir != parent || known != name);
         }
     }
 
     /// This name is another one now.
-    pub(super) fn rename(&self, ino: u64, from: (u64, &OsStr), to: (u64, &OsStr)) {
+    pub fn rename(&self, ino: u64, from: (u64, &OsStr), to: (u64, &OsStr)) {
         if let Some(node) = self.table().nodes.get_mut(&ino) {
             node.names.retain(|(dir, known)| (*dir, known.as_os_str()) != from);
             node.names.push((to.0, to.1.to_owned()));
         }
     }
 
+    /// A directory that it has a name in.
+    pub fn parent(&self, ino: u64) -> Option<u64> {
+        self.table().nodes.get(&ino)?.names.first().map(|(parent, _)| *parent)
+    }
+
     /// A path that leads to it; nothing when it has no name any more.
-    pub(super) fn path(&self, ino: u64) -> Option<PathBuf> {
+    pub fn path(&self, ino: u64) -> Option<PathBuf> {
         let table = self.table();
         let mut names = Vec::new();
         let mut at = ino;
@@ -100,7 +107,7 @@ impl Nodes {
     }
 
     /// Its place in the order in which files were first read or written.
-    pub(super) fn file(&self, ino: u64) -> usize {
+    pub fn file(&self, ino: u64) -> usize {
         let mut table = self.table();
         let next = table.files;
         let node = table.nodes.entry(ino).or_default();

@@ -1,4 +1,4 @@
-//! Which mount a path is on, from the text of `/proc/self/mountinfo`. Pure.
+//! Which mount a path is on, and which lie below it, from the text of `/proc/self/mountinfo`. Pure.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// Where it is mounted.
-    pub(super) point: PathBuf,
+    pub(crate) point: PathBuf,
     /// Type of the filesystem.
-    pub(super) filesystem: String,
+    pub(crate) filesystem: String,
     /// What is mounted: a device, `server:/export`, or a word.
-    pub(super) source: OsString,
+    pub(crate) source: OsString,
     /// `major:minor` of the files on it.
     device: (u64, u64),
 }
@@ -35,8 +35,13 @@ fn parse(line: &[u8]) -> Option<Mount> {
     })
 }
 
+/// All mounts, the later over the earlier.
+pub(crate) fn all(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(parse)
+}
+
 /// Space, tab, newline and backslash are written as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> OsString {
+pub(crate) fn unescape(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -61,18 +66,25 @@ fn unescape(field: &[u8]) -> OsString {
 /// The mount that an absolute path without symbolic links is on: the longest mount point above it.
 /// Mounts of the path's own device are preferred, because a mount may be hidden under a later one;
 /// where none has it (btrfs gives each subvolume its own number), the mount point alone decides.
-pub(super) fn mount_of(mountinfo: &[u8], path: &Path, device: (u64, u64)) -> Option<Mount> {
-    let above: Vec<Mount> = mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse)
-        .filter(|mount| path.starts_with(&mount.point))
-        .collect();
+pub(crate) fn mount_of(mountinfo: &[u8], path: &Path, device: (u64, u64)) -> Option<Mount> {
+    let above: Vec<Mount> = all(mountinfo).filter(|mount| path.starts_with(&mount.point)).collect();
     let same_device = above.iter().any(|mount| mount.device == device);
     above
         .into_iter()
         .filter(|mount| !same_device || mount.device == device)
         // Of equal ones the last was mounted over the others; `max_by_key` returns the last.
         .max_by_key(|mount| mount.point.components().count())
+}
+
+/// The mount points at or below an absolute path without symbolic links. What is only mounted when
+/// somebody goes there (autofs) is left out.
+pub(crate) fn mounts_below(mountinfo: &[u8], path: &Path) -> Vec<PathBuf> {
+    mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse)
+        .filter(|mount| mount.point.starts_with(path) && mount.filesystem != "autofs")
+        .map(|mount| mount.point)
+        .collect()
 }
 
 #[cfg(test)]
@@ -99,6 +111,16 @@ malformed line
         assert_eq!(find("/etc/passwd", (254, 0)), ("ext4".into(), "/dev/vda".into()));
         assert_eq!(find("/tmp/a", (0, 26)), ("tmpfs".into(), "tmpfs".into()));
         assert_eq!(find("/tmpfoo", (254, 0)), ("ext4".into(), "/dev/vda".into()));
+    }
+
+    #[test]
+    fn mounts_below_a_path_are_found_by_whole_names() {
+        let below = |path: &str| mounts_below(MOUNTINFO, Path::new(path));
+        assert_eq!(below("/tmp"), [Path::new("/tmp"), Path::new("/tmp/sub")]);
+        assert!(below("/tm").is_empty());
+        assert_eq!(below("/mnt/with space\\back").len(), 1);
+        assert_eq!(below("/mnt/hidden").len(), 2);
+        assert_eq!(below("/").len(), 6);
     }
 
     #[test]

@@ -49,24 +49,33 @@ struct Shared {
 }
 
 /// The heap and its threads, which end when it is dropped; what still waits then is answered.
-pub(super) struct Calendar {
+pub struct Calendar {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Calendar {
-    pub(super) fn new() -> Self {
+    /// An empty one, with its threads.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it starts threads")]
+    pub fn new() -> Self {
         let shared = Arc::new(Shared::default());
         let threads = (0..2).map(|_| {
             let shared = shared.clone();
             std::thread::spawn(move || shared.serve())
         });
-        Self { threads: threads.collect(), shared }
+        Self { threads: Mutex::new(threads.collect()), shared }
     }
 
     /// Gives the answer at that time.
-    pub(super) fn at(&self, due: Instant, answer: impl FnOnce() + Send + 'static) {
+    pub fn at(&self, due: Instant, answer: impl FnOnce() + Send + 'static) {
         let mut pages = self.shared.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if pages.closed {
+            drop(pages);
+            // Not here: the caller may hold what the answer takes.
+            std::thread::spawn(answer);
+            return;
+        }
         let number = pages.next;
         pages.next += 1;
         let first = pages.waiting.peek().is_none_or(|Reverse(first)| due < first.due);
@@ -76,15 +85,24 @@ impl Calendar {
             self.shared.changed.notify_one();
         }
     }
+
+    /// Gives all answers at once, and takes none any more that would have to wait.
+    pub fn close(&self) {
+        self.shared.pages.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.changed.notify_all();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            // The last answer may hold what holds this calendar: a thread does not wait for itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 impl Drop for Calendar {
     fn drop(&mut self) {
-        self.shared.pages.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
