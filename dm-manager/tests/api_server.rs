@@ -1,5 +1,6 @@
 //! The definitions and the types against a real API server: it takes what is printed, keeps every field
 //! that the types have, fills in the same defaults, and refuses what is invalid.
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The definitions are those of the programs whose objects they are: compared with every row of a table
 //! of facts, in both directions.
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 mod support;
 

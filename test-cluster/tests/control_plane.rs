@@ -1,5 +1,6 @@
 //! The control plane does what the tests that use it rely on: real answers, real rights, real
 //! controllers, an API server that goes away and comes back, and nothing left behind.
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

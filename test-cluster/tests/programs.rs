@@ -1,5 +1,6 @@
 //! The script that builds the programs: with a stand-in for Go that notes how often it was called, and
 //! makes in a moment what the real one makes in ten minutes.
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
