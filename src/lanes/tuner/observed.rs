@@ -43,6 +43,13 @@ impl Observed {
         if passes > 0.0 { seconds / passes } else { 0.0 }
     }
 
+    /// Seconds per operation of any lane.
+    pub(super) fn latency_all(&self) -> f64 {
+        let (passes, seconds) =
+            self.lanes.iter().fold((0.0, 0.0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1));
+        if passes > 0.0 { seconds / passes } else { 0.0 }
+    }
+
     /// How many workers were in any lane on average.
     pub(super) fn inside_all(&self) -> f64 {
         Lane::ALL.into_iter().map(|lane| self.inside(lane)).sum()
