@@ -21,11 +21,6 @@ const STEP: f64 = 1.3;
 /// A doubling must gain so much to be kept, and a finer step so much: above the noise of a window.
 const RAMP_GAIN: f64 = 1.08;
 const STEP_GAIN: f64 = 1.04;
-/// Fewer workers are kept when the throughput stays above this: what they cost others is the gain.
-const SHRINK_LOSS: f64 = 0.98;
-/// And only if operations then take at most so much of the time that they took before: where each takes
-/// as long whoever else waits, a worker less is a loss, whatever a window says.
-const RELIEVED: f64 = 0.9;
 /// A gain below this is measured once more before it is believed.
 const CERTAIN_GAIN: f64 = 1.25;
 /// From this share of the processors' time on, more workers only get into each other's way.
@@ -243,6 +238,11 @@ impl Tuner {
         }
         if setting == back {
             if tried == Try::More {
+                if self.ramping && before.cpu < CPU_BOUND && workers < self.cap {
+                    // They have no work yet: a copy's first moments say nothing about the rest.
+                    self.phase = Phase::Before(Try::More);
+                    return;
+                }
                 self.ramping = false;
             }
             return self.next();
@@ -264,12 +264,10 @@ impl Tuner {
         let gain = during.rate() / before.rate().max(f64::MIN_POSITIVE);
         if tried == Try::Fewer {
             let fewer = std::mem::replace(&mut self.setting, back);
-            if is_enough(&before, &during) {
-                self.phase = Phase::After { before, during, fewer };
-            } else {
-                self.ramping = false;
-                self.next();
+            if !during.is_enough(&before) {
+                return self.next();
             }
+            self.phase = Phase::After { before, during, fewer };
             return;
         }
         if gain >= if self.ramping { RAMP_GAIN } else { STEP_GAIN } {
@@ -317,7 +315,7 @@ impl Tuner {
 
     /// Keeps fewer workers if they were enough beside what was measured before them and after them.
     fn judge_fewer(&mut self, fewer: Setting, more: &[Observed; 2], during: &Observed) {
-        if !more.iter().all(|more| is_enough(more, during)) {
+        if !more.iter().all(|more| during.is_enough(more)) {
             return self.next();
         }
         self.setting = fewer;
@@ -376,12 +374,6 @@ impl Tuner {
         self.setting = setting;
         self.phase = Phase::During { tried: Try::Bound(lane), before, back, confirmed: false };
     }
-}
-
-/// Whether fewer workers did as much as more of them, and their operations took less time for it.
-fn is_enough(more: &Observed, fewer: &Observed) -> bool {
-    fewer.rate() >= SHRINK_LOSS * more.rate()
-        && fewer.latency_all() <= RELIEVED * more.latency_all()
 }
 
 /// A number of workers times a factor, moved by at least one.

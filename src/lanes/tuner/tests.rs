@@ -302,3 +302,24 @@ fn a_busy_machine_does_not_talk_it_out_of_workers_that_hide_latency() {
         assert!(shares[0] >= 0.6 && shares[10] >= 0.88, "swings of {seconds} s: {shares:.2?}");
     }
 }
+
+/// While the first worker reads the first directory, the others wait for something to do.
+#[test]
+fn the_first_moments_of_a_copy_do_not_end_the_climbing() {
+    let far = stations([(1e-3, 999, 0.0); 4], 40e-6);
+    let mut tuner = Tuner::new(16, 2, CAP);
+    for tick in 0..30 {
+        let setting = tuner.setting();
+        let load = load(&far, &setting);
+        let (part, waiting) = if tick < 6 { (0.05, 0.06) } else { (1.0, 0.95) };
+        let done = part * load.throughput * TICK_SECONDS;
+        tuner.look(&Observed {
+            seconds: TICK_SECONDS,
+            work: 4.0 * done,
+            waiting,
+            cpu: 0.05,
+            lanes: [(done, done * 1e-3); 4],
+        });
+    }
+    assert_eq!(tuner.setting().workers, CAP);
+}
