@@ -6,6 +6,7 @@
 //! its own deque is empty of everything newer, so that what waits is at most one batch of entries
 //! per level of the tree and worker.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub(crate) struct Handle<'q, T> {
     /// `None` only while it is being dropped.
     own: Option<Worker<T>>,
     index: usize,
+    /// Whom it has robbed last: the next one is another, so that thieves do not all come to one directory.
+    robbed: Cell<usize>,
 }
 
 /// What a worker finds when it asks for work.
@@ -84,7 +87,7 @@ impl<T> Queue<T> {
     pub(crate) fn join(&self) -> Option<Handle<'_, T>> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((index, own)) = spare.pop() {
-            return Some(Handle { queue: self, own: Some(own), index });
+            return Some(Handle { queue: self, own: Some(own), index, robbed: Cell::new(index) });
         }
         // The lock is held: nobody else makes a deque now.
         let index = self.made.load(SeqCst);
@@ -92,7 +95,7 @@ impl<T> Queue<T> {
         let own = Worker::new_lifo();
         let _ = place.set(own.stealer()); // only ever set here
         self.made.store(index + 1, SeqCst);
-        Some(Handle { queue: self, own: Some(own), index })
+        Some(Handle { queue: self, own: Some(own), index, robbed: Cell::new(index) })
     }
 
     /// Whether tasks are left.
@@ -144,9 +147,14 @@ impl<T> Queue<T> {
         drop(gate);
     }
 
-    fn steal(&self, thief: usize) -> Option<T> {
-        let wide_first = self.victims(thief).filter(|victim| self.wide[*victim].load(Relaxed) > 0);
-        wide_first.chain(self.victims(thief)).find_map(|victim| {
+    /// Takes the oldest task of another deque. Returns whose it was.
+    fn steal(&self, thief: usize, after: usize) -> Option<(usize, T)> {
+        let victims = || {
+            let made = self.made.load(SeqCst);
+            (after + 1..made).chain(0..made.min(after + 1)).filter(move |victim| *victim != thief)
+        };
+        let wide_first = victims().filter(|victim| self.wide[*victim].load(Relaxed) > 0);
+        wide_first.chain(victims()).find_map(|victim| {
             let task = loop {
                 match self.stealers[victim].get()?.steal() {
                     Steal::Success(task) => break task,
@@ -155,14 +163,8 @@ impl<T> Queue<T> {
                 }
             };
             self.taken(victim, &task);
-            Some(task)
+            Some((victim, task))
         })
-    }
-
-    /// The other deques, from the next one on, round to the one before.
-    fn victims(&self, thief: usize) -> impl Iterator<Item = usize> {
-        let made = self.made.load(SeqCst);
-        (thief + 1..made).chain(0..thief.min(made))
     }
 
     /// Counts a task that was taken out of a deque.
@@ -200,8 +202,12 @@ impl<T> Handle<'_, T> {
         if self.queue.abandoned.load(SeqCst) {
             return Found::Finished;
         }
-        let own = self.own().pop().inspect(|task| self.queue.taken(self.index, task));
-        if let Some(task) = own.or_else(|| self.queue.steal(self.index)) {
+        if let Some(task) = self.own().pop() {
+            self.queue.taken(self.index, &task);
+            return Found::Task(task);
+        }
+        if let Some((victim, task)) = self.queue.steal(self.index, self.robbed.get()) {
+            self.robbed.set(victim);
             return Found::Task(task);
         }
         if self.queue.outstanding.load(SeqCst) == 0 { Found::Finished } else { Found::NothingYet }
@@ -294,19 +300,22 @@ mod tests {
     }
 
     #[test]
-    fn thieves_look_first_where_a_wide_task_is() {
+    fn thieves_look_first_where_a_wide_task_is_and_go_round() {
         let queue = Queue::<u32>::new(4, |task| *task >= 100);
         let [thief, near, far, third] = std::array::from_fn(|_| queue.join().expect("room"));
         near.push(1);
+        near.push(2);
         far.push(100);
-        far.push(2);
-        third.push(3);
+        far.push(3);
+        far.push(4);
+        third.push(5);
+        third.push(101);
+        assert!(matches!(third.find(), Found::Task(101)), "its own newest");
         assert!(matches!(thief.find(), Found::Task(100)));
-        assert!(matches!(thief.find(), Found::Task(1)), "none is wide any more: the nearest");
-        far.push(101);
-        assert!(matches!(far.find(), Found::Task(101)), "its own newest");
-        assert!(matches!(third.find(), Found::Task(3)));
-        assert!(matches!(third.find(), Found::Task(2)));
+        // None is wide any more: it goes round.
+        for task in [5, 1, 3, 2, 4] {
+            assert!(matches!(thief.find(), Found::Task(found) if found == task), "{task}");
+        }
         assert!(queue.wide.iter().all(|wide| wide.load(Relaxed) == 0));
     }
 
