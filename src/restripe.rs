@@ -85,17 +85,22 @@ pub enum Done {
 pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refused> {
     let place = Place::of(path)?;
     let file = open(&place)?;
-    let stat = fstat(&file).map_err(Refused::at("look at it"))?;
-    check_inode(&file, &stat)?;
+    let look = |file: &OwnedFd| fstat(file).map_err(Refused::at("look at it"));
+    if look(&file)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(Refused::NotAFile);
+    }
     let directory = place.path.canonicalize().map_err(Refused::io("find its directory"))?;
     let client = Client::of(&place.dir, &directory, sources).ok_or(Refused::NotLustre)?;
     // One process at a time: what another one is making must not be taken for a leftover.
     let file = lock(file)?;
-    let before = Print::of(&*file)?;
-    if !place.is_named(&before)? {
+    let print = Print::of(&*file)?;
+    if !place.is_named(&print)? {
         return Err(Refused::Changed);
     }
+    // A leftover may be a second name of this very file.
     place.remove_leftover()?;
+    let (stat, before) = (look(&file)?, Print::of(&*file)?);
+    check_inode(&file, &stat)?;
     let current = layout_of(&*file)?;
     let bytes = stat.st_size.cast_unsigned();
     let site = site(&client, &place.dir);
@@ -145,9 +150,6 @@ fn open(place: &Place) -> Result<OwnedFd, Refused> {
 
 /// What the inode alone rules out.
 fn check_inode(file: &OwnedFd, stat: &FileStat) -> Result<(), Refused> {
-    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-        return Err(Refused::NotAFile);
-    }
     if stat.st_nlink > 1 {
         return Err(Refused::HardLinked { names: stat.st_nlink });
     }

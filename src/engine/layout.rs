@@ -86,7 +86,12 @@ impl Job<'_> {
             }
             Err(errno) => return Err(StepError::os(Step::Layout, errno)),
         };
-        for difference in access::differences(&wish.layout, &given) {
+        self.tell_differences(wish, &given);
+        Ok(true)
+    }
+
+    fn tell_differences(&self, wish: &Wish, given: &Layout) {
+        for difference in access::differences(&wish.layout, given) {
             self.tally.warn(match difference {
                 Difference::NotApplied => Warning::LayoutNotApplied,
                 Difference::FewerStripes => Warning::LayoutFewerStripes,
@@ -94,7 +99,14 @@ impl Job<'_> {
                 Difference::CutOnMdt => Warning::LayoutCutOnMdt,
             });
         }
-        Ok(true)
+    }
+
+    /// A file that an earlier run began keeps its layout, for what is in it would be lost. Where that is
+    /// not what is asked for now, it is told.
+    pub(super) fn compare_layout(&self, begun: &OwnedFd, wish: &Wish) {
+        if let Ok(Found::Layout(given)) = access::read(begun, Of::File) {
+            self.tell_differences(wish, &given);
+        }
     }
 }
 
@@ -192,7 +204,7 @@ fn open_with_default(
 
 impl Worker<'_> {
     /// The layout that a new file is to have; `None` when its directory's default decides, for which no
-    /// call is made.
+    /// call is made. It is counted where the file is to be made now.
     ///
     /// With `preserve` the layout of every source file is read, of small and empty ones too: they may lie
     /// on the metadata server or in a pool, and an empty one may have been made for what comes later.
@@ -201,6 +213,7 @@ impl Worker<'_> {
         dir: &Dir,
         source: &Source,
         filesystems: Filesystems,
+        is_new: bool,
     ) -> Option<Wish> {
         let options = self.job.options();
         if options.layout == Policy::Inherit || !filesystems.destination.layouts {
@@ -215,7 +228,9 @@ impl Worker<'_> {
         let table = options.layout_table.as_deref();
         let size = source.stat.st_size.cast_unsigned();
         let choice = choose(&options.layout, from.flatten().as_ref(), size, &site, table);
-        self.job.sites.count_file(&choice);
+        if is_new {
+            self.job.sites.count_file(&choice);
+        }
         let explicit = matches!(options.layout, Policy::Spec(_));
         choice.request.map(|layout| Wish { layout, explicit })
     }

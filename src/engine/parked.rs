@@ -12,7 +12,7 @@ use super::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct Parked {
     files: Mutex<Vec<Arc<LargeCopy>>>,
-    /// How many may wait: each holds two descriptors.
+    /// How many may wait: each holds two descriptors, and those of its directories.
     most: usize,
 }
 

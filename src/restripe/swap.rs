@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, linkat, unlinkat};
 
 use super::{Refused, open_directory, os_str, split};
 use crate::engine::temporary;
@@ -44,6 +44,17 @@ impl Print {
     fn same_data(&self, later: &Self) -> bool {
         Self { changed: self.changed, ..*later } == *self
     }
+}
+
+/// Where the old file is once the copy has its name.
+#[derive(Clone, Copy)]
+enum Old {
+    /// Under the copy's name.
+    Exchanged,
+    /// Under the name of an unfinished copy.
+    Linked,
+    /// Nowhere: it could have no second name.
+    Gone,
 }
 
 /// A file's name in its directory, and that of the copy beside it.
@@ -109,8 +120,8 @@ impl Place {
             .map_err(Refused::at("open the copy"))
     }
 
-    /// Moves the copy into the file's place. Where names can be exchanged, a write in that very moment is
-    /// noticed and the file put back; elsewhere it can only be told.
+    /// Moves the copy into the file's place. A write in that very moment is noticed and the file put back:
+    /// names are exchanged, or, where they cannot be, the file has a second name meanwhile.
     pub(super) fn swap(
         &self,
         file: impl AsFd,
@@ -131,25 +142,42 @@ impl Place {
         if !self.is_aside(&Print::of(copy)?)? {
             return Err(Refused::Changed);
         }
-        let exchanged = match exchange() {
-            Ok(()) => true,
+        let failed = Refused::at("move the copy into place");
+        let old = match exchange() {
+            Ok(()) => Old::Exchanged,
             // What filesystems answer that can only rename; Lustre's client does.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-                renameat(&self.dir, self.aside.as_c_str(), &self.dir, self.name.as_c_str())
-                    .map_err(Refused::at("move the copy into place"))?;
-                false
+                // The copy is complete, so the name of unfinished ones is free, and the next run removes it.
+                let linked = self.link(&self.name, &self.unfinished).is_ok();
+                self.rename(&self.aside, &self.name).map_err(failed)?;
+                if linked { Old::Linked } else { Old::Gone }
             }
-            Err(errno) => return Err(Refused::at("move the copy into place")(errno)),
+            Err(errno) => return Err(failed(errno)),
         };
         let intact = Print::of(file).is_ok_and(|now| before.same_data(&now));
-        match (intact, exchanged) {
-            (true, true) => self.remove(&self.aside)?,
-            (true, false) => {}
-            (false, true) if exchange().is_ok() => return Err(Refused::Changed),
-            (false, true) => return Err(Refused::KeptAside(show(&self.aside()))),
-            (false, false) => return Err(Refused::LateWrite),
+        let kept = |name: &CStr| Refused::KeptAside(show(&self.path.join(os_str(name))));
+        match (old, intact) {
+            (Old::Exchanged, true) => self.remove(&self.aside)?,
+            (Old::Linked, true) => self.remove(&self.unfinished)?,
+            (Old::Gone, true) => {}
+            (Old::Exchanged, false) => {
+                return Err(exchange().map_or_else(|_| kept(&self.aside), |()| Refused::Changed));
+            }
+            (Old::Linked, false) => {
+                let back = self.rename(&self.unfinished, &self.name);
+                return Err(back.map_or_else(|_| kept(&self.unfinished), |()| Refused::Changed));
+            }
+            (Old::Gone, false) => return Err(Refused::LateWrite),
         }
         fsync(&self.dir).map_err(Refused::at("flush the directory"))
+    }
+
+    fn link(&self, from: &CStr, to: &CStr) -> Result<(), Errno> {
+        linkat(&self.dir, from, &self.dir, to, AtFlags::empty())
+    }
+
+    fn rename(&self, from: &CStr, to: &CStr) -> Result<(), Errno> {
+        renameat(&self.dir, from, &self.dir, to)
     }
 
     fn exchange(&self) -> Result<(), Errno> {
@@ -263,6 +291,14 @@ mod tests {
 
         let (_dir, place, file, before, copy) = pair();
         std::fs::write(place.file(), "late write").unwrap();
+        let refused = place.swap_by(&file, &before, &copy, NEVER).unwrap_err();
+        assert!(matches!(refused, Refused::Changed), "{refused}");
+        assert_eq!(content(&place.file()), "late write");
+
+        // It can have no second name, as where the limit of links is reached.
+        let (_dir, place, file, before, copy) = pair();
+        std::fs::write(place.file(), "late write").unwrap();
+        std::fs::create_dir(place.path.join(os_str(&place.unfinished))).unwrap();
         let refused = place.swap_by(&file, &before, &copy, NEVER).unwrap_err();
         assert!(matches!(refused, Refused::LateWrite), "{refused}");
 
