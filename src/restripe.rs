@@ -98,7 +98,7 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
         return Err(Refused::Changed);
     }
     // A leftover may be a second name of this very file.
-    place.remove_leftover()?;
+    place.remove_leftover(&print)?;
     let (stat, before) = (look(&file)?, Print::of(&*file)?);
     check_inode(&file, &stat)?;
     let current = layout_of(&*file)?;
@@ -111,11 +111,13 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
         return Ok(Done::Already { spec: current.to_spec() });
     }
     let writers = Writers::keep_off(file.as_fd())?;
-    let copied = writers
-        .watch(file.as_fd(), &how.control.cancel, |cancel| copy_aside(&place, cancel, choice));
+    let copied = writers.watch(file.as_fd(), &how.control.cancel, |cancel| {
+        copy_aside(&place, &before, cancel, choice)
+    });
     copied
         .map_err(|refused| if writers.came(file.as_fd()) { Refused::Changed } else { refused })?;
     let finish = || {
+        place.is_made()?;
         let made = place.open_leftover()?;
         let to = layout_of(&made)?.template();
         if to == current.template() {
@@ -130,7 +132,7 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
     finish().inspect_err(|refused| {
         // After a swap that went wrong the name aside is the only one of the file.
         if !matches!(refused, Refused::KeptAside(_)) {
-            let _ = place.remove_leftover(); // what was wrong is what is told
+            let _ = place.remove_leftover(&before); // what was wrong is what is told
         }
     })
 }
@@ -207,8 +209,13 @@ fn is_already(current: &Layout, wanted: &Layout, bytes: u64, site: &Site) -> boo
 }
 
 /// Copies the file beside itself, with everything that it has, and reads the copy back.
-fn copy_aside(place: &Place, cancel: &Cancel, choice: Choice) -> Result<(), Refused> {
-    let mut request = CopyRequest::new(vec![place.file()], place.aside());
+fn copy_aside(
+    place: &Place,
+    before: &Print,
+    cancel: &Cancel,
+    choice: Choice,
+) -> Result<(), Refused> {
+    let mut request = CopyRequest::new(vec![place.file()], place.making());
     request.target = Target::Exact;
     request.options = CopyOptions {
         preserve: Preserve { project: true, flags: true, ..Preserve::default() },
@@ -235,7 +242,7 @@ fn copy_aside(place: &Place, cancel: &Cancel, choice: Choice) -> Result<(), Refu
             Refused::Copy(first.or(report.stopped_by).unwrap_or_default())
         }
     };
-    let _ = place.remove_leftover(); // what was wrong is what is told
+    let _ = place.remove_leftover(before); // what was wrong is what is told
     Err(problem)
 }
 

@@ -58,7 +58,13 @@ fn take_roles(
         match supply.role(&file.source, stopped, anyway).at(Step::Read)? {
             Role::Leave => return Ok(()),
             Role::Read(object, piece, mut buffer) => {
-                read_piece(file, supply, object, &piece, &mut buffer)?;
+                let mut start = piece.start;
+                while start < piece.end {
+                    let part = start..piece.end.min(start + lanes::piece(piece.end - start));
+                    let place = to_usize(start - piece.start)..to_usize(part.end - piece.start);
+                    read_piece(file, supply, object, &part, &mut buffer[place])?;
+                    start = part.end;
+                }
                 supply.deliver(object, piece, buffer);
             }
             Role::Write(object) => write_object(file, supply, object, own, progress)?,

@@ -35,7 +35,8 @@ pub(super) const DELAY: OFlag = OFlag::O_NOCTTY.union(OFlag::O_ASYNC);
 pub(super) struct Wish {
     /// As it is asked for.
     pub(super) layout: Layout,
-    /// The user asked for exactly this one: when it cannot be had, the file fails.
+    /// The user asked for exactly this one: when the servers refuse it, the file fails. When they give
+    /// something else instead, which they do without a word, that is a warning.
     pub(super) explicit: bool,
 }
 
@@ -80,6 +81,9 @@ impl Job<'_> {
             Ok(Found::Layout(layout)) => layout,
             // It was set: what cannot be read back is there all the same.
             Ok(Found::Unknown(_)) => return Ok(true),
+            Ok(Found::None | Found::NotLustre) if wish.explicit => {
+                return Err(refused(Errno::EOPNOTSUPP));
+            }
             Ok(Found::None | Found::NotLustre) => {
                 self.tally.warn(Warning::LayoutNotApplied);
                 return Ok(false);
