@@ -30,6 +30,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// How the workers are kept.
 #[derive(Clone, Debug, clap::Args)]
+#[group(id = "workers")]
 pub(crate) struct Args {
     /// The service account of the workers
     #[arg(long, value_name = "NAME", default_value = "nnf-dm-node-controller")]

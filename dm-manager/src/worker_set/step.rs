@@ -60,7 +60,7 @@ impl Keeper {
         Self {
             context,
             args,
-            pub(super) told: HashMap::new(),
+            told: HashMap::new(),
             unbound: HashMap::new(),
             wanted: (Vec::new(), None),
             written: HashMap::new(),
