@@ -2,6 +2,8 @@
 //! comes back does not keep it for ever. It unmounts nothing; the rollout does.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -16,6 +18,9 @@ use super::rollout;
 use super::step::Keeper;
 use super::view::View;
 use crate::lustre_file_system::{FINALIZER, FileSystem, Judgement};
+
+/// How long after its time a pod still counts as ending in a rollout.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Lets go of the filesystems that are being deleted, or of `all` when there are to be no workers,
@@ -80,14 +85,24 @@ impl Keeper {
         pods.iter().map(Borrow::borrow).filter(holds).map(rollout::node_of).collect()
     }
 
+    /// How many pods should be gone for a while and are not: the nodes are lost, and nothing comes of
+    /// waiting for them in a rollout.
+    pub(super) fn overdue(&mut self, pods: &[Arc<Pod>]) -> i32 {
+        let patience = self.context.patience.lost_worker.min(OVERDUE);
+        let mut overdue = 0;
+        for time in pods.iter().filter_map(|pod| late(pod, patience)) {
+            if time <= Instant::now() {
+                overdue += 1;
+            } else {
+                self.at(time);
+            }
+        }
+        overdue
+    }
+
     /// When a pod that should be gone is not waited for any more: its node is lost.
     fn given_up(&self, pod: &Pod) -> Option<Instant> {
-        let due = pod.metadata.deletion_timestamp.as_ref()?.0;
-        let patience = self.context.patience.lost_worker;
-        let late = Timestamp::now().duration_since(due).as_millis();
-        let left = i128::try_from(patience.as_millis()).unwrap_or(i128::MAX) - late;
-        let left = u64::try_from(left.max(0)).unwrap_or(u64::MAX);
-        Some(Instant::now() + std::time::Duration::from_millis(left))
+        late(pod, self.context.patience.lost_worker)
     }
 
     async fn let_go(&mut self, one: &FileSystem, pods: &[Pod]) -> anyhow::Result<()> {
@@ -121,4 +136,14 @@ impl Keeper {
         tracing::info!(file_system = one.name, namespace, "let go");
         Ok(())
     }
+}
+
+/// When a pod will have been there for a time after it should have been gone.
+fn late(pod: &Pod, by: Duration) -> Option<Instant> {
+    // The time of deletion has the pod's time to end in it.
+    let due = pod.metadata.deletion_timestamp.as_ref()?.0;
+    let late = Timestamp::now().duration_since(due).as_millis();
+    let left = i128::try_from(by.as_millis()).unwrap_or(i128::MAX) - late;
+    let left = u64::try_from(left.max(0)).unwrap_or(u64::MAX);
+    Some(Instant::now() + Duration::from_millis(left))
 }
