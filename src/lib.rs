@@ -12,6 +12,7 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+pub mod arguments;
 mod backend;
 pub mod cancel;
 pub mod checksum;
