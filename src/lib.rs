@@ -28,7 +28,7 @@ pub mod journal;
 pub mod lanes;
 pub mod lustre;
 pub mod manifest;
-mod mounts;
+pub mod mounts;
 pub mod options;
 pub mod plan;
 pub mod progress;
