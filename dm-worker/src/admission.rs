@@ -62,7 +62,6 @@ impl<S> Admission<S> {
         self.remove(&uid)
     }
 
-
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.shards.len()
