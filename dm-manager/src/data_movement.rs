@@ -68,7 +68,7 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
         // A movement that is gone is one of the changes; there is nothing to look at.
         .for_each(|_| std::future::ready(()));
     let counting = async {
-        world.ready().await;
+        world.fill().await;
         readiness.set(true);
         loop {
             count(&context, &world);

@@ -23,7 +23,9 @@ use longshore::api::{
     DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
 };
 
-use super::cache::{Cache, drain, watch};
+use tokio::sync::watch;
+
+use super::cache::{self, Cache, drain};
 use super::plan::{Facts, Site, Storage};
 use crate::context::Context;
 
@@ -46,6 +48,8 @@ pub(crate) struct World {
     /// The revision of each Lease by name, and since when it has been so by the clock of this machine:
     /// the clocks of others are not trusted.
     renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
+    /// Whether everything that is there has been seen once.
+    complete: watch::Sender<bool>,
 }
 
 impl World {
@@ -68,8 +72,8 @@ impl World {
             everywhere(context, version, |storage: &mut NnfNodeStorage| storage.status = None)
         });
         let leases = Api::<Lease>::namespaced(context.client.clone(), &context.namespace);
-        let (leases, lease_changes) = Cache::new((), watcher(leases, watch()));
-        let selected = watch().labels(&context.node_selector);
+        let (leases, lease_changes) = Cache::new((), watcher(leases, cache::watch()));
+        let selected = cache::watch().labels(&context.node_selector);
         let nodes = Api::<PartialObjectMeta<Node>>::all(context.client.clone());
         let nodes = watcher(nodes, selected);
         let (nodes, node_changes) = Cache::new((), nodes.modify(strip));
@@ -97,13 +101,16 @@ impl World {
             leases,
             nodes,
             renewed: Mutex::default(),
+            complete: watch::Sender::new(false),
         };
         let watching = async move { drop(join_all(watches).await) };
         (Arc::new(world), movement_changes, shard_changes, Box::pin(watching))
     }
 
-    /// Returns when everything that is there has been seen once.
-    pub(crate) async fn ready(&self) {
+    /// Returns when everything that is there has been seen once, and lets those go on that wait for that.
+    /// It has to be in the task that fills the caches, and once: a store wakes only one of the tasks that
+    /// wait for it.
+    pub(crate) async fn fill(&self) {
         self.movements.ready().await;
         self.shards.ready().await;
         self.profiles.ready().await;
@@ -115,6 +122,13 @@ impl World {
         if let Some(storages) = &self.node_storages {
             storages.ready().await;
         }
+        self.complete.send_replace(true);
+    }
+
+    /// Returns when everything that is there has been seen once.
+    pub(crate) async fn ready(&self) {
+        // The sender is dropped with all that could ask.
+        drop(self.complete.subscribe().wait_for(|complete| *complete).await);
     }
 
     /// Where the movements of a namespace are done.
@@ -271,7 +285,7 @@ where
     K: Send + Sync + 'static,
 {
     let api: Api<K> = Api::all_with(context.client.clone(), version);
-    let events = watcher(api, watch()).modify(move |object| {
+    let events = watcher(api, cache::watch()).modify(move |object| {
         strip(object);
         trim(object);
     });
