@@ -119,9 +119,9 @@ pub(crate) fn request(
     }
     if matches!(base_name(&program), "mpirun" | "mpiexec") {
         reader.read_user(user.mpirun_options.as_deref(), "mpirunOptions", Reader::mpirun)?;
-        let rest: Vec<String> = words.collect();
+        let mut rest: Vec<String> = words.collect();
         let used = reader.mpirun(&rest)?;
-        words = rest[used..].to_vec().into_iter().peekable();
+        words = rest.split_off(used).into_iter().peekable();
         program = words.next().unwrap_or_default();
     } else if let Some(options) =
         user.mpirun_options.as_deref().filter(|text| !text.trim().is_empty())

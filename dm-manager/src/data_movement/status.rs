@@ -137,7 +137,7 @@ fn ended(
 pub(crate) fn shortened(status: &NnfDataMovementStatus) -> NnfDataMovementStatus {
     const SHORT: usize = 512;
     let mut status = status.clone();
-    let cut = |text: &mut String| *text = text::bounded(text, SHORT);
+    let cut = |text: &mut String| *text = crate::bounded::bounded(text, SHORT);
     status.message.as_mut().map(cut);
     if let Some(error) = &mut status.error {
         error.user_message.as_mut().map(cut);
@@ -210,7 +210,7 @@ fn kind_of(error: Option<&ResourceError>, otherwise: ErrorType) -> Open<ErrorTyp
 }
 
 fn bounded(text: &str) -> String {
-    text::bounded(text, text::LONGEST)
+    crate::bounded::bounded(text, text::LONGEST)
 }
 
 /// How often the movement was started again: once more for each start that was not known.

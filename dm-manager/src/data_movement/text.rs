@@ -8,16 +8,6 @@ use std::time::Duration;
 /// four of these.
 pub(crate) const LONGEST: usize = 32 * 1024;
 
-/// A text cut to a number of bytes, which says how much was left out.
-pub(crate) fn bounded(text: &str, longest: usize) -> String {
-    if text.len() <= longest {
-        return text.to_owned();
-    }
-    let note = format!("\n… {} of {} bytes left out", text.len() - longest, text.len());
-    let end = text.floor_char_boundary(longest.saturating_sub(note.len() + 8));
-    text[..end].to_owned() + &note
-}
-
 /// A duration as Go writes it: `1m0.5s`, `85.481ms`, `0s`.
 pub(crate) fn go_duration(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
@@ -145,16 +135,5 @@ mod tests {
             progress(bytes, bytes, Some(100), five),
             "Copied 10.000 GiB (100%) in 5.000 secs (2.000 GiB/s) done\n"
         );
-    }
-
-    #[test]
-    fn a_long_text_is_cut_between_characters_and_says_so() {
-        assert_eq!(bounded("short", 100), "short");
-        for extra in 0..9 {
-            let long = "x".repeat(extra) + &"µ".repeat(LONGEST);
-            let cut = bounded(&long, LONGEST);
-            assert!(cut.len() <= LONGEST, "{}", cut.len());
-            assert!(cut.ends_with("bytes left out"), "{}", &cut[cut.len() - 60..]);
-        }
     }
 }
