@@ -7,9 +7,11 @@ mod crds;
 mod data_movement;
 mod events;
 mod leader;
+mod lustre_file_system;
 mod metrics;
 mod run;
 mod server;
+mod worker_set;
 
 use clap::{Parser, Subcommand};
 

@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::server::{self, Readiness};
+use crate::worker_set;
 
 /// Run the controllers
 ///
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// longer waits
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     lost_worker_after: u64,
+
+    #[command(flatten)]
+    workers: worker_set::Args,
 
     /// How the log is written, to standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Json)]
@@ -101,7 +105,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             metrics,
             patience: Patience { lost_worker: Duration::from_secs(args.lost_worker_after) },
         };
-        lead_again_and_again(&mut election, &context, &readiness).await;
+        lead_again_and_again(&mut election, &context, &readiness, &args.workers).await;
     };
     tokio::select! {
         () = lead => {}
@@ -114,13 +118,18 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 
 /// Leads whenever this replica may. Losing the Lease ends the controllers, not the process: the API
 /// server may just have been away, and comes back.
-async fn lead_again_and_again(election: &mut Election, context: &Context, readiness: &Readiness) {
+async fn lead_again_and_again(
+    election: &mut Election,
+    context: &Context,
+    readiness: &Readiness,
+    workers: &worker_set::Args,
+) {
     loop {
         election.acquire(|| readiness.set(true)).await;
         tracing::info!("leading");
         context.metrics.leader.set(1);
         tokio::select! {
-            () = controllers(context, readiness) => {}
+            () = controllers(context, readiness, workers) => {}
             () = election.keep() => {}
         }
         context.metrics.leader.set(0);
@@ -129,8 +138,11 @@ async fn lead_again_and_again(election: &mut Election, context: &Context, readin
 }
 
 /// All controllers. They run until they are dropped.
-async fn controllers(context: &Context, readiness: &Readiness) {
-    tokio::join!(data_movement::run(context.clone(), readiness.clone()));
+async fn controllers(context: &Context, readiness: &Readiness, workers: &worker_set::Args) {
+    tokio::join!(
+        data_movement::run(context.clone(), readiness.clone()),
+        worker_set::run(context.clone(), workers.clone()),
+    );
 }
 
 /// The versions, as soon as the cluster has all that is needed.
