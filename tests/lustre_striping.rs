@@ -15,7 +15,7 @@ use support::compare::assert_none;
 use support::lustre::{Lustre, copy, data_writes, servers};
 use support::{
     Backend, Compare, Fs, Run, Scratch, Seed, Tree, TreeOptions, assert_same_tree, cp_a,
-    diff_trees, wait_for,
+    diff_trees, has_program, wait_for,
 };
 
 const MIB: u64 = 1 << 20;
@@ -149,6 +149,26 @@ fn a_slow_server_does_not_hold_back_files_on_the_others() {
     assert!(others < slow / 2.0, "the others took {others} s, the slow one {slow} s");
     hurry(&fs);
     assert_same_tree(&source, &target, Compare::default());
+}
+
+#[test]
+fn files_that_wait_for_a_slow_server_leave_descriptors_to_the_others() {
+    if !has_program("prlimit") {
+        return;
+    }
+    let Some(fs) = Lustre::new(servers(1, 10)) else { return };
+    let scratch = Scratch::on_disk();
+    for chain in 0..30 {
+        let deep =
+            (0..13).fold(scratch.join(format!("src/{chain}")), |dir, n| dir.join(n.to_string()));
+        fs::create_dir_all(&deep).unwrap();
+        file_of(&scratch, deep.join("file").to_str().unwrap(), (11 << 20) / 10, chain);
+    }
+    let target = fs.join("copy");
+    let copy = fs.copy(Backend::Threads).through(&["prlimit", "--nofile=256:256"]);
+    let run = copy.arg("-T").arg(scratch.join("src")).arg(&target).run();
+    run.expect(0);
+    assert_none(&diff_trees(&scratch.join("src"), &target, Compare::default()), &run.describe());
 }
 
 #[test]

@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use crate::bounded::bounded;
+
 /// The longest note that the API server takes is 1 KiB.
 const LONGEST_NOTE: usize = 1000;
 
@@ -40,13 +42,12 @@ impl Events {
         about: ObjectReference,
         reason: &str,
         action: &str,
-        mut note: String,
+        note: String,
     ) {
-        note.truncate(note.floor_char_boundary(LONGEST_NOTE));
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(note),
+            note: Some(bounded(&note, LONGEST_NOTE)),
             action: action.to_owned(),
             secondary: None,
         };

@@ -1,6 +1,7 @@
 //! The manager's command line. It never opens a user's file and never runs the engine.
 #![forbid(unsafe_code)]
 
+mod bounded;
 mod context;
 mod crds;
 mod data_movement;
