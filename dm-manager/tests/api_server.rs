@@ -418,7 +418,7 @@ async fn whose_files_a_shard_copies_cannot_be_changed() {
     let claim = async |worker: &str| {
         let mut claimed = seen.clone();
         let status = claimed.status.get_or_insert_default();
-        status.state = Some(ShardState::Claimed.into());
+        status.state = Some(ShardState::Running.into());
         status.worker = Some(worker.to_owned());
         shards.replace_status("copy-0", &PostParams::default(), &claimed).await
     };

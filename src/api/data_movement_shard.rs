@@ -3,8 +3,13 @@
 //!
 //! The manager makes the shards of a movement in the movement's namespace, owned by it. A worker claims
 //! one by writing its name into the status with the resource version that it has read, so only one
-//! can; it renews a Lease while it works. A shard whose Lease ran out may be claimed by another worker:
-//! done twice, a shard gives the same bytes.
+//! can. Each worker renews one Lease; a mover ends before the Lease of its worker runs out, so a shard
+//! whose worker's Lease ran out may be put back: its status is cleared but for the attempts. Done twice,
+//! a shard gives the same bytes.
+//!
+//! A shard that is to be cancelled before anybody has claimed it is not claimed any more, and its status
+//! stays as it is. One that is deleted ends its mover too, but there is no status left then that says
+//! when it had ended: cancel it first, and delete it when it is finished.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use schemars::JsonSchema;
@@ -17,6 +22,20 @@ use super::{Open, ResourceError};
 
 /// The label on a shard with the name of its movement.
 pub const MOVEMENT_LABEL: &str = "longshore.dev/movement";
+
+/// The label on a shard with the name of the only node that can do it. A shard with `spec.node` must
+/// have it, since it is what workers watch by.
+pub const NODE_LABEL: &str = "longshore.dev/node";
+
+/// The annotation of a worker's Lease that says which filesystems its node has, as JSON:
+/// `{"/lus/home": {"mounted": true, "type": "lustre"}, "/lus/work": {"mounted": false}}`.
+pub const MOUNTS_ANNOTATION: &str = "longshore.dev/mounts";
+
+/// The name of the Lease of a node's worker, in the worker's own namespace.
+#[must_use]
+pub fn worker_lease(node: &str) -> String {
+    format!("longshore-worker-{node}")
+}
 
 custom_resource! {
     /// A part of a data movement, for one worker.
@@ -88,6 +107,14 @@ pub struct DataMovementShardSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub options: Option<Vec<String>>,
+    /// What is done at the destination before the copy. Without it the destination is taken as it is,
+    /// by the rule of `longshore copy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preparation: Option<Preparation>,
+    /// Whether only the preparation is done, and nothing is copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = false))]
+    pub dry_run: Option<bool>,
     /// Seconds between two reports of progress; 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0), extend("x-default" = 5))]
@@ -108,6 +135,29 @@ pub struct MovementReference {
     /// Its identity: a movement that was made anew under the same name has other shards.
     #[schemars(length(min = 1, max = 64))]
     pub uid: String,
+}
+
+/// What is done at the destination before a copy, as the job's user. A directory goes inside the
+/// destination under its own name, or only its contents do when the source ends in a slash; a file
+/// goes inside a destination that is a directory or ends in a slash.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Preparation {
+    /// Whether the directory that the copy goes into is made when it is missing, with its parents.
+    /// When it is not to be made, the index mount is left out too.
+    pub create_destination_directory: bool,
+    /// The source is one of several that are copied to one place: each gets a directory of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index_mount: Option<IndexMount>,
+}
+
+/// A directory that keeps the copies from several allocations apart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IndexMount {
+    /// What stands before the dash and the number in its name; the source's path has that name.
+    #[schemars(length(min = 1, max = 253))]
+    pub prefix: String,
 }
 
 /// A directory below the source.
@@ -139,9 +189,7 @@ pub struct FileRange {
 /// How far a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ShardState {
-    /// A worker has it, and no mover runs yet.
-    Claimed,
-    /// A mover runs.
+    /// A worker has claimed it, and its mover runs.
     Running,
     /// It is over; the outcome says how it went.
     Finished,
@@ -160,13 +208,21 @@ pub struct DataMovementShardStatus {
     /// The worker's pod that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// The Lease, in the same namespace, that the worker renews as long as it has the shard.
+    /// The Lease that the worker renews as long as it lives: its namespace, a slash, its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
     /// How often it was claimed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub attempts: Option<i32>,
+    /// What the worker runs, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32_768))]
+    pub command: Option<String>,
+    /// The destination that the preparation came to: what was asked for, with the index mount in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub destination: Option<String>,
     /// When the mover started last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<MicroTime>,
@@ -179,7 +235,15 @@ pub struct DataMovementShardStatus {
     /// What was done so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
-    /// In words: what failed, or the mover's last news.
+    /// How much of it is done; absent as long as nobody knows how much there is. It never falls while
+    /// the shard is claimed, and is 100 only when everything was copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<i32>,
+    /// When the counters were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress_time: Option<MicroTime>,
+    /// In words: what failed, the summary of what was copied, or while it runs what is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32_768))]
     pub message: Option<String>,
@@ -201,12 +265,21 @@ pub struct Counters {
     /// Regular files that are done.
     #[schemars(range(min = 0))]
     pub files: i64,
+    /// Regular files that there are to copy, as far as known.
+    #[schemars(range(min = 0))]
+    pub total_files: i64,
     /// Directories that are done.
     #[schemars(range(min = 0))]
     pub directories: i64,
-    /// Symbolic links that are done.
+    /// Links and special files that are done.
     #[schemars(range(min = 0))]
     pub links: i64,
+    /// Of the bytes, those that an earlier attempt had copied.
+    #[schemars(range(min = 0))]
+    pub resumed_bytes: i64,
+    /// Of the files, those that an earlier attempt had copied.
+    #[schemars(range(min = 0))]
+    pub resumed_files: i64,
     /// Things that were not copied, or not completely.
     #[schemars(range(min = 0))]
     pub failed: i64,
