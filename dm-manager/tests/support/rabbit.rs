@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, Patch,
+    PatchParams, PostParams,
+};
 use kube::{Api, Client, ResourceExt};
 use longshore::api::data_movement::{Endpoint, FINALIZER, NnfDataMovementStatus, Outcome, State};
 use longshore::api::{
@@ -101,29 +104,29 @@ impl Rabbit {
         })
     }
 
-    /// Makes a profile with some of its fields.
+    /// Makes a profile with some of its fields; the API server fills in the others.
     pub async fn profile(&self, name: &str, data: Value) {
-        let version = NnfDataMovementProfile::DEFINITION.storage_version();
-        let api: Api<NnfDataMovementProfile> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &version);
-        let object = json!({
-            "apiVersion": format!("nnf.cray.hpe.com/{version}"), "kind": "NnfDataMovementProfile",
-            "metadata": {"name": name}, "data": data,
-        });
-        create(&api, object).await;
+        self.make::<NnfDataMovementProfile>(name, json!({"data": data})).await;
     }
 
     /// Makes an NnfStorage of a kind.
     pub async fn storage(&self, name: &str, kind: &str) {
-        let version = NnfStorage::DEFINITION.storage_version();
-        let api: Api<NnfStorage> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &version);
-        let object = json!({
-            "apiVersion": format!("nnf.cray.hpe.com/{version}"), "kind": "NnfStorage",
-            "metadata": {"name": name},
-            "spec": {"fileSystemType": kind, "userID": 0, "groupID": 0, "allocationSets": []},
-        });
-        create(&api, object).await;
+        let spec = json!({"fileSystemType": kind, "userID": 0, "groupID": 0, "allocationSets": []});
+        self.make::<NnfStorage>(name, json!({"spec": spec})).await;
+    }
+
+    /// Makes an object in the manager's namespace with only the fields given.
+    async fn make<K: Defined>(&self, name: &str, mut object: Value) {
+        let version = K::DEFINITION.storage_version();
+        let definition = K::DEFINITION;
+        let kind = GroupVersionKind::gvk(definition.group, version.name(), definition.kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, definition.plural);
+        object["apiVersion"] = json!(resource.api_version);
+        object["kind"] = json!(resource.kind);
+        object["metadata"] = json!({"name": name});
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let api = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        api.create(&PostParams::default(), &object).await.unwrap();
     }
 
     /// A reference to something in the manager's namespace.
@@ -258,12 +261,4 @@ pub fn outcome(status: &NnfDataMovementStatus) -> Option<Outcome> {
 /// Whether a movement has our finalizer.
 pub fn is_held(movement: &NnfDataMovement) -> bool {
     movement.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
-}
-
-async fn create<K>(api: &Api<K>, object: Value)
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
-{
-    let object: K = serde_json::from_value(object).unwrap();
-    api.create(&PostParams::default(), &object).await.unwrap();
 }
