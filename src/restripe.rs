@@ -85,17 +85,22 @@ pub enum Done {
 pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refused> {
     let place = Place::of(path)?;
     let file = open(&place)?;
-    let stat = fstat(&file).map_err(Refused::at("look at it"))?;
-    check_inode(&file, &stat)?;
+    let look = |file: &OwnedFd| fstat(file).map_err(Refused::at("look at it"));
+    if look(&file)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(Refused::NotAFile);
+    }
     let directory = place.path.canonicalize().map_err(Refused::io("find its directory"))?;
     let client = Client::of(&place.dir, &directory, sources).ok_or(Refused::NotLustre)?;
     // One process at a time: what another one is making must not be taken for a leftover.
     let file = lock(file)?;
-    let before = Print::of(&*file)?;
-    if !place.is_named(&before)? {
+    let print = Print::of(&*file)?;
+    if !place.is_named(&print)? {
         return Err(Refused::Changed);
     }
-    place.remove_leftover()?;
+    // A leftover may be a second name of this very file.
+    place.remove_leftover(&print)?;
+    let (stat, before) = (look(&file)?, Print::of(&*file)?);
+    check_inode(&file, &stat)?;
     let current = layout_of(&*file)?;
     let bytes = stat.st_size.cast_unsigned();
     let site = site(&client, &place.dir);
@@ -106,11 +111,13 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
         return Ok(Done::Already { spec: current.to_spec() });
     }
     let writers = Writers::keep_off(file.as_fd())?;
-    let copied = writers
-        .watch(file.as_fd(), &how.control.cancel, |cancel| copy_aside(&place, cancel, choice));
+    let copied = writers.watch(file.as_fd(), &how.control.cancel, |cancel| {
+        copy_aside(&place, &before, cancel, choice)
+    });
     copied
         .map_err(|refused| if writers.came(file.as_fd()) { Refused::Changed } else { refused })?;
     let finish = || {
+        place.is_made()?;
         let made = place.open_leftover()?;
         let to = layout_of(&made)?.template();
         if to == current.template() {
@@ -125,7 +132,7 @@ pub fn restripe(path: &Path, how: &How, sources: &Sources) -> Result<Done, Refus
     finish().inspect_err(|refused| {
         // After a swap that went wrong the name aside is the only one of the file.
         if !matches!(refused, Refused::KeptAside(_)) {
-            let _ = place.remove_leftover(); // what was wrong is what is told
+            let _ = place.remove_leftover(&before); // what was wrong is what is told
         }
     })
 }
@@ -145,9 +152,6 @@ fn open(place: &Place) -> Result<OwnedFd, Refused> {
 
 /// What the inode alone rules out.
 fn check_inode(file: &OwnedFd, stat: &FileStat) -> Result<(), Refused> {
-    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-        return Err(Refused::NotAFile);
-    }
     if stat.st_nlink > 1 {
         return Err(Refused::HardLinked { names: stat.st_nlink });
     }
@@ -205,8 +209,13 @@ fn is_already(current: &Layout, wanted: &Layout, bytes: u64, site: &Site) -> boo
 }
 
 /// Copies the file beside itself, with everything that it has, and reads the copy back.
-fn copy_aside(place: &Place, cancel: &Cancel, choice: Choice) -> Result<(), Refused> {
-    let mut request = CopyRequest::new(vec![place.file()], place.aside());
+fn copy_aside(
+    place: &Place,
+    before: &Print,
+    cancel: &Cancel,
+    choice: Choice,
+) -> Result<(), Refused> {
+    let mut request = CopyRequest::new(vec![place.file()], place.making());
     request.target = Target::Exact;
     request.options = CopyOptions {
         preserve: Preserve { project: true, flags: true, ..Preserve::default() },
@@ -233,7 +242,7 @@ fn copy_aside(place: &Place, cancel: &Cancel, choice: Choice) -> Result<(), Refu
             Refused::Copy(first.or(report.stopped_by).unwrap_or_default())
         }
     };
-    let _ = place.remove_leftover(); // what was wrong is what is told
+    let _ = place.remove_leftover(before); // what was wrong is what is told
     Err(problem)
 }
 

@@ -378,12 +378,16 @@ fn a_used_up_quota_stops_the_copy_and_is_named() {
         let mkfs = ["mkfs.ext4", "-q", "-F", "-I", "256", "-O", "quota"];
         let mount = match Mount::image_of(&mkfs, 64 << 20, "usrquota") {
             Ok(mount) => Arc::new(mount),
-            Err(reason) => return skip(&format!("no quota: {reason}")),
+            Err(reason) => {
+                eprintln!("{reason}");
+                return skip("this kernel mounts no ext4 with quotas");
+            }
         };
         let mut setquota = Command::new("setquota");
         setquota.args(["-u", &NOBODY.to_string(), "4000", "4000", "0", "0"]).arg(mount.path());
         if let Err(reason) = support::scratch::run(&mut setquota) {
-            return skip(&format!("no quota: {reason}"));
+            eprintln!("{reason}");
+            return skip("setquota cannot set a quota here");
         }
         let target = Scratch::in_mount(mount, Fs::Ext4);
         target.open_to_all();

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use lustre_emulator::{Kind, Misbehaviour, Settings};
 use nix::sys::signal::Signal;
 use support::compare::assert_none;
 use support::lustre::{Lustre, default_spec, layout, osts, set, spec};
-use support::{Backend, Compare, Fs, Longshore, Rng, Scratch, Seed, diff_trees, for_each_backend};
+use support::{
+    Backend, Compare, Fs, Longshore, Rng, Scratch, Seed, diff_trees, for_each_backend, wait_for,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -353,4 +356,38 @@ fn a_copy_that_is_killed_again_and_again_ends_with_the_layouts_that_it_began_wit
             assert_eq!(spec(&path), "-c 3 -S 1M", "{}", path.display());
         }
     }
+}
+
+#[test]
+fn a_file_that_was_begun_with_another_layout_keeps_it_and_is_told() {
+    let Some(lustre) = Lustre::new(osts(4)) else { return };
+    let source = Scratch::on_disk();
+    fs::write(source.join("large"), Seed::fresh().rng().bytes(20 * MIB)).unwrap();
+    let target = lustre.join("copy");
+    let copy = |words: &[&str]| {
+        let copy = lustre.copy(Backend::Auto).args(words).arg("-T");
+        copy.arg(source.path()).arg(&target)
+    };
+    let running = copy(&["--layout", "-c 1 -S 1M", "--bandwidth-limit", "8M"]).start();
+    // More than a second's worth: the journal, which is written every second, knows of a part.
+    let begun = || {
+        let entries = fs::read_dir(&target).into_iter().flatten().flatten();
+        let mut files = entries.filter_map(|entry| entry.metadata().ok());
+        files.any(|file| file.blocks() * 512 > 14 * MIB as u64)
+    };
+    wait_for("most of the file is there", Duration::from_secs(60), begun);
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    let run = copy(&["--layout", "-c 4 -S 1M"]).run();
+    run.expect(0);
+    let report = run.report.as_ref().unwrap();
+    assert!(
+        report["copied"]["bytes_moved"].as_u64().unwrap() < 20 * MIB as u64,
+        "{}",
+        run.describe()
+    );
+    assert_eq!(report["warnings"]["layout-granted-fewer-stripes"], 1, "{}", run.describe());
+    assert_eq!(report["lustre"]["layouts"]["set"], 0, "{}", run.describe());
+    assert_eq!(spec(&target.join("large")), "-c 1 -S 1M");
+    assert_none(&diff_trees(source.path(), &target, Compare::default()), &run.describe());
 }

@@ -56,7 +56,7 @@ fn a_files_layout_is_shown_as_it_is_granted() {
     assert_eq!(found[0]["origin"], "file");
     assert_eq!(found[0]["layout"]["components"][1]["stripe_count"], 2);
     assert_eq!(found[0]["layout"]["components"][2]["objects"], json!([]));
-    assert_eq!(found[0]["filesystem"]["fsname"], "emul");
+    assert_eq!(found[0]["filesystem"]["fsname"], lustre.fsname());
     assert_eq!(found[0]["filesystem"]["told"], true);
     assert_eq!(found[0]["filesystem"]["osts"], 8);
 }

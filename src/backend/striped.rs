@@ -26,11 +26,24 @@ pub(super) fn move_pieces(
     buffer: &mut [u8],
     progress: &dyn Fn(Range<u64>),
 ) -> Result<Mechanism, StepError> {
-    let moved = take_roles(file, supply, buffer, progress);
-    if moved.is_err() {
-        supply.fail();
+    let mut part = Part { supply, whole: false };
+    take_roles(file, supply, buffer, progress)?;
+    part.whole = true;
+    Ok(Mechanism::Striped)
+}
+
+/// One worker's part. Whoever waits for what it was to read is sent home when it fails or panics.
+struct Part<'s> {
+    supply: &'s ObjectSupply,
+    whole: bool,
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.supply.fail();
+        }
     }
-    moved.map(|()| Mechanism::Striped)
 }
 
 fn take_roles(
@@ -45,7 +58,13 @@ fn take_roles(
         match supply.role(&file.source, stopped, anyway).at(Step::Read)? {
             Role::Leave => return Ok(()),
             Role::Read(object, piece, mut buffer) => {
-                read_piece(file, supply, object, &piece, &mut buffer)?;
+                let mut start = piece.start;
+                while start < piece.end {
+                    let part = start..piece.end.min(start + lanes::piece(piece.end - start));
+                    let place = to_usize(start - piece.start)..to_usize(part.end - piece.start);
+                    read_piece(file, supply, object, &part, &mut buffer[place])?;
+                    start = part.end;
+                }
                 supply.deliver(object, piece, buffer);
             }
             Role::Write(object) => write_object(file, supply, object, own, progress)?,

@@ -178,14 +178,19 @@ impl Worker<'_> {
         let xattrs = self.xattrs_of(&pair, &source, dir);
         let acl = dir.default_acl || xattrs.as_ref().is_ok_and(Xattrs::has_acl);
         let (mode, effective) = self.job.attributes.creation_mode(&stat, owner, acl);
-        let wish = self.wish(dir, &source, filesystems);
         let destination = dir.destination().at(Step::Create)?;
-        let pass = lanes::enter(Lane::DestinationCreate);
         let aside = streamed || size > SMALL_MAX_BYTES;
+        let pass = lanes::enter(Lane::DestinationCreate);
         let partial = self.partial(dir, name, &stat, aside && !streamed);
+        drop(pass);
+        let wish = self.wish(dir, &source, filesystems, partial.is_none());
+        let pass = lanes::enter(Lane::DestinationCreate);
         let aside = self.is_made_again(dir, name) || aside;
         let (created, temporary, owner, effective) = match partial {
             Some(Partial { created, temporary, fresh }) => {
+                if let Some(wish) = &wish {
+                    self.job.compare_layout(&created.file, wish);
+                }
                 (created, Some(temporary), Some(fresh.owner), fresh.mode)
             }
             None => {

@@ -199,9 +199,12 @@ impl Worker<'_> {
         if let Some(error) = error {
             return self.give_up(pending, error);
         }
-        if copy.file.stop.load(Relaxed) || !copy.file.is_handed_out() {
+        if copy.file.stop.load(Relaxed) || self.job.stopped() {
             // Cancelled: no failure of this file. What the journal knows of is kept.
             return self.keep_or_abandon(&pending);
+        }
+        if !copy.file.is_handed_out() {
+            return self.give_up(pending, StepError::found(Step::Write, FailureKind::Internal));
         }
         let destination = match self.with_descriptors(|_| {
             let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EMFILE);
@@ -274,8 +277,9 @@ impl LargeCopy {
     /// Ends one worker's part. Returns the file to the last one, who finishes it.
     fn leave(&self, result: Result<Mechanism, StepError>) -> Left {
         let stopped = result.is_err() || self.file.stop.load(Relaxed);
-        let waits = self.file.objects.as_ref().is_some_and(ObjectSupply::has_unwritten);
         let mut state = self.lock();
+        // Looked up under the lock: another one may just leave an object with work, and the file to us.
+        let waits = self.file.objects.as_ref().is_some_and(ObjectSupply::has_unwritten);
         state.active -= 1;
         match result {
             Ok(mechanism) => state.mechanism = mechanism,

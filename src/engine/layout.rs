@@ -35,7 +35,8 @@ pub(super) const DELAY: OFlag = OFlag::O_NOCTTY.union(OFlag::O_ASYNC);
 pub(super) struct Wish {
     /// As it is asked for.
     pub(super) layout: Layout,
-    /// The user asked for exactly this one: when it cannot be had, the file fails.
+    /// The user asked for exactly this one: when the servers refuse it, the file fails. When they give
+    /// something else instead, which they do without a word, that is a warning.
     pub(super) explicit: bool,
 }
 
@@ -80,13 +81,21 @@ impl Job<'_> {
             Ok(Found::Layout(layout)) => layout,
             // It was set: what cannot be read back is there all the same.
             Ok(Found::Unknown(_)) => return Ok(true),
+            Ok(Found::None | Found::NotLustre) if wish.explicit => {
+                return Err(refused(Errno::EOPNOTSUPP));
+            }
             Ok(Found::None | Found::NotLustre) => {
                 self.tally.warn(Warning::LayoutNotApplied);
                 return Ok(false);
             }
             Err(errno) => return Err(StepError::os(Step::Layout, errno)),
         };
-        for difference in access::differences(&wish.layout, &given) {
+        self.tell_differences(wish, &given);
+        Ok(true)
+    }
+
+    fn tell_differences(&self, wish: &Wish, given: &Layout) {
+        for difference in access::differences(&wish.layout, given) {
             self.tally.warn(match difference {
                 Difference::NotApplied => Warning::LayoutNotApplied,
                 Difference::FewerStripes => Warning::LayoutFewerStripes,
@@ -94,7 +103,14 @@ impl Job<'_> {
                 Difference::CutOnMdt => Warning::LayoutCutOnMdt,
             });
         }
-        Ok(true)
+    }
+
+    /// A file that an earlier run began keeps its layout, for what is in it would be lost. Where that is
+    /// not what is asked for now, it is told.
+    pub(super) fn compare_layout(&self, begun: &OwnedFd, wish: &Wish) {
+        if let Ok(Found::Layout(given)) = access::read(begun, Of::File) {
+            self.tell_differences(wish, &given);
+        }
     }
 }
 
@@ -192,7 +208,7 @@ fn open_with_default(
 
 impl Worker<'_> {
     /// The layout that a new file is to have; `None` when its directory's default decides, for which no
-    /// call is made.
+    /// call is made. It is counted where the file is to be made now.
     ///
     /// With `preserve` the layout of every source file is read, of small and empty ones too: they may lie
     /// on the metadata server or in a pool, and an empty one may have been made for what comes later.
@@ -201,6 +217,7 @@ impl Worker<'_> {
         dir: &Dir,
         source: &Source,
         filesystems: Filesystems,
+        is_new: bool,
     ) -> Option<Wish> {
         let options = self.job.options();
         if options.layout == Policy::Inherit || !filesystems.destination.layouts {
@@ -215,7 +232,9 @@ impl Worker<'_> {
         let table = options.layout_table.as_deref();
         let size = source.stat.st_size.cast_unsigned();
         let choice = choose(&options.layout, from.flatten().as_ref(), size, &site, table);
-        self.job.sites.count_file(&choice);
+        if is_new {
+            self.job.sites.count_file(&choice);
+        }
         let explicit = matches!(options.layout, Policy::Spec(_));
         choice.request.map(|layout| Wish { layout, explicit })
     }

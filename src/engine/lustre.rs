@@ -36,7 +36,7 @@ impl Worker<'_> {
         source: impl AsFd,
         stat: &FileStat,
     ) -> Result<bool, StepError> {
-        if !hsm::is_released(source, stat) {
+        if !hsm::is_released(source, stat, Step::Read)? {
             return Ok(false);
         }
         let tally = &self.job.tally;

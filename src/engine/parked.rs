@@ -12,7 +12,7 @@ use super::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct Parked {
     files: Mutex<Vec<Arc<LargeCopy>>>,
-    /// How many may wait: each holds two descriptors.
+    /// How many may wait: each holds two descriptors, and those of its directories.
     most: usize,
 }
 
@@ -52,7 +52,8 @@ impl Worker<'_> {
     }
 
     /// Goes on with files that need not wait any more. Called by whoever leaves a file, since that may
-    /// have made room; and a file is looked at after it was added, so that none is forgotten.
+    /// have made room, and by whoever has nothing to do, since servers may have turned out to bear more;
+    /// and a file is looked at after it was added, so that none is forgotten.
     pub(super) fn look_at_parked(&mut self) {
         let stopped = self.job.stopped();
         for copy in self.job.parked.take(stopped) {

@@ -49,6 +49,8 @@ const KEEP_MIN: usize = 2;
 const SPARE_DESCRIPTORS: usize = 5;
 /// Striped files that may wait for servers with room: so far the walk gets ahead of a slow server.
 const PARKED_MAX: usize = 64;
+/// They get this part of all descriptors.
+const PARKED_SHARE: usize = 4;
 /// What a Lustre client sends to a server at once, where it does not say.
 const RPC_BYTES: u64 = 4 << 20;
 /// Longest piece of a striped file, however long requests are: memory.
@@ -131,16 +133,15 @@ impl Sizing {
             (true, true) => cores.max(REMOTE_BEGIN).min(wanted),
         };
         let descriptors = descriptors();
-        let parked = if source.layouts || destination.layouts {
-            PARKED_MAX.min(descriptors / 16)
-        } else {
-            0
-        };
-        let descriptors = descriptors - 2 * parked;
+        let layouts = source.layouts || destination.layouts;
+        let for_parked = if layouts { descriptors / PARKED_SHARE } else { 0 };
+        let descriptors = descriptors - for_parked;
         let (starters, depth, keep) = share_descriptors(descriptors, begin, mover)?;
         let usable = descriptors.saturating_sub(SPARE_DESCRIPTORS);
         let (extras, keep) =
             room_for_extras(usable, (starters, depth, keep), wanted - begin, mover);
+        // Each holds both files, and a chain of directories on both sides.
+        let parked = PARKED_MAX.min(for_parked / (2 + 2 * (keep + 1)));
         let threads = starters + extras;
         let wanted = typed.unwrap_or(begin);
         if threads < wanted {

@@ -108,7 +108,10 @@ impl<'w> Worker<'w> {
                     self.handle.done();
                 }
                 Found::NothingYet if self.backend.in_flight() > 0 => self.take_finished(true),
-                Found::NothingYet => self.handle.sleep(NAP),
+                Found::NothingYet => {
+                    self.look_at_parked();
+                    self.handle.sleep(NAP);
+                }
                 Found::Finished if self.backend.in_flight() > 0 => self.take_finished(true),
                 Found::Finished => return self.present.goes(self.extra),
             }

@@ -9,25 +9,34 @@ use nix::sys::stat::FileStat;
 use super::access::{self, Found};
 use super::layout::Of;
 use super::told;
-use crate::error::{FailureKind, Step, StepError};
+use crate::error::{AtStep, FailureKind, Step, StepError};
 
 /// Bytes of a block of stat(2).
 const BLOCK_BYTES: i64 = 512;
 
 /// Whether the data of an open regular file is only in an archive. Files whose blocks hold all of their
-/// bytes cost nothing; of others the layout is read where they lie on Lustre.
-pub fn is_released(file: impl AsFd, stat: &FileStat) -> bool {
-    may_be_released(stat)
-        && told::is_lustre(&file)
-        && matches!(access::read(file, Of::File), Ok(Found::Layout(layout)) if layout.is_released())
+/// bytes cost nothing; of others the layout is read where they lie on Lustre. A layout that cannot be
+/// understood may be that of a released file, and is taken for one.
+///
+/// # Errors
+/// With the given step, when the layout cannot be read: the file may be released.
+pub fn is_released(file: impl AsFd, stat: &FileStat, step: Step) -> Result<bool, StepError> {
+    if !may_be_released(stat) || !told::is_lustre(&file) {
+        return Ok(false);
+    }
+    Ok(match access::read(file, Of::File).at(step)? {
+        Found::Layout(layout) => layout.is_released(),
+        Found::Unknown(_) => true,
+        Found::None | Found::NotLustre => false,
+    })
 }
 
 /// Refuses to read a file that is released.
 ///
 /// # Errors
-/// `Released`, with the given step.
+/// `Released`, with the given step; and those of [`is_released`].
 pub fn refuse_released(file: impl AsFd, stat: &FileStat, step: Step) -> Result<(), StepError> {
-    if is_released(file, stat) {
+    if is_released(file, stat, step)? {
         return Err(StepError::found(step, FailureKind::Released));
     }
     Ok(())

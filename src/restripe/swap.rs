@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, linkat, unlinkat};
 
 use super::{Refused, open_directory, os_str, split};
 use crate::engine::temporary;
@@ -46,31 +46,52 @@ impl Print {
     }
 }
 
+/// Where the old file is once the copy has its name.
+#[derive(Clone, Copy)]
+enum Old {
+    /// Under the copy's name.
+    Exchanged,
+    /// Under a second name.
+    Linked,
+    /// Nowhere: it could have no second name.
+    Gone,
+}
+
 /// A file's name in its directory, and that of the copy beside it.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) dir: File,
     pub(super) name: CString,
-    aside: CString,
-    /// What the engine calls the copy until it is complete.
+    /// The copy while it is made.
+    making: CString,
+    /// What the engine may call it until it is complete.
     unfinished: CString,
+    /// The complete copy; after the swap the old file, where names can be exchanged.
+    aside: CString,
+    /// A second name of the file while the copy takes its place, where names cannot be exchanged.
+    old: CString,
 }
 
 impl Place {
     pub(super) fn of(path: &Path) -> Result<Self, Refused> {
         let (parent, name) = split(path)?;
         let dir = open_directory(&parent)?;
-        let aside = aside(&name);
-        Ok(Self { path: parent, dir, unfinished: temporary(&aside), aside, name })
+        let (making, aside, old) = (beside(&name, "making"), beside(&name, "made"), old(&name));
+        Ok(Self { path: parent, dir, unfinished: temporary(&making), making, aside, old, name })
     }
 
     pub(super) fn file(&self) -> PathBuf {
         self.path.join(os_str(&self.name))
     }
 
-    pub(super) fn aside(&self) -> PathBuf {
-        self.path.join(os_str(&self.aside))
+    pub(super) fn making(&self) -> PathBuf {
+        self.path.join(os_str(&self.making))
+    }
+
+    /// Takes note that the copy is complete.
+    pub(super) fn is_made(&self) -> Result<(), Refused> {
+        self.rename(&self.making, &self.aside).map_err(Refused::at("rename the copy"))
     }
 
     /// Whether the name still is that of the file that was looked at.
@@ -84,19 +105,30 @@ impl Place {
 
     /// Removes what a run left that was killed: an unfinished or complete copy, or the old file after a
     /// swap. The caller holds the lock on the file, so that it is no copy that somebody is making.
-    pub(super) fn remove_leftover(&self) -> Result<(), Refused> {
-        self.remove(&self.unfinished)?;
-        self.remove(&self.aside)
+    ///
+    /// # Errors
+    /// `KeptAside`, when it was written to after the file: it may be the old file, written to in the
+    /// moment of a swap whose run was killed before it could look.
+    pub(super) fn remove_leftover(&self, file: &Print) -> Result<(), Refused> {
+        self.remove(&self.unfinished, None)?;
+        self.remove(&self.making, None)?;
+        self.remove(&self.aside, Some(file))?;
+        self.remove(&self.old, Some(file))
     }
 
-    fn remove(&self, name: &CStr) -> Result<(), Refused> {
+    /// Removes a name, unless it is that of a file that was written to after `file`.
+    fn remove(&self, name: &CStr, file: Option<&Print>) -> Result<(), Refused> {
         let stat = match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(Refused::at("look for a leftover")(errno)),
         };
+        let path = || show(&self.path.join(os_str(name)));
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-            return Err(Refused::InTheWay(show(&self.path.join(os_str(name)))));
+            return Err(Refused::InTheWay(path()));
+        }
+        if file.is_some_and(|file| (stat.st_mtime, stat.st_mtime_nsec) > file.modified) {
+            return Err(Refused::KeptAside(path()));
         }
         unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir)
             .map_err(Refused::at("remove a leftover"))
@@ -109,8 +141,8 @@ impl Place {
             .map_err(Refused::at("open the copy"))
     }
 
-    /// Moves the copy into the file's place. Where names can be exchanged, a write in that very moment is
-    /// noticed and the file put back; elsewhere it can only be told.
+    /// Moves the copy into the file's place. A write in that very moment is noticed and the file put back:
+    /// names are exchanged, or, where they cannot be, the file has a second name meanwhile.
     pub(super) fn swap(
         &self,
         file: impl AsFd,
@@ -131,25 +163,62 @@ impl Place {
         if !self.is_aside(&Print::of(copy)?)? {
             return Err(Refused::Changed);
         }
-        let exchanged = match exchange() {
-            Ok(()) => true,
+        let failed = Refused::at("move the copy into place");
+        let old = match exchange() {
+            Ok(()) => Old::Exchanged,
             // What filesystems answer that can only rename; Lustre's client does.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-                renameat(&self.dir, self.aside.as_c_str(), &self.dir, self.name.as_c_str())
-                    .map_err(Refused::at("move the copy into place"))?;
-                false
+                let linked = self.link(&self.name, &self.old).is_ok();
+                self.rename(&self.aside, &self.name).map_err(failed)?;
+                if linked { Old::Linked } else { Old::Gone }
             }
-            Err(errno) => return Err(Refused::at("move the copy into place")(errno)),
+            Err(errno) => return Err(failed(errno)),
         };
         let intact = Print::of(file).is_ok_and(|now| before.same_data(&now));
-        match (intact, exchanged) {
-            (true, true) => self.remove(&self.aside)?,
-            (true, false) => {}
-            (false, true) if exchange().is_ok() => return Err(Refused::Changed),
-            (false, true) => return Err(Refused::KeptAside(show(&self.aside()))),
-            (false, false) => return Err(Refused::LateWrite),
+        let kept =
+            |name: &CStr| Refused::KeptAside(show(&self.path.join(os_str(&self.keep(name)))));
+        match (old, intact) {
+            (Old::Exchanged, true) => self.remove(&self.aside, None)?,
+            (Old::Linked, true) => self.remove(&self.old, None)?,
+            (Old::Gone, true) => {}
+            (Old::Exchanged, false) => {
+                return Err(exchange().map_or_else(|_| kept(&self.aside), |()| Refused::Changed));
+            }
+            (Old::Linked, false) => {
+                let back = self.rename(&self.old, &self.name);
+                return Err(back.map_or_else(|_| kept(&self.old), |()| Refused::Changed));
+            }
+            (Old::Gone, false) => return Err(Refused::LateWrite),
         }
         fsync(&self.dir).map_err(Refused::at("flush the directory"))
+    }
+
+    /// Gives the only name of a file to one that no run removes, and returns what it has now.
+    fn keep(&self, name: &CStr) -> CString {
+        for number in 1..100 {
+            let mut kept = b".longshore-kept-".to_vec();
+            // Enough of the name to find it by.
+            kept.extend(self.name.to_bytes().iter().take(200));
+            kept.extend(format!("-{number}").bytes());
+            let kept = CString::new(kept).expect("neither the name nor the digits hold a NUL");
+            match self.link(name, &kept) {
+                Ok(()) => {
+                    let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir); // it has both names then
+                    return kept;
+                }
+                Err(Errno::EEXIST) => {}
+                Err(_) => break,
+            }
+        }
+        name.to_owned()
+    }
+
+    fn link(&self, from: &CStr, to: &CStr) -> Result<(), Errno> {
+        linkat(&self.dir, from, &self.dir, to, AtFlags::empty())
+    }
+
+    fn rename(&self, from: &CStr, to: &CStr) -> Result<(), Errno> {
+        renameat(&self.dir, from, &self.dir, to)
     }
 
     fn exchange(&self) -> Result<(), Errno> {
@@ -171,17 +240,13 @@ impl Place {
 /// temporary name, which in such a directory may cost one rename between servers, and is right all the
 /// same. The suffix is always the same, so that the next run finds what a killed one left. Names that
 /// are too long for a suffix get a short one instead.
-fn aside(name: &CStr) -> CString {
+fn beside(name: &CStr, what: &str) -> CString {
     const LONGEST: usize = 255;
     const SUFFIX: usize = 6;
     const DIGITS: &[u8] = b"0123456789";
     const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ";
     const LOWER: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
-    // FNV-1a, 64 bits: stable over versions. The first word keeps other users of the scheme apart.
-    let bytes = b"longshore restripe".iter().chain(name.to_bytes());
-    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let mut hash = hash(name, what);
     let mut out = vec![b'.'];
     if name.to_bytes().len() + SUFFIX + 2 <= LONGEST {
         out.extend(name.to_bytes());
@@ -198,24 +263,40 @@ fn aside(name: &CStr) -> CString {
     CString::new(out).expect("neither the name nor the digits hold a NUL")
 }
 
+/// A second name of the file itself.
+fn old(name: &CStr) -> CString {
+    let text = format!(".longshore-restriped-{:016x}", hash(name, "old"));
+    CString::new(text).expect("digits hold no NUL")
+}
+
+/// FNV-1a, 64 bits: stable over versions. The first word keeps other users of the scheme apart.
+fn hash(name: &CStr, what: &str) -> u64 {
+    let words = b"longshore restripe ".iter().chain(what.as_bytes()).chain(b" ");
+    let bytes = words.chain(name.to_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_copys_name_has_the_form_that_stays_on_one_server_and_is_always_the_same() {
-        let name = aside(c"data.h5");
-        assert_eq!(name, aside(c"data.h5"));
+        let name = beside(c"data.h5", "made");
+        assert_eq!(name, beside(c"data.h5", "made"));
         let text = name.to_str().unwrap();
         let suffix = text.strip_prefix(".data.h5.").unwrap();
         assert_eq!(suffix.len(), 6);
         for kind in [u8::is_ascii_uppercase, u8::is_ascii_lowercase, u8::is_ascii_digit] {
             assert!(suffix.bytes().any(|byte| kind(&byte)), "{suffix}");
         }
-        assert_ne!(name, aside(c"data.h6"));
+        assert_ne!(name, beside(c"data.h6", "made"));
+        assert_ne!(name, beside(c"data.h5", "making"));
         let long = CString::new(vec![b'x'; 255]).unwrap();
-        assert!(aside(&long).to_bytes().len() <= 255);
-        assert_ne!(aside(&long), aside(&CString::new(vec![b'x'; 254]).unwrap()));
+        assert!(beside(&long, "made").to_bytes().len() <= 255);
+        assert_ne!(beside(&long, "made"), beside(&CString::new(vec![b'x'; 254]).unwrap(), "made"));
     }
     /// A file and a copy aside, with what the file was.
     fn pair() -> (tempfile::TempDir, Place, File, Print, OwnedFd) {
@@ -223,11 +304,15 @@ mod tests {
         let path = dir.path().join("data");
         std::fs::write(&path, "old").unwrap();
         let place = Place::of(&path).unwrap();
-        std::fs::write(place.aside(), "new").unwrap();
+        std::fs::write(aside(&place), "new").unwrap();
         let file = File::open(&path).unwrap();
         let before = Print::of(&file).unwrap();
         let copy = place.open_leftover().unwrap();
         (dir, place, file, before, copy)
+    }
+
+    fn aside(place: &Place) -> PathBuf {
+        place.path.join(os_str(&place.aside))
     }
 
     fn content(path: &Path) -> String {
@@ -258,11 +343,19 @@ mod tests {
         let refused = place.swap(&file, &before, &copy).unwrap_err();
         assert!(matches!(refused, Refused::Changed), "{refused}");
         assert_eq!(content(&place.file()), "late write");
-        place.remove_leftover().unwrap();
+        place.remove_leftover(&Print::of(&file).unwrap()).unwrap();
         assert_eq!(content(&place.file()), "late write");
 
         let (_dir, place, file, before, copy) = pair();
         std::fs::write(place.file(), "late write").unwrap();
+        let refused = place.swap_by(&file, &before, &copy, NEVER).unwrap_err();
+        assert!(matches!(refused, Refused::Changed), "{refused}");
+        assert_eq!(content(&place.file()), "late write");
+
+        // It can have no second name, as where the limit of links is reached.
+        let (_dir, place, file, before, copy) = pair();
+        std::fs::write(place.file(), "late write").unwrap();
+        std::fs::create_dir(place.path.join(os_str(&place.old))).unwrap();
         let refused = place.swap_by(&file, &before, &copy, NEVER).unwrap_err();
         assert!(matches!(refused, Refused::LateWrite), "{refused}");
 
@@ -276,26 +369,51 @@ mod tests {
         };
         let refused = place.swap_by(&file, &before, &copy, &once).unwrap_err();
         assert!(matches!(refused, Refused::KeptAside(_)), "{refused}");
-        assert_eq!(content(&place.aside()), "late write");
+        let kept = place.path.join(".longshore-kept-data-1");
+        assert!(refused.to_string().contains(".longshore-kept-data-1"), "{refused}");
+        place.remove_leftover(&before).unwrap();
+        assert_eq!(content(&kept), "late write");
+
+        // The run is killed before it could look.
+        for name in
+            [|place: &Place| aside(place), |place: &Place| place.path.join(os_str(&place.old))]
+        {
+            let (_dir, place, file, before, _copy) = pair();
+            let kept = name(&place);
+            std::fs::write(&kept, "late write").unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            let before = Print { modified: (0, 0), ..before };
+            let refused = place.remove_leftover(&before).unwrap_err();
+            assert!(matches!(refused, Refused::KeptAside(_)), "{refused}");
+            assert_eq!(content(&kept), "late write");
+        }
     }
 
     #[test]
     fn what_another_put_aside_is_not_moved_into_place() {
         let (_dir, place, file, before, copy) = pair();
-        std::fs::remove_file(place.aside()).unwrap();
-        std::fs::write(place.aside(), "not ours").unwrap();
+        std::fs::remove_file(aside(&place)).unwrap();
+        std::fs::write(aside(&place), "not ours").unwrap();
         assert!(place.swap(&file, &before, &copy).is_err());
         assert_eq!(content(&place.file()), "old");
     }
 
     #[test]
     fn leftovers_are_removed_and_directories_are_in_the_way() {
-        let (dir, place, ..) = pair();
+        let (dir, place, file, ..) = pair();
+        // What the engine leaves complete has the times of the file.
+        File::open(aside(&place))
+            .unwrap()
+            .set_modified(file.metadata().unwrap().modified().unwrap())
+            .unwrap();
+        std::fs::hard_link(place.file(), place.path.join(os_str(&place.old))).unwrap();
+        let print = Print::of(&file).unwrap();
         std::fs::write(dir.path().join(os_str(&place.unfinished)), "part").unwrap();
-        place.remove_leftover().unwrap();
+        std::fs::write(place.making(), "part").unwrap();
+        place.remove_leftover(&print).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        place.remove_leftover().unwrap();
-        std::fs::create_dir(place.aside()).unwrap();
-        assert!(matches!(place.remove_leftover(), Err(Refused::InTheWay(_))));
+        place.remove_leftover(&print).unwrap();
+        std::fs::create_dir(aside(&place)).unwrap();
+        assert!(matches!(place.remove_leftover(&print), Err(Refused::InTheWay(_))));
     }
 }
