@@ -187,6 +187,21 @@ impl Rabbit {
         movement.status.unwrap()
     }
 
+    /// The same where the API server may be away, or what it answers may take long.
+    pub async fn finished_whatever_happens(&self, name: &str) -> NnfDataMovementStatus {
+        let deadline = Instant::now() + 3 * PATIENCE;
+        loop {
+            let found = self.movements.get_opt(name).await;
+            match found {
+                Ok(Some(movement)) if state(&movement) == Some(State::Finished) => {
+                    return movement.status.unwrap();
+                }
+                found => assert!(Instant::now() < deadline, "{name} does not end: {found:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until its shard is there.
     pub async fn shard(&self, name: &str) -> DataMovementShard {
         until(&self.shards, name, |_| true).await
