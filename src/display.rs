@@ -121,6 +121,12 @@ impl Display {
         Self::with_view(view, summaries)
     }
 
+    /// Starts writing JSON lines (`docs/progress-json.md`) to somebody else than standard error.
+    #[must_use]
+    pub fn json_to(writer: Box<dyn Write + Send>) -> Self {
+        Self::with_view(Some(View::Json(json::Json::new(writer))), Summaries::No)
+    }
+
     fn with_view(view: Option<View>, summaries: Summaries) -> Self {
         let silent = view.is_none();
         let shared = Arc::new(Shared {

@@ -12,6 +12,7 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+pub mod arguments;
 mod backend;
 pub mod cancel;
 pub mod checksum;
@@ -27,7 +28,7 @@ pub mod journal;
 pub mod lanes;
 pub mod lustre;
 pub mod manifest;
-mod mounts;
+pub mod mounts;
 pub mod options;
 pub mod plan;
 pub mod progress;

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub struct Mount {
     /// Where it is mounted.
-    pub(crate) point: PathBuf,
+    pub point: PathBuf,
     /// Type of the filesystem.
-    pub(crate) filesystem: String,
+    pub filesystem: String,
     /// What is mounted: a device, `server:/export`, or a word.
-    pub(crate) source: OsString,
+    pub source: OsString,
     /// `major:minor` of the files on it.
     device: (u64, u64),
 }
@@ -36,7 +36,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
 }
 
 /// All mounts, the later over the earlier.
-pub(crate) fn all(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
+pub fn all(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(parse)
 }
 

@@ -1,14 +1,45 @@
-//! The worker's command line. It runs no movement yet: the cluster side comes after the engine.
-//! It never decides what is copied.
+//! The worker's command line: the agent of a node (`run`), and the process that it starts for each copy
+//! (`mover`). It never decides what is copied.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+mod admission;
+mod agent;
+mod api;
+mod lease;
+mod leftover;
+mod metrics;
+mod mounts;
+mod mover;
+mod process;
+mod run;
+mod server;
+mod shard;
+mod time;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
 
 /// Longshore's agent on a storage node.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
-struct Args {}
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-fn main() {
-    let Args {} = Args::parse();
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    /// Carries out one copy, which is told to it on standard input
+    #[command(hide = true)]
+    Mover(mover::Args),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Args::parse().command {
+        Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Mover(args) => Ok(mover::run(&args)),
+    }
 }

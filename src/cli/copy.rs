@@ -2,34 +2,25 @@
 //! It copies nothing itself.
 
 use std::ffi::OsStr;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ArgMatches;
+use longshore::arguments::CopyArgs;
 use longshore::control_socket::{Place, Server};
 use longshore::display::{Display, human};
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
 use longshore::error::show;
 use longshore::exit::Outcome;
-use longshore::filter::{Filter, Verdict};
 use longshore::journal::{self, Prepared};
 use longshore::manifest::Writer;
-use longshore::options::{
-    BackendChoice, ConcurrencyChoice, CopyOptions, CopyRequest, ExistingJournal, JournalChoice,
-    JournalPlace, Preserve, StripeChoice, SyncPolicy, Target, XattrPolicy,
-};
 use longshore::plan::{Plan, Root};
 use longshore::report::Report;
-use longshore::selection::Selection;
 
-use super::{
-    Attribute, BackendArg, ConcurrencyArg, CopyArgs, StripesArg, SyncArg, XattrArg, lustre, output,
-    signals,
-};
+use super::{lustre, output, signals};
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
 pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
@@ -41,7 +32,7 @@ pub(crate) fn run(args: &CopyArgs, matches: &ArgMatches) -> ExitCode {
 
 fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let no_job = lustre::under_job(args.lustre.job_id.as_deref().map(OsStr::new), None);
-    let request = request(args, matches)?;
+    let request = args.request(matches)?;
     let Prepared { plan, ticket, notes, earlier } = journal::prepare(&request)?;
     if plan.options.dry_run {
         output::print(mapping(&plan).as_bytes());
@@ -142,151 +133,4 @@ pub(crate) fn write_report(path: &Path, report: &impl serde::Serialize) -> anyho
     let json = serde_json::to_vec_pretty(report).context("failed to write the report as JSON")?;
     std::fs::write(path, json)
         .with_context(|| format!("failed to write the report {}", path.display()))
-}
-
-/// What was typed, as a request.
-fn request(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<CopyRequest> {
-    let (sources, destination, target) = paths(args)?;
-    let selection = match &args.files_from {
-        Some(path) => Some(Arc::new(Selection::parse(&read_list(path)?, &sources)?)),
-        None => None,
-    };
-    let mut options = CopyOptions {
-        preserve: preserve(args),
-        xattrs: match args.xattrs {
-            XattrArg::Auto => XattrPolicy::Auto,
-            XattrArg::None => XattrPolicy::None,
-            XattrArg::User => XattrPolicy::User,
-            XattrArg::All => XattrPolicy::All,
-        },
-        backend: match args.backend {
-            BackendArg::Auto => BackendChoice::Auto,
-            BackendArg::Uring => BackendChoice::Uring,
-            BackendArg::Threads => BackendChoice::Threads,
-            BackendArg::Clone => BackendChoice::Clone,
-        },
-        threads: args.threads,
-        concurrency: match args.concurrency {
-            ConcurrencyArg::Adaptive => ConcurrencyChoice::Adaptive,
-            ConcurrencyArg::Fixed => ConcurrencyChoice::Fixed,
-        },
-        stripes: match args.stripes {
-            StripesArg::Aware => StripeChoice::Aware,
-            StripesArg::Ignore => StripeChoice::Ignore,
-        },
-        bandwidth_limit: args.bandwidth_limit,
-        ops_limit: args.ops_limit.map(std::num::NonZeroU64::get),
-        filter: Arc::new(filter(&args.include, &args.exclude, matches)?),
-        selection,
-        update: args.update,
-        delete: args.delete,
-        one_file_system: args.one_file_system,
-        sync: match args.sync {
-            SyncArg::End => SyncPolicy::End,
-            SyncArg::File => SyncPolicy::File,
-            SyncArg::None => SyncPolicy::None,
-        },
-        verify: args.verify.is_some(),
-        checksum: args.verify.flatten().unwrap_or(args.checksum).into(),
-        dry_run: args.dry_run,
-        journal: journal_choice(args),
-        ..CopyOptions::default()
-    };
-    args.lustre.apply(&mut options)?;
-    Ok(CopyRequest { sources, destination, target, parents: args.parents, options })
-}
-
-fn journal_choice(args: &CopyArgs) -> JournalChoice {
-    JournalChoice {
-        place: match &args.journal {
-            None => JournalPlace::Beside,
-            Some(path) if path == Path::new("none") => JournalPlace::None,
-            Some(path) => JournalPlace::At(path.clone()),
-        },
-        existing: match (args.resume, args.fresh) {
-            (true, _) => ExistingJournal::Require,
-            (_, true) => ExistingJournal::Replace,
-            _ => ExistingJournal::Continue,
-        },
-    }
-}
-
-/// The last path is the destination, unless `-t` names it.
-fn paths(args: &CopyArgs) -> anyhow::Result<(Vec<PathBuf>, PathBuf, Target)> {
-    let mut sources = args.paths.clone();
-    if let Some(directory) = &args.target_directory {
-        return Ok((sources, directory.clone(), Target::Directory));
-    }
-    let destination = sources
-        .pop()
-        .filter(|_| !sources.is_empty())
-        .context("no destination: name it after the source, or with -t (longshore copy SRC DST)")?;
-    let target = if args.no_target_directory { Target::Exact } else { Target::Guess };
-    Ok((sources, destination, target))
-}
-
-fn read_list(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut list = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin()
-            .read_to_end(&mut list)
-            .context("failed to read the list on standard input")?;
-        return Ok(list);
-    }
-    std::fs::read(path).with_context(|| format!("failed to read the list {}", path.display()))
-}
-
-/// The rules in the order in which they were typed: the first that matches decides.
-pub(crate) fn filter(
-    include: &[String],
-    exclude: &[String],
-    matches: &ArgMatches,
-) -> anyhow::Result<Filter> {
-    let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
-    let includes = indices("include").into_iter().zip(include);
-    let excludes = indices("exclude").into_iter().zip(exclude);
-    let mut rules: Vec<_> = includes
-        .map(|(index, pattern)| (index, Verdict::Include, pattern))
-        .chain(excludes.map(|(index, pattern)| (index, Verdict::Exclude, pattern)))
-        .collect();
-    rules.sort_by_key(|(index, ..)| *index);
-    Ok(Filter::new(rules.into_iter().map(|(_, verdict, pattern)| (verdict, pattern.as_str())))?)
-}
-
-/// `--preserve` replaces the default set, `--no-preserve` takes away from what there is.
-fn preserve(args: &CopyArgs) -> Preserve {
-    let none = Preserve {
-        mode: false,
-        ownership: false,
-        timestamps: false,
-        links: false,
-        xattr: false,
-        acl: false,
-        project: false,
-        flags: false,
-    };
-    let mut kept = if args.preserve.is_empty() { Preserve::default() } else { none };
-    let changes = args.preserve.iter().map(|attribute| (attribute, true));
-    for (attribute, keep) in
-        changes.chain(args.no_preserve.iter().map(|attribute| (attribute, false)))
-    {
-        match attribute {
-            Attribute::Mode => kept.mode = keep,
-            Attribute::Ownership => kept.ownership = keep,
-            Attribute::Timestamps => kept.timestamps = keep,
-            Attribute::Links => kept.links = keep,
-            Attribute::Xattr => kept.xattr = keep,
-            Attribute::Acl => kept.acl = keep,
-            Attribute::Project => kept.project = keep,
-            Attribute::Flags => kept.flags = keep,
-            Attribute::All => {
-                kept = if keep {
-                    Preserve { project: true, flags: true, ..Preserve::default() }
-                } else {
-                    none
-                };
-            }
-        }
-    }
-    kept
 }

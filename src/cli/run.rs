@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use longshore::arguments::ProgressArg;
 use longshore::display::{CopyId, Display};
 use longshore::error::show;
 use longshore::lustre::job_id;
@@ -21,7 +22,7 @@ use longshore::run::{
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::{ProgressArg, RunArgs, copy, lustre, output};
+use super::{RunArgs, copy, lustre, output};
 
 /// Does the command and returns its exit code.
 pub(crate) fn run(args: &RunArgs) -> ExitCode {

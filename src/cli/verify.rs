@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::ArgMatches;
+use longshore::arguments::filter;
 use longshore::display::{Display, human};
 use longshore::error::show;
 use longshore::exit::Outcome;
 use longshore::verify::{self, Against, Comparison, Control, Request};
 
-use super::copy::{create_list, create_report, filter, write_report};
+use super::copy::{create_list, create_report, write_report};
 use super::{VerifyArgs, output, signals};
 
 /// Differences that are printed; the report has more, the failed list all.

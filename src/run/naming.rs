@@ -1,10 +1,12 @@
 //! Where a copied source ends up, by the cluster's rules: destination preparation, index directories
-//! of a fan-in, and the copy tool's naming. It looks at both ends and creates nothing.
+//! of a fan-in, and the copy tool's naming. It looks at both ends, and makes one directory.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use crate::error::show;
 
 /// A copy with its names settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +15,30 @@ pub struct Settled {
     pub source: PathBuf,
     /// The exact path that the source, or its contents, gets.
     pub destination: PathBuf,
+    /// The destination as it was asked for, with the index directory in it and the slash that it had:
+    /// what the cluster's data mover hands to its copy tool.
+    pub named: PathBuf,
     /// The directory that must exist before the copy.
     pub directory: PathBuf,
+}
+
+impl Settled {
+    /// Makes the directory, with its parents, and settles the destination by its real path.
+    ///
+    /// # Errors
+    /// A sentence about what could not be made.
+    pub fn make_directory(mut self) -> Result<Self, String> {
+        let directory = &self.directory;
+        let real = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));
+        let real = real.map_err(|error| {
+            format!("failed to create the directory {}: {error}", show(directory))
+        })?;
+        if let Ok(name) = self.destination.strip_prefix(directory) {
+            // Collected, a path that is the directory itself has no trailing slash.
+            self.destination = real.join(name).components().collect();
+        }
+        Ok(self)
+    }
 }
 
 /// What a path is when symbolic links are followed.
@@ -47,11 +71,16 @@ pub fn settle(source: &Path, destination: &Path, fan_in: Option<&str>) -> Result
                 return Err("the source is a directory but the destination is a file".into());
             }
             let directory = inside(destination);
+            let named = if fan_in.is_some() && ends_in_slash(destination) {
+                joined(&directory, "/")
+            } else {
+                directory.clone()
+            };
             let destination = match own_name(source) {
                 Some(name) => directory.join(name),
                 None => directory.clone(),
             };
-            Ok(Settled { source: followed(source), destination, directory })
+            Ok(Settled { source: followed(source), destination, named, directory })
         }
         Kind::File => {
             let is_directory =
@@ -63,10 +92,36 @@ pub fn settle(source: &Path, destination: &Path, fan_in: Option<&str>) -> Result
                 (inside(parent), destination.file_name())
             };
             let name = name.ok_or("the source has no name")?;
+            let named = match (is_directory, ends_in_slash(destination)) {
+                (true, true) if fan_in.is_some() => joined(&directory, "/"),
+                (true, _) => directory.clone(),
+                (false, _) => directory.join(name),
+            };
             let destination = directory.join(name);
-            Ok(Settled { source: followed(source), destination, directory })
+            Ok(Settled { source: followed(source), destination, named, directory })
         }
     }
+}
+
+/// The index directory of a source that is in an allocation, and whether the source's path ends with
+/// it: `PREFIX-<digits>` before a slash or at the end.
+///
+/// It is the first such text in the path, and not necessarily a whole name, as the cluster's data mover
+/// has it: copies that are spread over both must end in the same place.
+#[must_use]
+pub fn index_directory(source: &Path, prefix: &str) -> Option<(String, bool)> {
+    let path = source.as_os_str().as_bytes();
+    let wanted = [prefix.as_bytes(), b"-"].concat();
+    (0..path.len()).find_map(|start| {
+        let digits = path[start..].strip_prefix(wanted.as_slice())?;
+        let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let rest = &digits[count..];
+        if count == 0 || !(rest.is_empty() || rest[0] == b'/') {
+            return None;
+        }
+        let number = std::str::from_utf8(&digits[..count]).ok()?;
+        Some((format!("{prefix}-{number}"), rest.is_empty()))
+    })
 }
 
 /// The name that a directory source keeps at its destination; none when only its contents go.
@@ -160,9 +215,41 @@ mod tests {
         for (from, to, destination, directory) in cases {
             assert_eq!(place.settle(from, to, index), names(destination, directory), "{from} {to}");
         }
+        let named = [
+            ("/src/file", "/u", "/u/r-0"),
+            ("/src/file", "/u/new.out", "/u/r-0/new.out"),
+            ("/src/file", "/u/newdir/", "/u/newdir/r-0/"),
+            ("/src/dir", "/u/newdir", "/u/newdir/r-0"),
+            ("/src/dir", "/u/newdir/", "/u/newdir/r-0/"),
+            ("/src/dir/", "/u/newdir/", "/u/newdir/r-0/"),
+        ];
+        let root = place.0.path();
+        for (from, to, expected) in named {
+            let settled = settle(&joined(root, from), &joined(root, to), index).unwrap();
+            assert_eq!(
+                settled.named.as_os_str(),
+                joined(root, expected).as_os_str(),
+                "{from} {to}"
+            );
+        }
         // The bare root of an allocation brings its index directory as its own name.
         let bare = place.settle("/src/dir/node-0", "/u", None);
         assert_eq!(bare, names("u/node-0", "u"));
+    }
+
+    #[test]
+    fn the_index_directory_is_found_in_the_source() {
+        let find = |path: &str| index_directory(Path::new(path), "rabbit-1");
+        let found = |name: &str, end| Some((name.to_owned(), end));
+        assert_eq!(find("/mnt/nnf/u-0/rabbit-1-0/out/"), found("rabbit-1-0", false));
+        assert_eq!(find("/mnt/nnf/u-0/rabbit-1-0/"), found("rabbit-1-0", false));
+        assert_eq!(find("/mnt/nnf/u-0/rabbit-1-12"), found("rabbit-1-12", true));
+        let large = "rabbit-1-9999999999999";
+        assert_eq!(find(&format!("/mnt/nnf/u-0/{large}/x")), found(large, false));
+        for other in ["/mnt/nnf/u-0/out", "/m/rabbit-2-0/", "/m/rabbit-1-0-0/", "/m/rabbit-1-/"] {
+            assert_eq!(find(other), None, "{other}");
+        }
+        assert_eq!(find("/m/rabbit-1-0-0/rabbit-1-3"), found("rabbit-1-3", true));
     }
 
     #[test]

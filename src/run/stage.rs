@@ -1,7 +1,6 @@
 //! DataIn and DataOut: the copies of one state, side by side. A failed copy does not stop its
 //! siblings; what a failure means for the run is not decided here.
 
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -15,7 +14,6 @@ use super::naming::{Settled, settle};
 use super::report::{CopyEnd, CopyReport};
 use super::{CopyLabel, Observer, RunError, Signals};
 use crate::engine::Control;
-use crate::error::show;
 use crate::exit::Outcome;
 use crate::lustre::ready;
 use crate::options::{CopyRequest, JournalPlace, Target};
@@ -104,18 +102,7 @@ impl Stage<'_> {
         let mounted = ready::check(&ends, &[], ready::LIMIT).map_err(|refusal| refusal.to_string());
         let settled =
             mounted.and_then(|()| settle(&leg.source, &leg.destination, leg.fan_in.as_deref()));
-        let made = settled.and_then(|mut settled| {
-            let directory = &settled.directory;
-            let real = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));
-            let real = real.map_err(|error| {
-                format!("failed to create the directory {}: {error}", show(directory))
-            })?;
-            if let Ok(name) = settled.destination.strip_prefix(directory) {
-                // Collected, a path that is the directory itself has no trailing slash.
-                settled.destination = real.join(name).components().collect();
-            }
-            Ok(settled)
-        });
+        let made = settled.and_then(Settled::make_directory);
         match made {
             Ok(Settled { source, destination, .. }) => {
                 let mut request = CopyRequest::new(vec![source.clone()], destination.clone());

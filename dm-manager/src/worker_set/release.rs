@@ -2,6 +2,8 @@
 //! comes back does not keep it for ever. It unmounts nothing; the rollout does.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -16,6 +18,9 @@ use super::rollout;
 use super::step::Keeper;
 use super::view::View;
 use crate::lustre_file_system::{FINALIZER, FileSystem, Judgement};
+
+/// How long after its time a pod still counts as ending in a rollout.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Lets go of the filesystems that are being deleted, or of `all` when there are to be no workers,
@@ -51,8 +56,8 @@ impl Keeper {
         for one in leaving {
             let pods = view.pods();
             let still = pods.iter().filter(|pod| has_claim(pod.spec.as_ref(), &one.claim));
-            if let Some(time) = still.filter_map(|pod| self.given_up(pod)).min() {
-                self.at(time);
+            if let Some(left) = still.filter_map(|pod| self.waited_for(pod)).min() {
+                self.at(Instant::now() + left);
             }
         }
         if ready.is_empty() {
@@ -73,21 +78,31 @@ impl Keeper {
 
     /// The pods that have the volume of a claim, without those that are given up.
     fn holders<P: Borrow<Pod>>(&self, pods: &[P], claim: &str) -> Vec<String> {
-        let now = Instant::now();
         let holds = |pod: &&Pod| {
-            has_claim(pod.spec.as_ref(), claim) && self.given_up(pod).is_none_or(|time| now < time)
+            has_claim(pod.spec.as_ref(), claim)
+                && self.waited_for(pod).is_none_or(|left| !left.is_zero())
         };
         pods.iter().map(Borrow::borrow).filter(holds).map(rollout::node_of).collect()
     }
 
-    /// When a pod that should be gone is not waited for any more: its node is lost.
-    fn given_up(&self, pod: &Pod) -> Option<Instant> {
-        let due = pod.metadata.deletion_timestamp.as_ref()?.0;
-        let patience = self.context.patience.lost_worker;
-        let late = Timestamp::now().duration_since(due).as_millis();
-        let left = i128::try_from(patience.as_millis()).unwrap_or(i128::MAX) - late;
-        let left = u64::try_from(left.max(0)).unwrap_or(u64::MAX);
-        Some(Instant::now() + std::time::Duration::from_millis(left))
+    /// How many pods should be gone for a while and are not: the nodes are lost, and nothing comes of
+    /// waiting for them in a rollout.
+    pub(super) fn overdue(&mut self, pods: &[Arc<Pod>]) -> i32 {
+        let patience = self.context.patience.lost_worker.min(OVERDUE);
+        let mut overdue = 0;
+        for left in pods.iter().filter_map(|pod| left(pod, patience)) {
+            if left.is_zero() {
+                overdue += 1;
+            } else {
+                self.at(Instant::now() + left);
+            }
+        }
+        overdue
+    }
+
+    /// How much longer a pod that should be gone is waited for: then its node is lost.
+    fn waited_for(&self, pod: &Pod) -> Option<Duration> {
+        left(pod, self.context.patience.lost_worker)
     }
 
     async fn let_go(&mut self, one: &FileSystem, pods: &[Pod]) -> anyhow::Result<()> {
@@ -121,4 +136,13 @@ impl Keeper {
         tracing::info!(file_system = one.name, namespace, "let go");
         Ok(())
     }
+}
+
+/// How long it is until a pod that is to be gone has been there for a time beyond that.
+fn left(pod: &Pod, by: Duration) -> Option<Duration> {
+    // The time of deletion has the pod's time to end in it.
+    let due = pod.metadata.deletion_timestamp.as_ref()?.0;
+    let late = Timestamp::now().duration_since(due).as_millis();
+    let left = i128::try_from(by.as_millis()).unwrap_or(i128::MAX) - late;
+    Some(Duration::from_millis(u64::try_from(left.max(0)).unwrap_or(u64::MAX)))
 }

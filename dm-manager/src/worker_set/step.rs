@@ -215,12 +215,13 @@ impl Keeper {
         let failures = rollout::failures(view, &judgement.accepted, &self.context.namespace);
         let status = live.as_ref().and_then(|set| set.status.as_ref());
         let version = self.context.versions.manager.clone();
+        let beyond = rollout::stuck(&failures, &view.pods()) + self.overdue(&view.pods());
         let meant = daemon_set::make(
             manager,
             &version.context("the kind of the manager object is unknown")?,
             &target,
             &self.args.worker_service_account,
-            rollout::stuck(&failures, &view.pods()),
+            beyond,
             status.map_or(0, |status| status.desired_number_scheduled),
         );
         let api: Api<DaemonSet> =

@@ -1,7 +1,7 @@
 //! Rates as people type them. Units of 1024 unless `B` follows without `i`, as rsync has it.
 
 /// Bytes per second: `500K`, `1.5GiB`, `100MB`; a bare number is bytes.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let problem = || {
         format!(
             "{text:?} is no rate: a number of bytes per second, with K, M, G or T (100M, 1.5GiB)"
@@ -36,12 +36,12 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// As [`bytes`], and `none`, which is 0.
-pub(crate) fn bytes_or_none(text: &str) -> Result<u64, String> {
+pub fn bytes_or_none(text: &str) -> Result<u64, String> {
     if text == "none" { Ok(0) } else { bytes(text) }
 }
 
 /// A number per second, at least 1, or `none`, which is 0.
-pub(crate) fn count_or_none(text: &str) -> Result<u64, String> {
+pub fn count_or_none(text: &str) -> Result<u64, String> {
     if text == "none" {
         return Ok(0);
     }

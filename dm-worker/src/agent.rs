@@ -1,0 +1,375 @@
+//! The agent of a node: watches shards, admits them to movers, and keeps an account of those that run.
+//! What happens to one shard is elsewhere.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, SelectAll, StreamExt, select_all};
+use kube::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use longshore::api::data_movement_shard::NODE_LABEL;
+use longshore::api::{DataMovementShard, Defined};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::admission::Admission;
+use crate::lease::Held;
+use crate::mounts::Mounts;
+use crate::server::Readiness;
+use crate::shard::{Conduct, Left, Life, Worker, is_free};
+
+/// The pauses of a watch that fails: an API server that is back is noticed soon.
+const WATCH_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// The pause before a shard is tried again that could not be tried.
+const LATER: Duration = Duration::from_secs(1);
+
+/// How often numbers are taken, mounts are heeded and readiness is decided, if nothing else happens.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long movers that were asked to end may take, with the writes about them.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+
+type Watched = (usize, Result<Event<DataMovementShard>, watcher::Error>);
+
+/// What the agent is given.
+pub(crate) struct Settings {
+    pub(crate) node: String,
+    /// Namespaces of shards; all when empty.
+    pub(crate) namespaces: Vec<String>,
+    /// Movers at the same time.
+    pub(crate) movers: usize,
+    /// How long running movers may go on after the end was asked for.
+    pub(crate) drain: Duration,
+}
+
+/// A shard that this worker has to do with.
+struct Running {
+    seen: watch::Sender<Option<DataMovementShard>>,
+    /// Which watch it came from.
+    watch: usize,
+}
+
+/// The agent.
+pub(crate) struct Agent {
+    settings: Settings,
+    worker: Arc<Worker>,
+    mounts: Mounts,
+    readiness: Readiness,
+    held: watch::Receiver<Held>,
+    conduct: watch::Sender<Conduct>,
+    slots: Arc<Semaphore>,
+    waiting: Admission<(usize, DataMovementShard)>,
+    /// Free shards whose filesystems this node has not.
+    elsewhere: HashMap<String, DataMovementShard>,
+    /// Which watch a shard of these two came from, by uid.
+    origins: HashMap<String, usize>,
+    running: HashMap<String, Running>,
+    lives: JoinSet<(String, Left)>,
+    /// What each watch has listed since it began anew; none when its list is complete.
+    listing: Vec<Option<HashSet<String>>>,
+    listed: Vec<bool>,
+    later: (mpsc::UnboundedSender<Watching>, mpsc::UnboundedReceiver<Watching>),
+    stopping: bool,
+}
+
+/// A shard to look at again.
+type Watching = (usize, DataMovementShard);
+
+impl Agent {
+    pub(crate) fn new(
+        settings: Settings,
+        worker: Arc<Worker>,
+        mounts: Mounts,
+        readiness: Readiness,
+        held: watch::Receiver<Held>,
+    ) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(settings.movers)),
+            settings,
+            worker,
+            mounts,
+            readiness,
+            held,
+            conduct: watch::channel(Conduct::GoOn).0,
+            waiting: Admission::default(),
+            elsewhere: HashMap::new(),
+            origins: HashMap::new(),
+            running: HashMap::new(),
+            lives: JoinSet::new(),
+            listing: Vec::new(),
+            listed: Vec::new(),
+            later: mpsc::unbounded_channel(),
+            stopping: false,
+        }
+    }
+
+    /// Works until `end` returns; then lets movers finish for a while, and has the rest put back.
+    pub(crate) async fn run(mut self, end: impl Future<Output = ()>) {
+        tokio::pin!(end);
+        // What an earlier process of this worker had is put back when it is seen, which needs the Lease.
+        tokio::select! {
+            _ = self.held.wait_for(Option::is_some) => {}
+            () = &mut end => return,
+        }
+        let mut watches = self.watches();
+        loop {
+            tokio::select! {
+                () = self.step(&mut watches) => {}
+                () = &mut end => break,
+            }
+        }
+        self.stopping = true;
+        self.readiness.set(false);
+        tracing::info!(movers = self.lives.len(), "ending: nothing more is claimed");
+        let drain = self.settings.drain;
+        if timeout(drain, self.until_idle(&mut watches)).await.is_err() {
+            tracing::info!(movers = self.lives.len(), "putting back what still runs");
+            self.conduct.send_replace(Conduct::PutBack);
+            if timeout(ENDS_WITHIN, self.until_idle(&mut watches)).await.is_err() {
+                tracing::error!(shards = self.lives.len(), "not all shards could be put back");
+            }
+        }
+        self.lives.shutdown().await;
+    }
+
+    async fn until_idle(&mut self, watches: &mut SelectAll<BoxStream<'static, Watched>>) {
+        while !self.lives.is_empty() {
+            self.step(watches).await;
+        }
+    }
+
+    /// Waits for one thing to happen, and does what follows from it.
+    async fn step(&mut self, watches: &mut SelectAll<BoxStream<'static, Watched>>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.tick().await; // the first one is at once
+        tokio::select! {
+            Some((watch, event)) = watches.next() => self.heed(watch, event),
+            Some(ended) = self.lives.join_next() => self.ended(ended),
+            Some((watch, shard)) = self.later.1.recv() => self.look_again(watch, shard),
+            Ok(()) = self.held.changed() => {}
+            _ = look.tick() => self.reconsider(),
+        }
+        self.admit();
+        let lease = self.held.borrow_and_update().is_some();
+        self.readiness.set(!self.stopping && lease && self.listed.iter().all(|listed| *listed));
+        let movers = self.settings.movers - self.slots.available_permits();
+        self.worker.metrics.now(movers, self.waiting.len(), self.mounts.missing());
+    }
+
+    fn watches(&mut self) -> SelectAll<BoxStream<'static, Watched>> {
+        let version = DataMovementShard::DEFINITION.storage_version();
+        let client = &self.worker.client;
+        let scopes: Vec<Api<DataMovementShard>> = match self.settings.namespaces.as_slice() {
+            [] => vec![Api::all_with(client.clone(), &version)],
+            some => some
+                .iter()
+                .map(|namespace| Api::namespaced_with(client.clone(), namespace, &version))
+                .collect(),
+        };
+        let selectors = [format!("{NODE_LABEL}={}", self.settings.node), format!("!{NODE_LABEL}")];
+        let mut watches = Vec::new();
+        for scope in scopes {
+            for selector in &selectors {
+                let number = watches.len();
+                let config = watcher::Config::default().labels(selector);
+                let events = watcher::watcher(scope.clone(), config).backoff(Pauses::default());
+                watches.push(events.map(move |event| (number, event)).boxed());
+            }
+        }
+        self.listing = vec![None; watches.len()];
+        self.listed = vec![false; watches.len()];
+        select_all(watches)
+    }
+
+    fn heed(&mut self, watch: usize, event: Result<Event<DataMovementShard>, watcher::Error>) {
+        match event {
+            Ok(Event::Apply(shard)) => self.see(watch, shard),
+            Ok(Event::Delete(shard)) => self.forget(&uid(&shard)),
+            Ok(Event::Init) => self.listing[watch] = Some(HashSet::new()),
+            Ok(Event::InitApply(shard)) => {
+                if let Some(listed) = &mut self.listing[watch] {
+                    listed.insert(uid(&shard));
+                }
+                self.see(watch, shard);
+            }
+            Ok(Event::InitDone) => {
+                let listed = self.listing[watch].take().unwrap_or_default();
+                self.listed[watch] = true;
+                let running = self.running.iter().map(|(uid, running)| (uid, running.watch));
+                let waiting = self.origins.iter().map(|(uid, watch)| (uid, *watch));
+                let gone: Vec<String> = running
+                    .chain(waiting)
+                    .filter(|(uid, origin)| *origin == watch && !listed.contains(*uid))
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
+                gone.iter().for_each(|uid| self.forget(uid));
+            }
+            Err(error) => tracing::warn!(%error, "a watch failed"),
+        }
+    }
+
+    /// Looks at a shard as it is now.
+    fn see(&mut self, watch: usize, shard: DataMovementShard) {
+        let uid = uid(&shard);
+        if let Some(running) = self.running.get(&uid) {
+            running.seen.send_replace(Some(shard));
+            return;
+        }
+        if is_free(&shard) {
+            self.origins.insert(uid.clone(), watch);
+            if self.is_for_this_node(&shard) {
+                self.elsewhere.remove(&uid);
+                self.waiting.insert(&uid, shard.spec.user_id, (watch, shard));
+            } else {
+                self.waiting.remove(&uid);
+                self.elsewhere.insert(uid, shard);
+            }
+            return;
+        }
+        self.forget(&uid);
+        // Of an earlier process of this worker, whose movers are dead.
+        if self.worker.own.has(shard.status.as_ref()) && self.held.borrow().is_some() {
+            self.start(watch, shard, |life| Box::pin(life.put_back()));
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        self.origins.remove(uid);
+        self.waiting.remove(uid);
+        self.elsewhere.remove(uid);
+        if let Some(running) = self.running.get(uid) {
+            running.seen.send_replace(None);
+        }
+    }
+
+    /// Whether the shard is this node's: it says so, or the node has both of its filesystems.
+    fn is_for_this_node(&self, shard: &DataMovementShard) -> bool {
+        match &shard.spec.node {
+            Some(node) => *node == self.settings.node,
+            None => [&shard.spec.source, &shard.spec.destination]
+                .into_iter()
+                .all(|path| self.mounts.have(Path::new(path))),
+        }
+    }
+
+    /// Starts what may be started.
+    fn admit(&mut self) {
+        while !self.stopping && self.held.borrow().is_some() {
+            let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else { return };
+            let Some((watch, shard)) = self.waiting.next() else { return };
+            if !self.is_for_this_node(&shard) {
+                self.elsewhere.insert(uid(&shard), shard);
+                continue;
+            }
+            self.origins.remove(&uid(&shard));
+            self.start(watch, shard, |life| Box::pin(life.carry_out(permit)));
+        }
+    }
+
+    fn start(
+        &mut self,
+        watch: usize,
+        shard: DataMovementShard,
+        live: impl FnOnce(Life) -> futures::future::BoxFuture<'static, Left>,
+    ) {
+        let uid = uid(&shard);
+        let (sender, seen) = watch::channel(Some(shard.clone()));
+        self.running.insert(uid.clone(), Running { seen: sender, watch });
+        let life = live(Life {
+            worker: Arc::clone(&self.worker),
+            shard,
+            seen,
+            conduct: self.conduct.subscribe(),
+            held: self.held.clone(),
+        });
+        self.lives.spawn(async move { (uid, life.await) });
+    }
+
+    fn ended(&mut self, ended: Result<(String, Left), tokio::task::JoinError>) {
+        let (uid, left) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                // A mistake of ours. Its mover has died with its task; the shard is looked at again
+                // when somebody changes it, and by the next worker.
+                tracing::error!(%error, "the task of a shard ended early");
+                return;
+            }
+        };
+        let Some(running) = self.running.remove(&uid) else { return };
+        let Some(shard) = running.seen.borrow().clone() else { return };
+        let shown = version(&shard);
+        match left {
+            // What was shown last may be older than what was written last; the watch brings that.
+            Left::Known(last) if shown >= number(&last) => self.see(running.watch, shard),
+            Left::Tried(last) if shown > number(&last) => self.see(running.watch, shard),
+            Left::Known(_) | Left::Tried(_) => {}
+            Left::Later => {
+                let later = self.later.0.clone();
+                tokio::spawn(async move {
+                    sleep(LATER).await;
+                    drop(later.send((running.watch, shard)));
+                });
+            }
+        }
+    }
+
+    /// Looks once more at a shard that could not be tried, unless it was seen in the meantime.
+    fn look_again(&mut self, watch: usize, shard: DataMovementShard) {
+        let uid = uid(&shard);
+        if !self.origins.contains_key(&uid) && !self.running.contains_key(&uid) {
+            self.see(watch, shard);
+        }
+    }
+
+    /// Shards whose filesystems were not here may be done here by now.
+    fn reconsider(&mut self) {
+        let here = |shard: &&DataMovementShard| self.is_for_this_node(shard);
+        let shards: Vec<_> = self.elsewhere.values().filter(here).cloned().collect();
+        for shard in shards {
+            if let Some(watch) = self.origins.get(&uid(&shard)) {
+                self.see(*watch, shard);
+            }
+        }
+    }
+}
+
+/// The pauses of a watch that fails, one longer than the other.
+#[derive(Debug, Default)]
+struct Pauses(Option<Duration>);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let (first, longest) = WATCH_PAUSES;
+        let pause = self.0.map_or(first, |last| (last * 2).min(longest));
+        self.0 = Some(pause);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// The version of an object; versions of one kind are numbers that grow.
+fn version(shard: &DataMovementShard) -> Option<u128> {
+    number(shard.metadata.resource_version.as_deref().unwrap_or_default())
+}
+
+fn number(version: &str) -> Option<u128> {
+    version.parse().ok()
+}
+
+fn uid(shard: &DataMovementShard) -> String {
+    shard.metadata.uid.clone().unwrap_or_default()
+}

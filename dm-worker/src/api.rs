@@ -1,0 +1,263 @@
+//! Writes to a shard's status that are safe beside other writers: each names the version of the object
+//! that it is based on. It decides nothing about what is written.
+
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use longshore::api::data_movement_shard::{DataMovementShardStatus, ShardState};
+use longshore::api::{DataMovementShard, Defined};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::Metrics;
+
+/// How long the API server may take for one answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// The first pause after a write that failed, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What the watch last showed of a shard; none when it is deleted.
+pub(crate) type Seen = watch::Receiver<Option<DataMovementShard>>;
+
+/// Who this worker is, as statuses name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The pod.
+    pub(crate) worker: String,
+    /// The namespace and the name of the Lease.
+    pub(crate) lease: String,
+}
+
+impl Identity {
+    /// Whether a status says that this worker has claimed the shard.
+    pub(crate) fn has(&self, status: Option<&DataMovementShardStatus>) -> bool {
+        status.is_some_and(|status| {
+            let running = status.state.as_ref().is_some_and(|state| *state == ShardState::Running);
+            running
+                && status.worker.as_deref() == Some(&self.worker)
+                && status.lease.as_deref() == Some(&self.lease)
+        })
+    }
+}
+
+/// Why a shard cannot be written any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Somebody else has it.
+    Lost,
+    /// It is deleted.
+    Gone,
+}
+
+/// What a failed write means.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The object is another version than the one the write is based on.
+    Conflict,
+    /// It is deleted.
+    Gone,
+    /// The API server does not take it, however often it is sent.
+    Invalid(String),
+    /// The API server is away, or not well.
+    Transient(String),
+}
+
+/// The way to one shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Shard {
+    api: Api<DataMovementShard>,
+    name: String,
+    uid: String,
+    metrics: Metrics,
+}
+
+impl Shard {
+    pub(crate) fn new(client: &Client, shard: &DataMovementShard, metrics: Metrics) -> Self {
+        let version = DataMovementShard::DEFINITION.storage_version();
+        let namespace = shard.metadata.namespace.as_deref().unwrap_or("default");
+        Self {
+            api: Api::namespaced_with(client.clone(), namespace, &version),
+            name: shard.metadata.name.clone().unwrap_or_default(),
+            uid: shard.metadata.uid.clone().unwrap_or_default(),
+            metrics,
+        }
+    }
+
+    /// Changes fields of the status of exactly this version of the object; null takes a field away.
+    /// Returns the version that it has then.
+    ///
+    /// # Errors
+    /// When nothing was changed, or nobody knows.
+    pub(crate) async fn write(&self, version: &str, status: &Value) -> Result<String, Failure> {
+        let patch = json!({
+            // A shard that was made anew under the same name is another one.
+            "metadata": {"resourceVersion": version, "uid": self.uid},
+            "status": status,
+        });
+        let how = PatchParams::default();
+        let patch = Patch::Merge(&patch);
+        let request = self.api.patch_status(&self.name, &how, &patch);
+        let result = match timeout(ANSWERS_WITHIN, request).await {
+            Ok(Ok(written)) => Ok(written.metadata.resource_version.unwrap_or_default()),
+            Ok(Err(error)) => Err(meaning(&error)),
+            Err(_) => Err(Failure::Transient("no answer".to_owned())),
+        };
+        self.metrics.wrote(match &result {
+            Ok(_) => "done",
+            Err(Failure::Conflict) => "conflict",
+            Err(_) => "failed",
+        });
+        result
+    }
+
+    async fn read(&self) -> Result<DataMovementShard, Failure> {
+        match timeout(ANSWERS_WITHIN, self.api.get(&self.name)).await {
+            Ok(Ok(shard)) if shard.metadata.uid.as_deref() != Some(&self.uid) => Err(Failure::Gone),
+            Ok(Ok(shard)) => Ok(shard),
+            Ok(Err(error)) => Err(meaning(&error)),
+            Err(_) => Err(Failure::Transient("no answer".to_owned())),
+        }
+    }
+}
+
+fn meaning(error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(answer) => match answer.code {
+            404 => Failure::Gone,
+            409 => Failure::Conflict,
+            // Too many requests is the only refusal of this kind that goes away.
+            400..=499 if ![401, 403, 408, 429].contains(&answer.code) => {
+                Failure::Invalid(answer.to_string())
+            }
+            _ => Failure::Transient(answer.to_string()),
+        },
+        other => Failure::Transient(other.to_string()),
+    }
+}
+
+/// What a shard's status is to be, from now on.
+#[derive(Clone, Debug)]
+enum Wanted {
+    /// As it is.
+    Nothing,
+    /// This, if nothing newer comes.
+    For(Value),
+    /// This, and nothing after it.
+    Last(Value),
+}
+
+/// Writes what a shard's status is to be, the newest only, as often as it takes.
+#[derive(Debug)]
+pub(crate) struct Status {
+    wanted: watch::Sender<Wanted>,
+    task: JoinHandle<Result<String, Refused>>,
+}
+
+impl Status {
+    /// For a shard that this worker has claimed, as `version` of the object says.
+    pub(crate) fn start(shard: Shard, own: Identity, version: String, seen: Seen) -> Self {
+        let (wanted, wants) = watch::channel(Wanted::Nothing);
+        let task = tokio::spawn(keep(shard, own, version, seen, wants));
+        Self { wanted, task }
+    }
+
+    /// Has fields changed; those of an earlier call that is not written yet are not.
+    pub(crate) fn set(&self, status: Value) {
+        self.wanted.send_replace(Wanted::For(status));
+    }
+
+    /// Returns when the shard cannot be written any more. It may be dropped and called again.
+    pub(crate) async fn refused(&mut self) -> Refused {
+        match (&mut self.task).await {
+            Ok(Err(refused)) => refused,
+            // It ends by itself only then, or after what `finish` sends.
+            Ok(Ok(_)) | Err(_) => Refused::Lost,
+        }
+    }
+
+    /// Changes fields for the last time, and waits until that is written. Returns the version that the
+    /// object has then.
+    ///
+    /// # Errors
+    /// When the shard cannot be written any more.
+    pub(crate) async fn finish(self, status: Value) -> Result<String, Refused> {
+        self.wanted.send_replace(Wanted::Last(status));
+        self.task.await.unwrap_or(Err(Refused::Lost))
+    }
+}
+
+async fn keep(
+    shard: Shard,
+    own: Identity,
+    mut version: String,
+    seen: Seen,
+    mut wants: watch::Receiver<Wanted>,
+) -> Result<String, Refused> {
+    let mut pause = PAUSES.0;
+    loop {
+        let wanted = wants.borrow_and_update().clone();
+        let (status, last) = match wanted {
+            Wanted::Nothing => {
+                if wants.changed().await.is_err() {
+                    return Ok(version);
+                }
+                continue;
+            }
+            Wanted::For(status) => (status, false),
+            Wanted::Last(status) => (status, true),
+        };
+        let newer = seen.borrow().as_ref().and_then(|seen| newer(seen, &version, &own));
+        version = newer.unwrap_or(version);
+        let failure = match shard.write(&version, &status).await {
+            Ok(written) => {
+                version = written;
+                pause = PAUSES.0;
+                if last || wants.changed().await.is_err() {
+                    return Ok(version);
+                }
+                continue;
+            }
+            // Somebody has changed the object: what it is now decides.
+            Err(Failure::Conflict) => match shard.read().await {
+                Ok(now) if own.has(now.status.as_ref()) => {
+                    version = now.metadata.resource_version.unwrap_or_default();
+                    continue;
+                }
+                Ok(_) => return Err(Refused::Lost),
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        match failure {
+            Failure::Gone => return Err(Refused::Gone),
+            Failure::Invalid(error) => {
+                // It would be a mistake of ours; the shard must not stay as it is because of it.
+                tracing::error!(shard = shard.name, error, "a status was refused");
+            }
+            Failure::Conflict => {}
+            Failure::Transient(error) => {
+                tracing::warn!(shard = shard.name, error, "a status is not written yet");
+            }
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            changed = wants.changed() => {
+                if changed.is_err() {
+                    return Ok(version);
+                }
+            }
+        }
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// The version of what the watch has shown, when it is newer than the one that is known.
+fn newer(seen: &DataMovementShard, version: &str, own: &Identity) -> Option<String> {
+    let shown = seen.metadata.resource_version.as_ref()?;
+    let number = |text: &str| text.parse::<u128>().ok();
+    (own.has(seen.status.as_ref()) && number(shown)? > number(version)?).then(|| shown.clone())
+}

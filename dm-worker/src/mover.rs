@@ -1,0 +1,132 @@
+//! The process that carries out one copy, under the job's identity, which it has from its start. It is
+//! told what to copy on standard input and says how it goes on standard output. It talks to no API
+//! server and starts nothing.
+//!
+//! It ends by itself when its worker ends (standard input is closed then, however the worker ended) and
+//! when the worker's Lease runs out (a frozen worker, or one that cannot reach the API server, no longer
+//! puts the end off), because somebody else may start the same copy after that.
+
+mod bounds;
+mod leash;
+mod preparation;
+
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use longshore::display::{Display, summary};
+use longshore::engine::{self, Cancel, Control};
+use longshore::exit::Outcome;
+use longshore::journal::{self, Prepared};
+use longshore::options::CopyRequest;
+use longshore::report::Report;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::wire::{self, Assignment, News, Order};
+
+/// Carries out one copy, which is told to it on standard input.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The most memory of its own that it may have, in bytes
+    #[arg(long)]
+    memory: Option<u64>,
+}
+
+/// Runs until the copy is over.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    if let Err(error) = bounds::set(args.memory) {
+        say(&News::Refused { text: format!("failed to bound the mover: {error}") });
+        return ExitCode::from(Outcome::Refused.code());
+    }
+    let Some(copy) = first_order() else {
+        return ExitCode::SUCCESS; // somebody else has the shard
+    };
+    let cancel = Cancel::default();
+    let started = listen(&cancel).and_then(|()| leash::hold(&cancel));
+    let outcome = match started {
+        Ok(()) => carry_out(&copy, &cancel),
+        Err(error) => Err(format!("failed to start the mover: {error}")),
+    };
+    let outcome = outcome.unwrap_or_else(|text| {
+        say(&News::Refused { text });
+        Outcome::Refused
+    });
+    ExitCode::from(outcome.code())
+}
+
+/// Waits for the copy; none when the worker has changed its mind. SIGTERM ends the wait.
+fn first_order() -> Option<Box<Assignment>> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).ok()?;
+    match serde_json::from_str(&line).ok()? {
+        Order::Begin(copy) => Some(copy),
+        Order::EndBy { .. } => None,
+    }
+}
+
+/// Lets SIGTERM and SIGINT stop the copy in order.
+fn listen(cancel: &Cancel) -> io::Result<()> {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&heard))?;
+        flag::register(signal, Arc::clone(&heard))?;
+        let number = usize::try_from(signal).unwrap_or(usize::MAX);
+        flag::register_usize(signal, Arc::clone(cancel.word()), number)?;
+    }
+    Ok(())
+}
+
+/// Prepares and copies.
+///
+/// # Errors
+/// A sentence about why nothing was copied.
+fn carry_out(copy: &Assignment, cancel: &Cancel) -> Result<Outcome, String> {
+    let request = preparation::prepare(copy)?;
+    if copy.dry_run {
+        say(&News::Summary { text: String::new() });
+        return Ok(Outcome::Complete);
+    }
+    let report = run_engine(&request, cancel, copy.count_ahead).map_err(|refusal| {
+        let mut text = refusal.to_string();
+        let mut source = std::error::Error::source(&refusal);
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
+        }
+        text
+    })?;
+    say(&News::Summary { text: summary::text(&report, None, false) });
+    Ok(report.outcome)
+}
+
+fn run_engine(
+    request: &CopyRequest,
+    cancel: &Cancel,
+    count_ahead: bool,
+) -> Result<Report, longshore::error::Refusal> {
+    let Prepared { plan, ticket, notes, .. } = journal::prepare(request)?;
+    let display = Display::json_to(Box::new(io::stdout()));
+    for note in &notes {
+        display.message(note);
+    }
+    let control =
+        Control { cancel: cancel.clone(), journal: ticket, count_ahead, ..Control::default() };
+    let id = display.add("", Arc::clone(&control.progress));
+    let report = engine::run(&plan, &control)?;
+    display.finish(id, &report);
+    display.close();
+    Ok(report)
+}
+
+/// Tells the worker. When it does not listen any more the mover is about to end anyway.
+fn say(news: &News) {
+    let _ = io::stdout().lock().write_all(&wire::line(news)).and_then(|()| io::stdout().flush());
+}
+
+/// A path in words.
+fn shown(path: &Path) -> String {
+    longshore::error::show(path)
+}

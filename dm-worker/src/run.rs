@@ -1,0 +1,196 @@
+//! `dm-worker run`: options, and what is started from them and ended. It claims nothing itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use kube::{Client, Config};
+use longshore::api::data_movement_shard::worker_lease;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{Agent, Settings};
+use crate::api::Identity;
+use crate::lease::Claimant;
+use crate::leftover::RunDirectory;
+use crate::metrics::Metrics;
+use crate::mounts::Mounts;
+use crate::server::{self, Readiness};
+use crate::shard::{BEFORE_THE_LEASE, Limits, Worker};
+use crate::time::since_boot;
+
+/// Claim the shards of this node and have them copied
+///
+/// It finds the API server as kubectl does ($KUBECONFIG, ~/.kube/config) or, in a pod, by the pod's service
+/// account. As root it runs each copy as the user that the shard names. SIGTERM ends it in order: running
+/// copies may finish for a while, the rest is put back and goes on where it stopped. What it logs is
+/// chosen by $RUST_LOG (default info).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The node that this worker is on; in a pod from spec.nodeName
+    #[arg(long, env = "NNF_NODE_NAME", value_name = "NAME")]
+    node: String,
+
+    /// The pod that this worker is; by default the name of the host, which is that of the pod
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pod: Option<String>,
+
+    /// The namespace of the workers, where their Leases are
+    #[arg(long, env = "LONGSHORE_NAMESPACE", value_name = "NAME", default_value = "nnf-dm-system")]
+    namespace: String,
+
+    /// Claim shards in this namespace only; may be repeated; all namespaces without it
+    #[arg(long, value_name = "NAMESPACE")]
+    shards_in: Vec<String>,
+
+    /// A filesystem that this node is to have: its mount point. May be repeated, or separated by commas.
+    /// Whether they are mounted is on the worker's Lease; a shard that names no node is claimed only when
+    /// both of its paths are on ones that are. Without any, every shard that names no node is claimed
+    #[arg(long, env = "LONGSHORE_MOUNTS", value_name = "PATH", value_delimiter = ',')]
+    mount: Vec<PathBuf>,
+
+    /// The most copies at the same time
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
+    movers: u16,
+
+    /// The most memory of its own that one copy may have, in MiB
+    #[arg(long, value_name = "MIB", default_value = "2048", value_parser = clap::value_parser!(u32).range(64..))]
+    mover_memory: u32,
+
+    /// Stop a copy with an error when nothing moved for this long
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = clap::value_parser!(u32).range(1..))]
+    stall_seconds: u32,
+
+    /// Finish a shard with an error when its copy was killed and is still there after this long, as on a
+    /// filesystem that does not answer
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    give_up_seconds: u32,
+
+    /// How often a copy may be ended by accident (no memory, a crash) before its shard has failed
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    attempts: u32,
+
+    /// For how long the Lease holds. Copies end before it runs out, when it cannot be renewed; so long
+    /// an API server may be away. As long as the kubelet's by default
+    #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = clap::value_parser!(u16).range(4..))]
+    lease_seconds: u16,
+
+    /// How long running copies may go on after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value = "15")]
+    drain_seconds: u32,
+
+    /// Where it is noted which movers run, for a worker after this one
+    #[arg(long, value_name = "DIR", default_value = "/run/longshore")]
+    run_dir: PathBuf,
+
+    /// Where /healthz, /readyz and /metrics are answered
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+
+    /// How the log is written, to standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// One JSON object per line
+    Json,
+    /// For people
+    Text,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When there is no API server configured, the address cannot be listened on, or another worker has the
+/// run directory.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    log_to_standard_error(args.log_format);
+    // Two threads: the work is to wait for movers and for the API server, and memory counts.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("failed to start the runtime")?.block_on(serve(args))
+}
+
+fn log_to_standard_error(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    // Before anything can be claimed, nothing of an earlier worker runs.
+    let directory = RunDirectory::open(&args.run_dir)?;
+    directory.end_all()?;
+    let config = Config::infer().await.context("failed to find the API server")?;
+    let client = Client::try_from(config).context("failed to make a client")?;
+    let metrics = Metrics::new().context("failed to make the metrics")?;
+    let readiness = Readiness::default();
+    server::start(args.listen, metrics.clone(), readiness.clone()).await?;
+    let mounts = Mounts::new(args.mount);
+    tokio::spawn(mounts.clone().keep());
+    let pod = args.pod.unwrap_or_else(host_name);
+    let claimant = Claimant {
+        client: client.clone(),
+        namespace: args.namespace,
+        name: worker_lease(&args.node),
+        nonce: format!("{}-{}", std::process::id(), since_boot().as_millis()),
+        pod: pod.clone(),
+        duration: Duration::from_secs(args.lease_seconds.into()),
+        mounts: mounts.clone(),
+        metrics: metrics.clone(),
+    };
+    let (holding, held) = watch::channel(None);
+    let lease = tokio::spawn(claimant.clone().hold(holding));
+    let worker = Worker {
+        client,
+        own: Identity { worker: pod, lease: format!("{}/{}", claimant.namespace, claimant.name) },
+        node: args.node.clone(),
+        directory,
+        metrics,
+        limits: Limits {
+            memory_bytes: u64::from(args.mover_memory) << 20,
+            stall: Duration::from_secs(args.stall_seconds.into()),
+            give_up: Duration::from_secs(args.give_up_seconds.into()),
+            accidents: args.attempts,
+        },
+    };
+    let settings = Settings {
+        node: args.node,
+        namespaces: args.shards_in,
+        movers: args.movers.into(),
+        drain: Duration::from_secs(args.drain_seconds.into()),
+    };
+    let agent = Agent::new(settings, Arc::new(worker), mounts, readiness, held);
+    let end = async {
+        tokio::select! {
+            _ = terminated.recv() => tracing::info!("ending on SIGTERM"),
+            _ = interrupted.recv() => tracing::info!("ending on SIGINT"),
+        }
+    };
+    agent.run(end).await;
+    lease.abort();
+    drop(lease.await);
+    claimant.give_back().await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_else(|_| "worker".to_owned())
+}
+
+const _: () = assert!(BEFORE_THE_LEASE.as_secs() < 4, "the shortest Lease has time for work");

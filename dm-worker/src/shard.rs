@@ -1,0 +1,491 @@
+//! The life of one shard at this worker: claim, mover, progress, end. It chooses no shards.
+//!
+//! ```text
+//! mover started, waiting ─► claim (compare and swap) ─► order ─► progress … ─► end ─► last status
+//!                             lost: mover killed                    accident: another mover
+//! ```
+
+mod outcome;
+mod stall;
+mod supervision;
+mod tally;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use longshore::api::DataMovementShard;
+use longshore::api::data_movement::Outcome;
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::api::{Failure, Identity, Refused, Seen, Shard, Status};
+use crate::lease::Held;
+use crate::leftover::RunDirectory;
+use crate::metrics::Metrics;
+use crate::process::{Heard, Mover, why_it_stays};
+use crate::time::since_boot;
+use crate::wire::{Assignment, News, Order};
+use outcome::{End, Reason, Said, Verdict, judge};
+use supervision::Supervision;
+use tally::Tally;
+
+/// How long a mover may take to stop in order before it is killed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long after that a mover that is still there is spoken of.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Movers end so long before the Lease runs out: their own grace, and some more.
+pub(crate) const BEFORE_THE_LEASE: Duration = Duration::from_secs(2);
+
+/// How often everything that depends on the time is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The pause before a mover is started again.
+const AFTER_AN_ACCIDENT: Duration = Duration::from_secs(1);
+
+/// What all shards of this worker share.
+pub(crate) struct Worker {
+    pub(crate) client: Client,
+    pub(crate) own: Identity,
+    /// The node's name, as a salt.
+    pub(crate) node: String,
+    pub(crate) directory: RunDirectory,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
+}
+
+/// What movers may do.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Memory of its own, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// How long nothing may move.
+    pub(crate) stall: Duration,
+    /// How long a mover that was killed may stay before its shard is given up.
+    pub(crate) give_up: Duration,
+    /// How many movers of one shard may end by accident, one after the other.
+    pub(crate) accidents: u32,
+}
+
+/// Whether shards go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    GoOn,
+    /// Put back what runs.
+    PutBack,
+}
+
+/// One shard and its surroundings.
+pub(crate) struct Life {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) shard: DataMovementShard,
+    pub(crate) seen: Seen,
+    pub(crate) conduct: watch::Receiver<Conduct>,
+    pub(crate) held: watch::Receiver<Held>,
+}
+
+/// What is left to do.
+#[derive(Debug)]
+pub(crate) enum Left {
+    /// What this version of the object says, and newer ones.
+    Known(String),
+    /// What versions after this one say.
+    Tried(String),
+    /// It could not even be tried: later again.
+    Later,
+}
+
+impl Life {
+    fn uid(&self) -> &str {
+        self.shard.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The name for people.
+    fn name(&self) -> String {
+        let metadata = &self.shard.metadata;
+        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+        format!("{}/{}", part(&metadata.namespace), part(&metadata.name))
+    }
+
+    fn version(&self) -> String {
+        self.shard.metadata.resource_version.clone().unwrap_or_default()
+    }
+
+    fn is_to_be_cancelled(&self) -> bool {
+        self.seen.borrow().as_ref().is_some_and(|shard| {
+            shard.spec.cancel == Some(true) || shard.metadata.deletion_timestamp.is_some()
+        })
+    }
+
+    /// Puts back a shard that an earlier process of this worker had, and whose mover is gone.
+    pub(crate) async fn put_back(self) -> Left {
+        let status = if self.is_to_be_cancelled() {
+            self.worker.metrics.finished(Outcome::Cancelled);
+            let result = outcome::Result {
+                outcome: Outcome::Cancelled,
+                exit_code: None,
+                message: String::new(),
+                error: None,
+            };
+            outcome::over(&result, &Tally::default())
+        } else {
+            self.worker.metrics.released();
+            outcome::released()
+        };
+        let version = self.version();
+        tracing::info!(shard = self.name(), "putting back what an earlier worker had");
+        left(self.status(version.clone()).finish(status).await, version)
+    }
+
+    fn target(&self) -> Shard {
+        Shard::new(&self.worker.client, &self.shard, self.worker.metrics.clone())
+    }
+
+    fn status(&self, version: String) -> Status {
+        Status::start(self.target(), self.worker.own.clone(), version, self.seen.clone())
+    }
+
+    /// Claims the shard and carries it out. The permit is given back when no mover runs any more.
+    pub(crate) async fn carry_out(mut self, permit: OwnedSemaphorePermit) -> Left {
+        if let Some(pid) = self.worker.directory.still_there(self.uid()) {
+            tracing::error!(shard = self.name(), "of an earlier attempt: {}", why_it_stays(pid));
+            return Left::Later;
+        }
+        self.let_others_begin().await;
+        if !self.is_free() || *self.conduct.borrow() == Conduct::PutBack {
+            return Left::Tried(self.version());
+        }
+        let started = Instant::now();
+        if let Some(text) = self.refusal() {
+            return self.end_unstarted(&outcome::refused(&text)).await;
+        }
+        let mover = match self.start() {
+            Ok(mover) => mover,
+            Err(error) => {
+                let text = format!("failed to start a mover: {error}");
+                return self.end_unstarted(&outcome::failed(None, &text)).await;
+            }
+        };
+        let claimed = self.claim().await;
+        self.worker.metrics.claim_took(started.elapsed().as_secs_f64());
+        match claimed {
+            Ok(version) => {
+                tracing::info!(shard = self.name(), pid = mover.pid(), "claimed");
+                self.run_claimed(mover, version, permit).await
+            }
+            Err(left) => {
+                self.end_unneeded(mover).await;
+                left
+            }
+        }
+    }
+
+    /// Whether nobody has it, as far as is known, and somebody may.
+    fn is_free(&self) -> bool {
+        self.seen.borrow().as_ref().is_some_and(is_free)
+    }
+
+    /// Of several workers that could claim a shard, the others hear of it soonest when not all of them
+    /// begin at once.
+    async fn let_others_begin(&self) {
+        const SPREAD_MILLISECONDS: u64 = 20;
+        if self.shard.spec.node.is_some() {
+            return;
+        }
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64; // FNV-1a
+        for byte in self.uid().bytes().chain(self.worker.node.bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        sleep(Duration::from_millis(hash % SPREAD_MILLISECONDS)).await;
+    }
+
+    /// Why this program cannot carry it out.
+    fn refusal(&self) -> Option<String> {
+        let spec = &self.shard.spec;
+        let parts = spec.directories.is_some() || spec.ranges.is_some();
+        parts.then(|| {
+            "the shard is a part of a copy (directories or ranges), which this version of the worker \
+             cannot carry out"
+                .to_owned()
+        })
+    }
+
+    fn start(&self) -> std::io::Result<Mover> {
+        let spec = &self.shard.spec;
+        let mover = Mover::start(spec.user_id, spec.group_id, self.worker.limits.memory_bytes)?;
+        self.worker.directory.note(self.uid(), mover.pid(), &self.name())?;
+        Ok(mover)
+    }
+
+    /// Ends a mover that has opened nothing yet.
+    async fn end_unneeded(&self, mut mover: Mover) {
+        mover.signal(Signal::SIGKILL);
+        drop(mover.ended().await);
+        self.worker.directory.forget(self.uid());
+    }
+
+    /// What is run, for people.
+    fn command(&self, destination: &str) -> String {
+        let spec = &self.shard.spec;
+        let mut words = vec!["longshore".to_owned(), "copy".to_owned()];
+        if spec.dry_run == Some(true) {
+            words.push("--dry-run".to_owned());
+        }
+        words.extend(spec.options.iter().flatten().cloned());
+        words.extend([spec.source.clone(), destination.to_owned()]);
+        words.join(" ")
+    }
+
+    fn attempts(&self) -> i32 {
+        let status = self.shard.status.as_ref();
+        status.and_then(|status| status.attempts).unwrap_or_default()
+    }
+
+    /// Writes this worker's name into the status, if nobody has changed the shard.
+    async fn claim(&mut self) -> Result<String, Left> {
+        // The newest that is known, which is still free.
+        if let Some(newest) = self.seen.borrow().clone().filter(is_free) {
+            self.shard = newest;
+        }
+        let command = self.command(&self.shard.spec.destination);
+        let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
+        let version = self.version();
+        let result = self.target().write(&version, &status).await;
+        let (word, result) = match result {
+            Ok(version) => ("won", Ok(version)),
+            // The watch brings what it is now.
+            Err(Failure::Conflict | Failure::Gone) => ("lost", Err(Left::Tried(version))),
+            Err(Failure::Invalid(error) | Failure::Transient(error)) => {
+                tracing::warn!(shard = self.name(), error, "failed to claim a shard");
+                ("failed", Err(Left::Later))
+            }
+        };
+        self.worker.metrics.claimed(word);
+        result
+    }
+
+    /// Claims a shard and finishes it at once, without a mover.
+    async fn end_unstarted(mut self, result: &outcome::Result) -> Left {
+        match self.claim().await {
+            Ok(version) => {
+                self.worker.metrics.finished(result.outcome);
+                let last = outcome::over(result, &Tally::default());
+                left(self.status(version.clone()).finish(last).await, version)
+            }
+            Err(left) => left,
+        }
+    }
+
+    async fn run_claimed(
+        mut self,
+        mover: Mover,
+        version: String,
+        permit: OwnedSemaphorePermit,
+    ) -> Left {
+        let mut status = self.status(version.clone());
+        let mut tally = Tally::default();
+        let mut attempts = self.attempts() + 1;
+        let mut accidents = 0;
+        let mut next = Some(mover);
+        let last = loop {
+            let begun = Instant::now();
+            let verdict = match next.take().map_or_else(|| self.start(), Ok) {
+                Ok(mover) => self.supervise(mover, &mut status, &mut tally).await,
+                Err(error) => {
+                    let text = format!("failed to start a mover: {error}");
+                    Verdict::Over(outcome::failed(None, &text))
+                }
+            };
+            self.worker.metrics.mover_took(begun.elapsed().as_secs_f64());
+            let how = match verdict {
+                Verdict::Over(result) => {
+                    if result.outcome == Outcome::Success {
+                        tally.complete();
+                    }
+                    self.worker.metrics.finished(result.outcome);
+                    tracing::info!(shard = self.name(), outcome = ?result.outcome, "finished");
+                    break Some(outcome::over(&result, &tally));
+                }
+                Verdict::Release => {
+                    self.worker.metrics.released();
+                    tracing::info!(shard = self.name(), "put back");
+                    break Some(outcome::released());
+                }
+                Verdict::Nothing => break None,
+                Verdict::Again(how) => how,
+            };
+            self.worker.metrics.crashed();
+            accidents += 1;
+            tracing::warn!(shard = self.name(), accidents, how, "a mover ended by accident");
+            if accidents >= self.worker.limits.accidents {
+                let text = format!("{how}; that was attempt {accidents}, and there is no other");
+                let result = outcome::failed(None, &text);
+                self.worker.metrics.finished(result.outcome);
+                break Some(outcome::over(&result, &tally));
+            }
+            attempts += 1;
+            let text = format!("attempt {attempts} goes on after an accident: {how}");
+            status.set(json!({"attempts": attempts, "message": text}));
+            sleep(AFTER_AN_ACCIDENT).await;
+        };
+        // Nothing of it runs any more: what is left is to say so, however long that takes.
+        drop(permit);
+        match last {
+            Some(last) => left(status.finish(last).await, version),
+            None => Left::Tried(version),
+        }
+    }
+
+    fn assignment(&self) -> Assignment {
+        let spec = &self.shard.spec;
+        Assignment {
+            source: spec.source.clone(),
+            destination: spec.destination.clone(),
+            options: spec.options.clone().unwrap_or_default(),
+            preparation: spec.preparation.clone(),
+            dry_run: spec.dry_run == Some(true),
+            count_ahead: self.progress_interval().is_some(),
+        }
+    }
+
+    fn progress_interval(&self) -> Option<Duration> {
+        let seconds = self.shard.spec.progress_interval_seconds.unwrap_or_default();
+        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    /// Gives a mover its order, and stays with it until its end.
+    async fn supervise(
+        &mut self,
+        mut mover: Mover,
+        status: &mut Status,
+        tally: &mut Tally,
+    ) -> Verdict {
+        tally.begin();
+        mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
+        self.put_off_end(&mut mover).await;
+        let mut said = Said::default();
+        let mut watch = Supervision::new(self.worker.limits.stall, self.progress_interval());
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = loop {
+            let asked = watch.reason().is_some();
+            tokio::select! {
+                heard = mover.next() => match heard {
+                    Heard::Said(news) => self.absorb(news, &mut watch, &mut said, tally),
+                    Heard::Ended(Ok(status)) => break End::Exited(status),
+                    Heard::Ended(Err(error)) => {
+                        break End::Stays(format!("its end cannot be seen: {error}"));
+                    }
+                },
+                refused = status.refused(), if !asked => watch.end(match refused {
+                    Refused::Lost => Reason::Lost,
+                    Refused::Gone => Reason::Deleted,
+                }, &mover),
+                changed = self.held.changed() => match changed {
+                    Ok(()) => self.put_off_end(&mut mover).await,
+                    Err(_) => watch.end(Reason::Release, &mover),
+                },
+                _ = ticks.tick() => {}
+            }
+            if let Some(reason) = self.reason() {
+                watch.end(reason, &mover);
+            }
+            if let Some(still) = watch.stall.stalled(since_boot())
+                && watch.reason().is_none()
+            {
+                self.worker.metrics.stalled();
+                watch.end(Reason::Stall(still), &mover);
+            }
+            if let Some(why) = watch.press(&mover, self.worker.limits.give_up) {
+                break End::Stays(why);
+            }
+            if let Some(text) = watch.complaint(&mover) {
+                tracing::error!(shard = self.name(), "{text}");
+                status.set(json!({"message": text}));
+            }
+            if let Some(news) = watch.news(tally) {
+                status.set(news);
+            }
+        };
+        if !matches!(end, End::Stays(_)) {
+            self.worker.directory.forget(self.uid());
+            said.errors = mover.errors().await;
+        }
+        judge(&end, watch.reason(), &said)
+    }
+
+    /// Why the mover has to end now, if it has to.
+    fn reason(&self) -> Option<Reason> {
+        match self.seen.borrow().as_ref() {
+            None => return Some(Reason::Deleted),
+            Some(seen) if self.taken_by_others(seen) => return Some(Reason::Lost),
+            Some(_) => {}
+        }
+        if self.is_to_be_cancelled() {
+            return Some(Reason::Cancel);
+        }
+        let over = self.held.borrow().is_none_or(|until| since_boot() + BEFORE_THE_LEASE >= until);
+        (over || *self.conduct.borrow() == Conduct::PutBack).then_some(Reason::Release)
+    }
+
+    /// Whether the watch shows that somebody else has claimed it since. That it shows nobody means
+    /// nothing: it may not have shown this worker's claim yet.
+    fn taken_by_others(&self, seen: &DataMovementShard) -> bool {
+        let status = seen.status.as_ref().filter(|status| status.state.is_some());
+        status.is_some_and(|status| {
+            status.attempts > Some(self.attempts() + 1) && !self.worker.own.has(Some(status))
+        })
+    }
+
+    /// Tells the mover until when it may run.
+    async fn put_off_end(&mut self, mover: &mut Mover) {
+        let until = self.held.borrow_and_update().unwrap_or_default();
+        let until = until.saturating_sub(BEFORE_THE_LEASE).as_millis();
+        let milliseconds = u64::try_from(until).unwrap_or(u64::MAX);
+        mover.tell(&Order::EndBy { milliseconds }).await;
+    }
+
+    fn absorb(&self, news: News, watch: &mut Supervision, said: &mut Said, tally: &mut Tally) {
+        let metrics = &self.worker.metrics;
+        match news {
+            News::Prepared { destination } => {
+                watch.stall.moved(since_boot());
+                tally.came_to(self.command(&destination), destination);
+            }
+            News::Progress(progress) => {
+                watch.stall.look(&progress, since_boot());
+                tally.progress(&progress, metrics);
+            }
+            News::Done(done) => {
+                watch.stall.moved(since_boot());
+                tally.done(&done, metrics);
+            }
+            News::Refused { text } => said.refused = Some(text),
+            News::Summary { text } => said.summary = Some(text),
+            News::Other => {}
+        }
+    }
+}
+
+/// After the last write of a shard whose claim made `version` of it.
+fn left(written: Result<String, Refused>, version: String) -> Left {
+    match written {
+        Ok(written) => Left::Known(written),
+        Err(refused) => {
+            tracing::warn!(?refused, "nobody is told how a shard ended");
+            Left::Tried(version)
+        }
+    }
+}
+
+/// Whether a shard waits for a worker.
+pub(crate) fn is_free(shard: &DataMovementShard) -> bool {
+    let state = shard.status.as_ref().and_then(|status| status.state.as_ref());
+    state.is_none()
+        && shard.spec.cancel != Some(true)
+        && shard.metadata.deletion_timestamp.is_none()
+}
