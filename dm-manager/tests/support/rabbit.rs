@@ -34,7 +34,7 @@ pub struct Rabbit {
     pub node: String,
     /// The namespace of manager and workers.
     pub namespace: String,
-    kubeconfig: std::path::PathBuf,
+    pub kubeconfig: std::path::PathBuf,
     pub movements: Api<NnfDataMovement>,
     pub shards: Api<DataMovementShard>,
 }
