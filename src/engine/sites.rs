@@ -116,7 +116,7 @@ impl Sites {
 impl Facts {
     fn of(directory: &OwnedFd) -> Self {
         if !is_lustre(directory) {
-            return Self::default(); // without reading the mount table, a tenth of the copy of one small file
+            return Self::default(); // without reading the mount table, which a copy of one small file would notice
         }
         let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         let path = path.unwrap_or_default();
