@@ -27,6 +27,9 @@ const TAINT: (&str, &str) = ("cray.nnf.node", "true");
 /// The container that copies.
 const COPIES: &str = "worker";
 
+/// The variable by which it knows its mount points.
+const MOUNTS: &str = "LONGSHORE_MOUNTS";
+
 /// What that container may do: become the job's user, stop what runs as such, and for jobs of root what
 /// root needs to copy files of others.
 const CAPABILITIES: [&str; 9] = [
@@ -115,7 +118,19 @@ fn add_volumes(pod: &mut PodSpec, manager: &NnfDataMovementManager, all: &[FileS
         })));
         if container.name == COPIES || (!copies && index == 0) {
             restrict(container);
+            tell(container, &spec.mount_path, all);
         }
+    }
+}
+
+/// Tells the container that copies what it is to have mounted: it takes no copy between directories that
+/// only look like its filesystems.
+fn tell(container: &mut Container, job_storage: &str, all: &[FileSystem]) {
+    let environment = container.env.get_or_insert_default();
+    if environment.iter().all(|variable| variable.name != MOUNTS) {
+        let roots = all.iter().map(|one| one.mount_root.as_str());
+        let roots: Vec<&str> = [job_storage].into_iter().chain(roots).collect();
+        environment.push(typed(json!({"name": MOUNTS, "value": roots.join(",")})));
     }
 }
 

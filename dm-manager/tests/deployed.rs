@@ -1,0 +1,291 @@
+//! The manifests in `deploy/` as they are: applied to a real control plane, with the real manager and the
+//! real workers in the pods that they make, under the rights that they give and no others.
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Taint};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use longshore::api::{
+    Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager, NnfDataMovementProfile,
+};
+use serde_json::{Value, json};
+use support::printed;
+use test_cluster::{ControlPlane, Node, NodeSettings, Nodes, Settings};
+
+const LIMIT: Duration = Duration::from_secs(90);
+const WORKERS: &str = "nnf-dm-system";
+const FINALIZER: &str = "dm.cray.hpe.com";
+
+/// The user and group of the jobs.
+const USER: u32 = 4711;
+
+async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = found().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The worker's program, built when only the manager's tests are run.
+fn worker() -> PathBuf {
+    let manager = Path::new(env!("CARGO_BIN_EXE_dm-manager"));
+    let folder = manager.parent().unwrap();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    build.args(["build", "--quiet", "-p", "dm-worker"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().unwrap().success());
+    folder.join("dm-worker")
+}
+
+/// A cluster onto which the manifests were applied.
+struct Deployed {
+    client: Client,
+    nodes: Nodes,
+    /// A directory for each filesystem.
+    lustre: tempfile::TempDir,
+    // Dropped last: the nodes speak to it.
+    plane: ControlPlane,
+}
+
+impl Deployed {
+    async fn new(nodes: &[&str], without: &[&str]) -> Option<Self> {
+        let plane = ControlPlane::own(Settings::default())?;
+        let images = [
+            ("dm-manager:0.1.0".to_owned(), PathBuf::from(env!("CARGO_BIN_EXE_dm-manager"))),
+            ("dm-worker:0.1.0".to_owned(), worker()),
+        ];
+        let settings = NodeSettings { images: images.into(), claims: BTreeMap::new() };
+        let played = plane.nodes(settings).unwrap()?;
+        plane.install(&printed(&["--all"])).await.unwrap();
+        let client = plane.client();
+        let lustre = tempfile::tempdir().unwrap();
+        chown(lustre.path(), Some(USER), Some(USER)).unwrap();
+        let deployed = Self { client, nodes: played, lustre, plane };
+        deployed.nodes.add(&deployed.plane, "plain", &[], &[]).await.unwrap();
+        for name in nodes {
+            let taint = Taint {
+                key: "cray.nnf.node".to_owned(),
+                value: Some("true".to_owned()),
+                effect: "NoSchedule".to_owned(),
+                ..Taint::default()
+            };
+            let labels = [("cray.nnf.node", "true")];
+            deployed.nodes.add(&deployed.plane, name, &labels, &[taint]).await.unwrap();
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "yaml")) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            if without.contains(&name) {
+                continue;
+            }
+            for document in std::fs::read_to_string(file).unwrap().split("\n---\n") {
+                deployed.apply(serde_saphyr::from_str(document).unwrap()).await;
+            }
+        }
+        Some(deployed)
+    }
+
+    /// What `kubectl apply --server-side` does.
+    async fn apply(&self, object: Value) {
+        let (group, version) = object["apiVersion"]
+            .as_str()
+            .unwrap()
+            .rsplit_once('/')
+            .unwrap_or(("", object["apiVersion"].as_str().unwrap()));
+        let kind = object["kind"].as_str().unwrap();
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let how = PatchParams::apply("deploy");
+        let applied = api.patch(&name, &how, &Patch::Apply(&object)).await;
+        applied.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
+    }
+
+    fn file_systems(&self) -> Api<LustreFileSystem> {
+        let version = LustreFileSystem::DEFINITION.storage_version();
+        Api::namespaced_with(self.client.clone(), "default", &version)
+    }
+
+    fn movements(&self, namespace: &str) -> Api<NnfDataMovement> {
+        let version = NnfDataMovement::DEFINITION.storage_version();
+        Api::namespaced_with(self.client.clone(), namespace, &version)
+    }
+
+    /// Creates a filesystem at `/lus/NAME` that all nodes can mount, writable by the jobs' user.
+    async fn create_file_system(&self, name: &str) -> PathBuf {
+        let directory = self.lustre.path().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        chown(&directory, Some(USER), Some(USER)).unwrap();
+        self.nodes.provide(&format!("{name}-{WORKERS}-readwritemany-pvc"), directory.clone());
+        let object = serde_json::from_value(json!({
+            "apiVersion": "lus.cray.hpe.com/v1beta1",
+            "kind": "LustreFileSystem",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "name": "lus", "mgsNids": "10.1.1.1@tcp", "mountRoot": format!("/lus/{name}"),
+            },
+        }));
+        self.file_systems().create(&PostParams::default(), &object.unwrap()).await.unwrap();
+        directory
+    }
+
+    async fn ready(&self) -> bool {
+        let version = NnfDataMovementManager::DEFINITION.storage_version();
+        let api: Api<NnfDataMovementManager> =
+            Api::namespaced_with(self.client.clone(), WORKERS, &version);
+        let object = api.get(longshore::api::data_movement_manager::NAME).await.unwrap();
+        object.status.is_some_and(|status| status.ready)
+    }
+
+    async fn pods(&self) -> Vec<Pod> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), WORKERS);
+        pods.list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// A movement between two paths of global filesystems.
+    async fn create_movement(&self, name: &str, source: &str, destination: &str) {
+        let version = NnfDataMovementProfile::DEFINITION.storage_version();
+        let profiles: Api<NnfDataMovementProfile> =
+            Api::namespaced_with(self.client.clone(), "default", &version);
+        let profile = serde_json::from_value(json!({
+            "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovementProfile",
+            "metadata": {"name": name, "namespace": "default"},
+            "data": {"progressIntervalSeconds": 1},
+        }));
+        profiles.create(&PostParams::default(), &profile.unwrap()).await.unwrap();
+        let end = |path: &str| {
+            let of = path.split('/').nth(2).unwrap();
+            let reference = json!({"kind": "LustreFileSystem", "name": of, "namespace": "default"});
+            json!({"path": path, "storageReference": reference})
+        };
+        let movement = serde_json::from_value(json!({
+            "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovement",
+            "metadata": {"name": name, "namespace": WORKERS},
+            "spec": {
+                "source": end(source), "destination": end(destination),
+                "userId": USER, "groupId": USER,
+                "profileReference": {
+                    "kind": "NnfDataMovementProfile", "name": name, "namespace": "default",
+                },
+            },
+        }));
+        let movements = self.movements(WORKERS);
+        movements.create(&PostParams::default(), &movement.unwrap()).await.unwrap();
+    }
+
+    async fn status(&self, movement: &str) -> Value {
+        let object = self.movements(WORKERS).get(movement).await.unwrap();
+        serde_json::to_value(object.status).unwrap()
+    }
+
+    async fn finished(&self, movement: &str) -> Value {
+        eventually(&format!("{movement} to be finished"), async || {
+            let status = self.status(movement).await;
+            (status["state"] == "Finished").then_some(status)
+        })
+        .await
+    }
+
+    /// What the API server refused for want of rights, and to whom, as its counters have it.
+    async fn refusals(&self) -> Vec<String> {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = self.client.request_text(request).await.unwrap();
+        let refused = |line: &&str| {
+            line.starts_with("apiserver_request_total{") && line.contains("code=\"403\"")
+        };
+        text.lines().filter(refused).map(str::to_owned).collect()
+    }
+
+    /// The logs of all pods, for a test that fails.
+    async fn show_logs(&self) {
+        for pod in self.pods().await {
+            let node = pod.spec.as_ref().unwrap().node_name.clone().unwrap_or_default();
+            let Some(node) = self.node(&node) else { continue };
+            for container in ["manager", "worker"] {
+                let log = node.log(WORKERS, &pod.name_any(), container);
+                eprintln!("--- {} {container}\n{log}", pod.name_any());
+            }
+        }
+    }
+
+    fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.all().into_iter().find(|node| node.name() == name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deployed_works_with_the_rights_that_it_has() {
+    let Some(deployed) = Deployed::new(&["rabbit-1", "rabbit-2"], &[]).await else { return };
+    let run = run(&deployed);
+    let result = tokio::time::timeout(LIMIT * 2, run).await;
+    if result.is_err() {
+        deployed.show_logs().await;
+    }
+    result.unwrap();
+}
+
+async fn run(deployed: &Deployed) {
+    // The manifests make the manager's pods; the option below is what a site without the operator adds.
+    let api: Api<k8s_openapi::api::apps::v1::Deployment> =
+        Api::namespaced(deployed.client.clone(), WORKERS);
+    let mut manager = api.get("longshore-manager").await.unwrap();
+    let pod = manager.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+    pod.containers[0].args.as_mut().unwrap().push("--create-volumes-for=hpe".to_owned());
+    api.replace("longshore-manager", &PostParams::default(), &manager).await.unwrap();
+    eventually("the workers to be ready", async || deployed.ready().await.then_some(())).await;
+
+    let source = deployed.create_file_system("home").await;
+    let destination = deployed.create_file_system("work").await;
+    std::fs::create_dir(source.join("tree")).unwrap();
+    std::fs::write(source.join("tree/file"), "content").unwrap();
+    eventually("both to be mounted", async || {
+        let object = deployed.file_systems().get("work").await.unwrap();
+        let said = object.annotations().get("longshore.dev/condition")?;
+        (said.contains("\"Mounted\"") && said.contains("\"True\"") && deployed.ready().await)
+            .then_some(())
+    })
+    .await;
+    deployed.create_movement("copy-0", "/lus/home/tree", "/lus/work/new/").await;
+    let status = deployed.finished("copy-0").await;
+    assert_eq!(status["status"], "Success", "{status:#}");
+    let copied = destination.join("new/tree/file");
+    assert_eq!(std::fs::read_to_string(&copied).unwrap(), "content");
+    assert_eq!(std::fs::metadata(&copied).unwrap().uid(), USER);
+    deployed.movements(WORKERS).delete("copy-0", &DeleteParams::default()).await.unwrap();
+    deployed.file_systems().delete("home", &DeleteParams::default()).await.unwrap();
+    eventually("all to be gone", async || {
+        let movement = deployed.movements(WORKERS).get_opt("copy-0").await.unwrap();
+        let file_system = deployed.file_systems().get_opt("home").await.unwrap();
+        let claims: Api<PersistentVolumeClaim> = Api::all(deployed.client.clone());
+        let claims = claims.list(&ListParams::default()).await.unwrap();
+        let claim = claims.iter().any(|claim| claim.name_any().starts_with("home-"));
+        (movement.is_none() && file_system.is_none() && !claim && deployed.ready().await)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(deployed.refusals().await, Vec::<String>::new());
+    let object = deployed.file_systems().get("work").await.unwrap();
+    assert_eq!(object.finalizers(), [FINALIZER]);
+}
