@@ -60,6 +60,16 @@ impl Claimant {
         let mut current: Option<Lease> = None;
         let mut foreign = Foreign { lease: None, since: since_boot() };
         loop {
+            // Also when it is renewed in a moment, as after this process was stopped: movers have ended.
+            held.send_if_modified(|held| {
+                let over = held.is_some_and(|until| since_boot() >= until);
+                if over {
+                    tracing::error!("the Lease ran out");
+                    self.metrics.lease_lost();
+                    *held = None;
+                }
+                over
+            });
             let began = since_boot();
             let attempt = match current.take() {
                 Some(lease) => self.renew(lease).await,
@@ -85,15 +95,6 @@ impl Claimant {
                     PAUSE * 2
                 }
             };
-            held.send_if_modified(|held| {
-                let over = held.is_some_and(|until| since_boot() >= until);
-                if over {
-                    tracing::error!("the Lease ran out");
-                    self.metrics.lease_lost();
-                    *held = None;
-                }
-                over
-            });
             tokio::select! {
                 () = sleep(pause) => {}
                 // Readers of the manager wait for this.

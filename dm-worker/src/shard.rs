@@ -411,11 +411,23 @@ impl Life {
                 status.set(news);
             }
         };
-        if !matches!(end, End::Stays(_)) {
+        if matches!(end, End::Stays(_)) {
+            self.see_off(mover);
+        } else {
             self.worker.directory.forget(self.uid());
             said.errors = mover.errors().await;
         }
         judge(&end, watch.reason(), &said)
+    }
+
+    /// Waits for the end of a mover that stays, so that it is noted nowhere after it.
+    fn see_off(&self, mut mover: Mover) {
+        let (worker, uid) = (Arc::clone(&self.worker), self.uid().to_owned());
+        tokio::spawn(async move {
+            drop(mover.ended().await);
+            worker.directory.forget(&uid);
+            tracing::info!(uid, "a mover that stayed has ended");
+        });
     }
 
     /// Why the mover has to end now, if it has to.

@@ -78,7 +78,7 @@ pub(crate) struct Done {
     pub(crate) errors: std::collections::BTreeMap<String, u64>,
 }
 
-/// Counts of what was copied.
+/// Counts of what this mover copied, in whole files: what was there of one already is in its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Copied {
@@ -95,7 +95,11 @@ pub(crate) struct Copied {
 #[serde(default)]
 pub(crate) struct Resumed {
     pub(crate) files: u64,
+    pub(crate) links: u64,
+    /// In complete files, and in parts of files that this mover finished.
     pub(crate) bytes: u64,
+    /// Of which in such parts.
+    pub(crate) ranges: u64,
 }
 
 /// A line for the other side, with its newline.

@@ -209,7 +209,8 @@ fn bounded(text: &str) -> String {
     if text.len() <= LONGEST_TEXT_BYTES {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(LONGEST_TEXT_BYTES - MORE.len());
+    let most = LONGEST_TEXT_BYTES - MORE.len();
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     format!("{}{MORE}", &text[..end])
 }
 

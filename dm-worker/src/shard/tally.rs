@@ -75,28 +75,30 @@ impl Tally {
 
     /// The mover says what it did.
     pub(super) fn done(&mut self, done: &Done, metrics: &Metrics) {
-        let copied = &done.copied;
+        let (copied, resumed) = (&done.copied, &done.resumed);
         let failed = done.errors.values().sum();
         self.tell(
             metrics,
             &Told {
-                bytes: copied.bytes.saturating_sub(done.resumed.bytes),
-                files: copied.files.saturating_sub(done.resumed.files),
-                resumed_bytes: done.resumed.bytes,
+                bytes: copied.bytes.saturating_sub(resumed.ranges),
+                files: copied.files,
+                resumed_bytes: resumed.bytes,
                 failed,
             },
         );
         let before = self.counters.take().unwrap_or_default();
-        let (bytes, files) = (signed(copied.bytes), signed(copied.files));
+        // Parts that were there are in both.
+        let bytes = signed((copied.bytes + resumed.bytes).saturating_sub(resumed.ranges));
+        let files = signed(copied.files + resumed.files);
         self.counters = Some(Counters {
             bytes,
             total_bytes: before.total_bytes.max(bytes),
             files,
             total_files: before.total_files.max(files),
             directories: signed(copied.directories),
-            links: signed(copied.symlinks + copied.hard_links + copied.special),
-            resumed_bytes: signed(done.resumed.bytes),
-            resumed_files: signed(done.resumed.files),
+            links: signed(copied.symlinks + copied.hard_links + copied.special + resumed.links),
+            resumed_bytes: signed(resumed.bytes),
+            resumed_files: signed(resumed.files),
             failed: signed(failed),
         });
     }
@@ -166,7 +168,8 @@ mod tests {
         tally.progress(&progress, &metrics);
         assert_eq!(tally.percent(), Some(80));
         let mut done = Done::default();
-        (done.copied.bytes, done.resumed.bytes) = (10, 6);
+        // A file of 4 was there, and 2 of the 6 bytes of another.
+        (done.copied.bytes, done.resumed.bytes, done.resumed.ranges) = (6, 6, 2);
         tally.done(&done, &metrics);
         assert_eq!(metric(&metrics, "longshore_worker_copied_bytes_total"), 7 + 4);
         assert_eq!(metric(&metrics, "longshore_worker_resumed_bytes_total"), 6);

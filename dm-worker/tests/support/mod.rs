@@ -219,7 +219,7 @@ impl Place {
     /// A file of the job's user with so many bytes, none of them zero.
     pub fn file(&self, name: &str, bytes: usize) -> PathBuf {
         let path = self.path(name);
-        let content: Vec<u8> = (0..bytes).map(|at| (at % 251 + 1) as u8).collect();
+        let content: Vec<u8> = (1..=251).cycle().take(bytes).collect();
         fs::write(&path, content).unwrap();
         chown(&path, Some(USER), Some(GROUP)).unwrap();
         path
