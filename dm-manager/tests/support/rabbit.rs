@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, Patch,
+    PatchParams, PostParams,
+};
 use kube::{Api, Client, ResourceExt};
 use longshore::api::data_movement::{Endpoint, FINALIZER, NnfDataMovementStatus, Outcome, State};
 use longshore::api::{
@@ -31,7 +34,7 @@ pub struct Rabbit {
     pub node: String,
     /// The namespace of manager and workers.
     pub namespace: String,
-    kubeconfig: std::path::PathBuf,
+    pub kubeconfig: std::path::PathBuf,
     pub movements: Api<NnfDataMovement>,
     pub shards: Api<DataMovementShard>,
 }
@@ -48,17 +51,11 @@ impl Rabbit {
         let namespace = plane.namespace(about).await.unwrap();
         let client = plane.client();
         let node = format!("rabbit-{namespace}");
-        let metadata = |labels: &[(&str, &str)]| ObjectMeta {
-            name: Some(node.clone()),
-            labels: Some(labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
-            ..ObjectMeta::default()
-        };
-        let params = PostParams::default();
-        let object = Node { metadata: metadata(&[("test", &namespace)]), ..Node::default() };
-        Api::<Node>::all(client.clone()).create(&params, &object).await.unwrap();
-        let object = Namespace { metadata: metadata(&[]), ..Namespace::default() };
-        Api::<Namespace>::all(client.clone()).create(&params, &object).await.unwrap();
-        Self {
+        let metadata = ObjectMeta { name: Some(node.clone()), ..ObjectMeta::default() };
+        let object = Namespace { metadata, ..Namespace::default() };
+        let namespaces = Api::<Namespace>::all(client.clone());
+        namespaces.create(&PostParams::default(), &object).await.unwrap();
+        let rabbit = Self {
             movements: Api::namespaced_with(
                 client.clone(),
                 &node,
@@ -73,7 +70,27 @@ impl Rabbit {
             node,
             namespace,
             kubeconfig: plane.kubeconfig(),
-        }
+        };
+        rabbit.join().await;
+        rabbit
+    }
+
+    /// Makes the node.
+    pub async fn join(&self) {
+        let metadata = ObjectMeta {
+            name: Some(self.node.clone()),
+            labels: Some([("test".to_owned(), self.namespace.clone())].into()),
+            ..ObjectMeta::default()
+        };
+        let node = Node { metadata, ..Node::default() };
+        let nodes = Api::<Node>::all(self.client.clone());
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+    }
+
+    /// Deletes the node.
+    pub async fn leave(&self) {
+        let nodes = Api::<Node>::all(self.client.clone());
+        drop(nodes.delete(&self.node, &DeleteParams::default()).await.unwrap());
     }
 
     /// Movements and shards are those of the manager's own namespace: Lustre to Lustre.
@@ -101,29 +118,29 @@ impl Rabbit {
         })
     }
 
-    /// Makes a profile with some of its fields.
+    /// Makes a profile with some of its fields; the API server fills in the others.
     pub async fn profile(&self, name: &str, data: Value) {
-        let version = NnfDataMovementProfile::DEFINITION.storage_version();
-        let api: Api<NnfDataMovementProfile> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &version);
-        let object = json!({
-            "apiVersion": format!("nnf.cray.hpe.com/{version}"), "kind": "NnfDataMovementProfile",
-            "metadata": {"name": name}, "data": data,
-        });
-        create(&api, object).await;
+        self.make::<NnfDataMovementProfile>(name, json!({"data": data})).await;
     }
 
     /// Makes an NnfStorage of a kind.
     pub async fn storage(&self, name: &str, kind: &str) {
-        let version = NnfStorage::DEFINITION.storage_version();
-        let api: Api<NnfStorage> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &version);
-        let object = json!({
-            "apiVersion": format!("nnf.cray.hpe.com/{version}"), "kind": "NnfStorage",
-            "metadata": {"name": name},
-            "spec": {"fileSystemType": kind, "userID": 0, "groupID": 0, "allocationSets": []},
-        });
-        create(&api, object).await;
+        let spec = json!({"fileSystemType": kind, "userID": 0, "groupID": 0, "allocationSets": []});
+        self.make::<NnfStorage>(name, json!({"spec": spec})).await;
+    }
+
+    /// Makes an object in the manager's namespace with only the fields given.
+    async fn make<K: Defined>(&self, name: &str, mut object: Value) {
+        let version = K::DEFINITION.storage_version();
+        let definition = K::DEFINITION;
+        let kind = GroupVersionKind::gvk(definition.group, version.name(), definition.kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, definition.plural);
+        object["apiVersion"] = json!(resource.api_version);
+        object["kind"] = json!(resource.kind);
+        object["metadata"] = json!({"name": name});
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let api = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        api.create(&PostParams::default(), &object).await.unwrap();
     }
 
     /// A reference to something in the manager's namespace.
@@ -182,6 +199,21 @@ impl Rabbit {
     pub async fn finished(&self, name: &str) -> NnfDataMovementStatus {
         let movement = self.until(name, |movement| state(movement) == Some(State::Finished)).await;
         movement.status.unwrap()
+    }
+
+    /// The same where the API server may be away, or what it answers may take long.
+    pub async fn finished_whatever_happens(&self, name: &str) -> NnfDataMovementStatus {
+        let deadline = Instant::now() + 3 * PATIENCE;
+        loop {
+            let found = self.movements.get_opt(name).await;
+            match found {
+                Ok(Some(movement)) if state(&movement) == Some(State::Finished) => {
+                    return movement.status.unwrap();
+                }
+                found => assert!(Instant::now() < deadline, "{name} does not end: {found:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Waits until its shard is there.
@@ -258,12 +290,4 @@ pub fn outcome(status: &NnfDataMovementStatus) -> Option<Outcome> {
 /// Whether a movement has our finalizer.
 pub fn is_held(movement: &NnfDataMovement) -> bool {
     movement.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
-}
-
-async fn create<K>(api: &Api<K>, object: Value)
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
-{
-    let object: K = serde_json::from_value(object).unwrap();
-    api.create(&PostParams::default(), &object).await.unwrap();
 }

@@ -1,4 +1,5 @@
 //! A cluster with storage nodes, a manager that keeps workers on them, and global filesystems.
+#![allow(dead_code)] // every test crate includes all of it and uses its own part
 
 use std::collections::BTreeMap;
 use std::fs::File;
