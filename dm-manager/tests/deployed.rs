@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Taint};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
@@ -56,7 +56,8 @@ struct Deployed {
 }
 
 impl Deployed {
-    async fn new(nodes: &[&str], without: &[&str]) -> Option<Self> {
+    /// Applies all manifests; the workers get further arguments.
+    async fn new(nodes: &[&str], of_workers: &[&str]) -> Option<Self> {
         let plane = ControlPlane::own(Settings::default())?;
         let images = [
             ("dm-manager:0.1.0".to_owned(), PathBuf::from(env!("CARGO_BIN_EXE_dm-manager"))),
@@ -85,10 +86,6 @@ impl Deployed {
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "yaml")) {
-            let name = file.file_name().unwrap().to_str().unwrap();
-            if without.contains(&name) {
-                continue;
-            }
             for document in std::fs::read_to_string(file).unwrap().split("\n---\n") {
                 let mut object: Value = serde_saphyr::from_str(document).unwrap();
                 if object["kind"] == "Deployment" {
@@ -96,6 +93,11 @@ impl Deployed {
                     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
                     let arguments = container["args"].as_array_mut().unwrap();
                     arguments.push(json!("--create-volumes-for=hpe"));
+                }
+                if object["kind"] == "NnfDataMovementManager" {
+                    let container = &mut object["spec"]["podSpec"]["containers"][0];
+                    let arguments = container["args"].as_array_mut().unwrap();
+                    arguments.extend(of_workers.iter().map(|argument| json!(argument)));
                 }
                 deployed.apply(object).await;
             }
@@ -163,12 +165,12 @@ impl Deployed {
         pods.list(&ListParams::default()).await.unwrap().items
     }
 
-    /// A movement between two paths of global filesystems.
-    async fn create_movement(&self, name: &str, source: &str, destination: &str) {
+    /// A movement between two paths of global filesystems, by a profile with some fields.
+    async fn create_movement(&self, name: &str, source: &str, destination: &str, profile: Value) {
         self.apply(json!({
             "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovementProfile",
             "metadata": {"name": name, "namespace": "default"},
-            "data": {"progressIntervalSeconds": 1},
+            "data": profile,
         }))
         .await;
         let end = |path: &str| {
@@ -187,6 +189,22 @@ impl Deployed {
                 },
             },
         }))
+        .await;
+    }
+
+    /// Waits until filesystems are mounted on all nodes, and the workers are ready.
+    async fn mounted(&self, names: &[&str]) {
+        eventually("filesystems to be mounted", async || {
+            for name in names {
+                let object = self.file_systems().get(name).await.unwrap();
+                let said = object.annotations().get("longshore.dev/condition")?;
+                let said: Value = serde_json::from_str(said).unwrap();
+                if said["reason"] != "Mounted" {
+                    return None;
+                }
+            }
+            self.ready().await.then_some(())
+        })
         .await;
     }
 
@@ -225,14 +243,8 @@ async fn what_is_deployed_works_with_the_rights_that_it_has() {
     let destination = deployed.create_file_system("work").await;
     std::fs::create_dir(source.join("tree")).unwrap();
     std::fs::write(source.join("tree/file"), "content").unwrap();
-    eventually("both to be mounted", async || {
-        let object = deployed.file_systems().get("work").await.unwrap();
-        let said = object.annotations().get("longshore.dev/condition")?;
-        (said.contains("\"Mounted\"") && said.contains("\"True\"") && deployed.ready().await)
-            .then_some(())
-    })
-    .await;
-    deployed.create_movement("copy-0", "/lus/home/tree", "/lus/work/new/").await;
+    deployed.mounted(&["home", "work"]).await;
+    deployed.create_movement("copy-0", "/lus/home/tree", "/lus/work/new/", json!({})).await;
     let status = deployed.finished("copy-0").await;
     assert_eq!(status["status"], "Success", "{status:#}");
     let copied = destination.join("new/tree/file");
@@ -253,4 +265,96 @@ async fn what_is_deployed_works_with_the_rights_that_it_has() {
     assert_eq!(deployed.refusals().await, 0.0, "requests that were refused for want of rights");
     let object = deployed.file_systems().get("work").await.unwrap();
     assert_eq!(object.finalizers(), [FINALIZER]);
+}
+
+/// Ten copies run on two workers. Two filesystems are added and one is deleted meanwhile, so that all workers
+/// are replaced, sooner than the copies could end. They all end in success, and what was copied before is
+/// not copied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn filesystems_come_and_go_while_copies_run() {
+    const COPIES: usize = 10;
+    const FILES: usize = 40;
+    let Some(deployed) = Deployed::new(&["rabbit-1", "rabbit-2"], &["--drain-seconds=1"]).await
+    else {
+        return;
+    };
+    let source = deployed.create_file_system("home").await;
+    let destination = deployed.create_file_system("work").await;
+    let old = deployed.create_file_system("old").await;
+    for copy in 0..COPIES {
+        let tree = source.join(format!("tree-{copy}"));
+        std::fs::create_dir(&tree).unwrap();
+        for file in 0..FILES {
+            let content = vec![u8::try_from(copy * FILES + file & 0xff).unwrap(); 256 << 10];
+            std::fs::write(tree.join(format!("file-{file}")), content).unwrap();
+        }
+    }
+    deployed.mounted(&["home", "work", "old"]).await;
+    drop(old);
+    // 10 MiB at 1 MiB each second.
+    let profile = json!({
+        "command": "longshore copy --bandwidth-limit 1M $SRC $DEST",
+        "progressIntervalSeconds": 1,
+    });
+    for copy in 0..COPIES {
+        let (from, to) = (format!("/lus/home/tree-{copy}/"), format!("/lus/work/tree-{copy}/"));
+        deployed.create_movement(&format!("copy-{copy}"), &from, &to, profile.clone()).await;
+    }
+    let copied = |copy: usize| {
+        let folder = std::fs::read_dir(destination.join(format!("tree-{copy}")));
+        let files = folder.into_iter().flatten().map(Result::unwrap);
+        let named = files.filter(|file| file.file_name().to_string_lossy().starts_with("file-"));
+        named.map(|file| (file.file_name(), file.metadata().unwrap())).collect::<Vec<_>>()
+    };
+    eventually("every copy to have copied something", async || {
+        (0..COPIES).all(|copy| copied(copy).len() >= 6).then_some(())
+    })
+    .await;
+    let workers = |pods: Vec<Pod>| -> std::collections::BTreeSet<String> {
+        let workers = pods.into_iter().filter(|pod| pod.name_any().starts_with("nnf-dm-worker"));
+        workers.map(|pod| pod.name_any()).collect()
+    };
+    let before = workers(deployed.pods().await);
+    let (one, other) =
+        tokio::join!(deployed.create_file_system("one"), deployed.create_file_system("other"));
+    deployed.file_systems().delete("old", &DeleteParams::default()).await.unwrap();
+    drop((one, other));
+    // The times of a file are set last: those that have had theirs for a while are not touched again.
+    let settled = SystemTime::now() - Duration::from_secs(1);
+    let early: Vec<Vec<_>> = (0..COPIES)
+        .map(|copy| {
+            let mut files = copied(copy);
+            files.retain(|(name, file)| {
+                let from = source.join(format!("tree-{copy}")).join(name).metadata().unwrap();
+                let changed = UNIX_EPOCH + Duration::from_secs(file.ctime().unsigned_abs());
+                (file.mtime(), file.mtime_nsec()) == (from.mtime(), from.mtime_nsec())
+                    && changed < settled
+            });
+            files
+        })
+        .collect();
+    assert!(early.iter().map(Vec::len).sum::<usize>() > COPIES, "there is something to be kept");
+    deployed.mounted(&["home", "work", "one", "other"]).await;
+    assert!(before.is_disjoint(&workers(deployed.pods().await)), "every worker was replaced");
+    for copy in 0..COPIES {
+        let status = deployed.finished(&format!("copy-{copy}")).await;
+        assert_eq!(status["status"], "Success", "{status:#}");
+        for file in 0..FILES {
+            let name = format!("tree-{copy}/file-{file}");
+            let [from, to] = [&source, &destination].map(|root| std::fs::read(root.join(&name)));
+            assert!(from.unwrap() == to.unwrap(), "{name} differs");
+        }
+        let late = copied(copy);
+        assert_eq!(late.len(), FILES);
+        for (name, was) in &early[copy] {
+            let (_, is) = late.iter().find(|(other, _)| other == name).unwrap();
+            let times = |file: &std::fs::Metadata| (file.ino(), file.ctime(), file.ctime_nsec());
+            assert_eq!(times(is), times(was), "{name:?} of copy {copy} was copied again");
+        }
+    }
+    eventually("the old one to be gone", async || {
+        deployed.file_systems().get_opt("old").await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert_eq!(deployed.refusals().await, 0.0, "requests that were refused for want of rights");
 }

@@ -270,6 +270,7 @@ impl Scene {
             line.starts_with("apiserver_request_total{")
                 && line.contains(&format!("resource=\"{resource}\""))
                 && line.contains("subresource=\"\"")
+                && line.contains("dry_run=\"\"")
                 && ["PATCH", "PUT", "APPLY", "POST"]
                     .iter()
                     .any(|verb| line.contains(&format!("verb=\"{verb}\"")))
