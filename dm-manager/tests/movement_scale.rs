@@ -87,11 +87,11 @@ async fn at_once(rabbit: &Rabbit, manager: &Manager, movements: &[NnfDataMovemen
     for (what, count) in &after {
         let count = count - before.get(what).unwrap_or(&0.0);
         eprintln!("{count} {what}");
-        assert!(
-            count < 0.5 || what.ends_with("200") || what.ends_with("201"),
-            "a write was refused"
-        );
-        total += count;
+        let done = what.ends_with("200") || what.ends_with("201");
+        // The shards are the worker's to write, and it may find that it was too late.
+        let ours = what.starts_with("nnfdatamovements");
+        assert!(count < 0.5 || done || !ours, "a write of the manager was refused: {what}");
+        total += if done { count } else { 0.0 };
     }
     // The creation of the movement itself is not ours.
     let each = total / f64::from(u32::try_from(movements.len()).unwrap()) - 1.0;
