@@ -1,6 +1,5 @@
-//! How many writes, how fast and how much memory, against a real API server; the worker is played, and
-//! its movers last no time. Times depend on the machine and are printed, not judged, save that nothing
-//! hangs; `benches/README.md` has those of an idle one.
+//! How many writes, how fast and how much memory, against a real API server, with a played worker and with
+//! the real one. Times depend on the machine and are printed, not judged, save that nothing hangs.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 mod support;
