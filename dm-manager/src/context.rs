@@ -9,6 +9,7 @@ use longshore::api::{
 };
 
 use crate::events::Events;
+use crate::leader::Leadership;
 use crate::metrics::Metrics;
 
 /// What every controller is given. A clone is the same.
@@ -22,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     /// The label, `KEY=VALUE`, of the nodes that have workers.
     pub(crate) node_selector: String,
+    /// Whether this replica leads at this moment.
+    pub(crate) leadership: Leadership,
     /// Kubernetes Events.
     pub(crate) events: Events,
     /// What `/metrics` shows.

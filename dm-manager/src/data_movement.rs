@@ -11,7 +11,8 @@ mod text;
 mod words;
 mod world;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -33,8 +34,9 @@ use crate::server::Readiness;
 /// How often a movement that keeps changing under our hands is looked at again at once.
 const ATTEMPTS: usize = 8;
 
-/// After how long a look that failed is repeated.
-const RETRY: Duration = Duration::from_millis(500);
+/// After how long a look that failed is repeated, the first time and at most: twice as long each time.
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_AT_MOST: Duration = Duration::from_secs(4);
 
 /// How often the movements that there are are counted.
 const COUNT: Duration = Duration::from_secs(5);
@@ -42,15 +44,30 @@ const COUNT: Duration = Duration::from_secs(5);
 struct Manager {
     context: Context,
     world: Arc<World>,
+    /// How often looks at a movement have failed in a row.
+    failures: Mutex<HashMap<ObjectRef<NnfDataMovement>, u32>>,
+}
+
+impl Manager {
+    fn failures(&self) -> MutexGuard<'_, HashMap<ObjectRef<NnfDataMovement>, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reference(&self, movement: &NnfDataMovement) -> ObjectRef<NnfDataMovement> {
+        ObjectRef::from_obj_with(movement, self.context.versions.movement.clone())
+    }
 }
 
 /// Runs the controller until it is dropped.
 pub(crate) async fn run(context: Context, readiness: Readiness) {
-    let (world, movements, shards, watching) = World::new(&context);
+    let (world, sources) = World::new(&context);
     let version = context.versions.movement.clone();
+    let store = world.movements.store().clone();
+    let movements =
+        sources.movements.filter_map(|change| std::future::ready(logged(change).map(Ok)));
     let of_shards = {
         let version = version.clone();
-        shards.filter_map(move |change| {
+        sources.shards.filter_map(move |change| {
             let movement = logged(change).map(|shard| {
                 let name = &shard.spec.movement.name;
                 let namespace = shard.namespace().unwrap_or_default();
@@ -59,11 +76,29 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
             std::future::ready(movement)
         })
     };
-    let store = world.movements.store().clone();
-    let movements = movements.filter_map(|change| std::future::ready(logged(change).map(Ok)));
-    let manager = Arc::new(Manager { context: context.clone(), world: Arc::clone(&world) });
+    // A node that joins makes the movements of its namespace ours.
+    let of_nodes = {
+        let (store, version) = (store.clone(), version.clone());
+        sources.nodes.flat_map(move |change| {
+            let node = logged(change).and_then(|node| node.metadata.name);
+            let there = node.map(|node| {
+                store.state_filter(|movement| movement.namespace().as_ref() == Some(&node))
+            });
+            let there = there.into_iter().flatten();
+            let version = version.clone();
+            let there = there.map(move |one| ObjectRef::from_obj_with(&*one, version.clone()));
+            futures::stream::iter(there.collect::<Vec<_>>())
+        })
+    };
+    let manager = Arc::new(Manager {
+        context: context.clone(),
+        world: Arc::clone(&world),
+        failures: Mutex::default(),
+    });
+    let counted = Arc::clone(&manager);
     let looking = Controller::for_stream_with(movements, store, version)
         .reconcile_on(of_shards)
+        .reconcile_on(of_nodes)
         .run(look, again_after_failure, manager)
         // A movement that is gone is one of the changes; there is nothing to look at.
         .for_each(|_| std::future::ready(()));
@@ -72,14 +107,25 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
         readiness.set(true);
         loop {
             count(&context, &world);
+            counted
+                .failures()
+                .retain(|movement, _| world.movements.store().get(movement).is_some());
             tokio::time::sleep(COUNT).await;
         }
     };
-    tokio::join!(looking, watching, counting);
+    tokio::join!(looking, sources.others, counting);
+}
+
+/// Looks at a movement, and forgets that looks at it have failed.
+async fn look(movement: Arc<NnfDataMovement>, manager: Arc<Manager>) -> Result<Next, Error> {
+    let reference = manager.reference(&movement);
+    let next = look_and_act(movement, &manager).await?;
+    manager.failures().remove(&reference);
+    Ok(next)
 }
 
 /// Looks at a movement until there is nothing more to do at once.
-async fn look(movement: Arc<NnfDataMovement>, manager: Arc<Manager>) -> Result<Next, Error> {
+async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Result<Next, Error> {
     let (context, world) = (&manager.context, &manager.world);
     world.ready().await;
     context.metrics.movement_reconciles.inc();
@@ -136,7 +182,11 @@ fn again_after_failure(
     let name = format!("{}/{}", movement.namespace().unwrap_or_default(), movement.name_any());
     tracing::warn!(movement = name, %error, "looking again");
     manager.context.metrics.reconcile_failures.with_label_values(&["data_movement"]).inc();
-    Next::requeue(RETRY)
+    let mut failures = manager.failures();
+    let before = failures.entry(manager.reference(&movement)).or_insert(0);
+    let delay = (RETRY * 2_u32.pow((*before).min(8))).min(RETRY_AT_MOST);
+    *before = before.saturating_add(1);
+    Next::requeue(delay)
 }
 
 /// Counts the movements that there are, by state.

@@ -4,6 +4,7 @@
 //! The rules are those of client-go's `leaderelection`: the time of the holder is never compared with the
 //! time of this machine, only how long the Lease has stayed the same is measured here.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -25,26 +26,50 @@ const RENEW_WITHIN: Duration = Duration::from_secs(7);
 /// How often a leader renews, and others look.
 const PERIOD: Duration = Duration::from_secs(2);
 
+/// Whether this replica leads, by its own clock: what was stopped for a while and goes on must not act on
+/// what it saw before. A clone is the same.
+#[derive(Clone, Default)]
+pub(crate) struct Leadership(Arc<Mutex<Option<Instant>>>);
+
+impl Leadership {
+    /// Whether it holds now.
+    pub(crate) fn holds(&self) -> bool {
+        self.until().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A candidate.
 pub(crate) struct Election {
     leases: Api<Lease>,
     identity: String,
     /// The Lease as last seen, and since when it has been so.
     seen: Option<(Lease, Instant)>,
+    leadership: Leadership,
 }
 
 impl Election {
     /// A candidate by its name, which is that of its pod: a container that is started again in the same
     /// pod goes on at once, for its predecessor is gone.
     pub(crate) fn new(client: Client, namespace: &str, identity: String) -> Self {
-        Self { leases: Api::namespaced(client, namespace), identity, seen: None }
+        let leases = Api::namespaced(client, namespace);
+        Self { leases, identity, seen: None, leadership: Leadership::default() }
+    }
+
+    /// Whether this candidate leads, for those who act.
+    pub(crate) fn leadership(&self) -> Leadership {
+        self.leadership.clone()
     }
 
     /// Returns when this candidate leads. Calls `spoken` each time the API server has answered.
     pub(crate) async fn acquire(&mut self, spoken: impl Fn()) {
         loop {
+            let begun = Instant::now();
             match timeout(RENEW_WITHIN, self.attempt()).await {
-                Ok(Ok(true)) => return,
+                Ok(Ok(true)) => return self.extend(begun),
                 Ok(Ok(false)) => spoken(),
                 Ok(Err(error)) => tracing::warn!(%error, "failed to ask for the Lease"),
                 Err(_) => tracing::warn!("no answer when asking for the Lease"),
@@ -59,17 +84,28 @@ impl Election {
         while renewed.elapsed() < RENEW_WITHIN {
             sleep(PERIOD).await;
             let left = RENEW_WITHIN.saturating_sub(renewed.elapsed());
+            let begun = Instant::now();
             match timeout(left, self.attempt()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
+                Ok(Ok(true)) => {
+                    renewed = begun;
+                    self.extend(begun);
+                }
+                Ok(Ok(false)) => break,
                 Ok(Err(error)) => tracing::warn!(%error, "failed to renew the Lease"),
                 Err(_) => tracing::warn!("no answer when renewing the Lease"),
             }
         }
+        *self.leadership.until() = None;
+    }
+
+    /// What was asked for at a time and granted holds for others from a later time on.
+    fn extend(&self, begun: Instant) {
+        *self.leadership.until() = Some(begun + RENEW_WITHIN);
     }
 
     /// Gives the Lease back, so that another one need not wait.
     pub(crate) async fn release(&mut self) {
+        *self.leadership.until() = None;
         let Some((mut lease, _)) = self.seen.take() else { return };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) {

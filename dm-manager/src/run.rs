@@ -95,6 +95,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     server::start(args.listen, metrics.clone(), readiness.clone()).await?;
 
     let mut election = Election::new(client.clone(), &args.namespace, identity.clone());
+    let leadership = election.leadership();
     let lead = async {
         let context = Context {
             versions: discovered(&client).await,
@@ -102,6 +103,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             client,
             namespace: args.namespace,
             node_selector: args.node_selector,
+            leadership,
             metrics,
             patience: Patience { lost_worker: Duration::from_secs(args.lost_worker_after) },
         };

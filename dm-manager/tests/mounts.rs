@@ -10,12 +10,15 @@ mod workers;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kube::ResourceExt;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use support::printed;
 use workers::{FINALIZER, Scene, eventually};
 
-fn volumes(set: &k8s_openapi::api::apps::v1::DaemonSet) -> Vec<String> {
+fn volumes(set: &DaemonSet) -> Vec<String> {
     let pod = set.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
     pod.volumes.iter().flatten().map(|volume| volume.name.clone()).collect()
 }
@@ -348,6 +351,139 @@ async fn without_the_manager_object_there_are_no_workers_and_nothing_is_kept() {
             assert!(seen.iter().all(Option::is_none), "it is mounted still");
         }
         (object.finalizers().is_empty() && scene.daemon_set().await.is_none()).then_some(())
+    })
+    .await;
+    scene.end().await;
+}
+
+/// The volumes of lustre-fs-operator: no worker is touched before they can be mounted.
+#[tokio::test]
+async fn a_volume_of_the_operator_is_waited_for() {
+    let Some(mut scene) = Scene::new("operator", &["a"]).await else { return };
+    scene.options.clear();
+    scene.create_manager_object(json!({})).await;
+    let _manager = scene.start_manager("one");
+    scene.wait_ready(true).await;
+    let before = scene.daemon_set().await.unwrap();
+    scene.create_file_system("lus1").await;
+    scene.condition("lus1", |condition| condition["reason"] == "ClaimNotBound").await;
+    scene.wait_ready(false).await;
+    let (volume, claim) =
+        (format!("lus1-{}-readwritemany-pv", scene.namespace), scene.claim("lus1"));
+    let volumes_api: Api<PersistentVolume> = Api::all(scene.client.clone());
+    let made: PersistentVolume = serde_json::from_value(json!({
+        "metadata": {"name": volume},
+        "spec": {
+            "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1"},
+            "storageClassName": "nnf-lustre-fs",
+            "claimRef": {"namespace": scene.namespace, "name": claim},
+            "csi": {"driver": "lustre-csi.hpe.com", "volumeHandle": "10.1.1.1@tcp:/lus"},
+        },
+    }))
+    .unwrap();
+    volumes_api.create(&PostParams::default(), &made).await.unwrap();
+    assert_eq!(scene.daemon_set().await.unwrap().metadata.generation, before.metadata.generation);
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(scene.client.clone(), &scene.namespace);
+    let made: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {"name": claim},
+        "spec": {
+            "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1"}},
+            "storageClassName": "nnf-lustre-fs", "volumeName": volume,
+        },
+    }))
+    .unwrap();
+    claims.create(&PostParams::default(), &made).await.unwrap();
+    scene.condition("lus1", |condition| condition["reason"] == "Mounted").await;
+    let after = scene.daemon_set().await.unwrap();
+    assert_eq!(after.metadata.generation.unwrap(), before.metadata.generation.unwrap() + 1);
+    volumes_api.delete(&volume, &Default::default()).await.unwrap();
+    scene.end().await;
+}
+
+/// A manager that is killed in the middle of a rollout, and another one that takes over.
+#[tokio::test]
+async fn a_manager_that_is_killed_leaves_a_rollout_that_another_one_ends() {
+    let Some(scene) = Scene::new("killed", &["a", "b"]).await else { return };
+    scene.create_manager_object(json!({})).await;
+    let first = scene.start_manager("one");
+    let _second = scene.start_manager("two");
+    scene.wait_ready(true).await;
+    let before = scene.daemon_set().await.unwrap();
+    scene.create_file_system("lus1").await;
+    scene.wait_ready(false).await;
+    drop(first); // SIGKILL: nothing is given back
+    scene.condition("lus1", |condition| condition["reason"] == "Mounted").await;
+    scene.wait_ready(true).await;
+    let after = scene.daemon_set().await.unwrap();
+    assert_eq!(volumes(&after), ["lus1", "nnf"]);
+    assert_eq!(after.metadata.generation.unwrap(), before.metadata.generation.unwrap() + 1);
+    scene.end().await;
+}
+
+/// The API server goes away in the middle of everything, and what was begun is done when it is back.
+#[tokio::test]
+async fn an_api_server_that_is_away_delays_a_rollout_and_no_more() {
+    let Some(scene) = Scene::new("away", &["a", "b"]).await else { return };
+    scene.create_manager_object(json!({})).await;
+    let _manager = scene.start_manager("one");
+    scene.create_file_system("old").await;
+    scene.condition("old", |condition| condition["reason"] == "Mounted").await;
+    let before = scene.daemon_set().await.unwrap();
+    scene.create_file_system("new").await;
+    scene.delete_file_system("old").await;
+    scene.plane.stop_api_server().unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    scene.plane.start_api_server().unwrap();
+    scene.wait_gone("old").await;
+    scene.condition("new", |condition| condition["reason"] == "Mounted").await;
+    scene.wait_ready(true).await;
+    let after = scene.daemon_set().await.unwrap();
+    assert_eq!(volumes(&after), ["new", "nnf"]);
+    assert_eq!(after.metadata.generation.unwrap(), before.metadata.generation.unwrap() + 1);
+    scene.end().await;
+}
+
+/// Somebody else changes the DaemonSet, and nnf-dm has left one of its own: it becomes what it should be.
+#[tokio::test]
+async fn a_daemon_set_of_somebody_else_is_taken_over() {
+    let Some(scene) = Scene::new("taken", &["a"]).await else { return };
+    let labels = json!({"test": scene.namespace});
+    let all = json!({"test": scene.namespace, "dm.cray.hpe.com/worker": "true"});
+    let left: DaemonSet = serde_json::from_value(json!({
+        "metadata": {"name": "nnf-dm-worker", "labels": {"control-plane": "controller-manager"}},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": all},
+                "spec": {
+                    "subdomain": "dm",
+                    "containers": [
+                        {"name": "manager", "image": "worker", "args": ["infinity"]},
+                        {"name": "worker", "image": "worker", "args": ["infinity"]},
+                    ],
+                    "volumes": [{"name": "ssh-auth", "emptyDir": {}}],
+                },
+            },
+        },
+    }))
+    .unwrap();
+    let sets: Api<DaemonSet> = Api::namespaced(scene.client.clone(), &scene.namespace);
+    sets.create(&PostParams::default(), &left).await.unwrap();
+    scene.create_manager_object(json!({})).await;
+    let _manager = scene.start_manager("one");
+    scene.wait_ready(true).await;
+    let set = scene.daemon_set().await.unwrap();
+    assert_eq!(volumes(&set), ["nnf"]);
+    let pod = set.spec.unwrap().template.spec.unwrap();
+    let names: Vec<_> = pod.containers.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!((names, pod.subdomain), (vec!["worker", "beside"], None));
+    // What is taken away from it by hand comes back.
+    let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"strange": "label"}}}}});
+    sets.patch("nnf-dm-worker", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    eventually("the selector to be as it was", async || {
+        let pod = scene.daemon_set().await.unwrap().spec.unwrap().template.spec.unwrap();
+        (pod.node_selector.unwrap().len() == 1).then_some(())
     })
     .await;
     scene.end().await;

@@ -44,7 +44,11 @@ async fn a_copy_that_fails_says_what_was_said() {
     let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.copy("copy").await;
     worker.claim("copy").await;
-    worker.finish("copy", "Failed", 3, json!({"message": "no space left on device"})).await;
+    let end = json!({"message": "exit status 3: no space left on device", "error": {
+        "debugMessage": "exit status 3", "severity": "Fatal", "type": "Internal",
+        "userMessage": "data movement operation failed: no space left on device",
+    }});
+    worker.finish("copy", "Failed", 3, end).await;
     let status = rabbit.finished("copy").await;
     assert_eq!(outcome(&status), Some(Outcome::Failed));
     assert_eq!(status.message.as_deref(), Some("exit status 3: no space left on device"));
@@ -273,12 +277,14 @@ async fn a_huge_output_is_cut_and_the_end_is_written() {
     rabbit.profile("copy", json!({"command": COPY})).await;
     rabbit.create(&rabbit.movement("copy", "copy")).await;
     worker.claim("copy").await;
-    let output = "é".repeat(16_384);
+    // The longest that a shard may hold: the API server counts characters.
+    let output = "é".repeat(32_768);
     worker.finish("copy", "Failed", 1, json!({"message": output})).await;
     let status = rabbit.finished("copy").await;
     assert_eq!(outcome(&status), Some(Outcome::Failed));
-    let message = status.message.unwrap();
-    assert!(message.len() <= 32_768 && message.ends_with(" bytes"), "{}", message.len());
+    for message in [status.message.unwrap(), status.error.unwrap().user_message.unwrap()] {
+        assert!(message.len() <= 32_768 && message.ends_with(" bytes"), "{}", message.len());
+    }
 }
 
 #[tokio::test]
@@ -291,7 +297,14 @@ async fn a_status_that_does_not_fit_is_written_short() {
     movement.spec.user_config = Some(UserConfig { dcp_options: options, ..UserConfig::default() });
     rabbit.create(&movement).await;
     worker.claim("copy").await;
-    worker.finish("copy", "Failed", 1, json!({"message": "x".repeat(32_000)})).await;
+    worker
+        .finish(
+            "copy",
+            "Failed",
+            1,
+            json!({"message": format!("exit status 1: {}", "x".repeat(32_000))}),
+        )
+        .await;
     let status = rabbit.finished("copy").await;
     assert_eq!(outcome(&status), Some(Outcome::Failed));
     assert!(status.message.unwrap().starts_with("exit status 1: xxx"));

@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use kube::ResourceExt;
 use longshore::api::data_movement::{Outcome, UserConfig};
 use longshore::api::resource_error::Severity;
 use serde_json::json;
-use support::rabbit::{COPY, Rabbit, outcome};
+use support::rabbit::{COPY, Rabbit, is_held, outcome};
 use support::worker::Worker;
 
 #[tokio::test]
@@ -158,4 +160,18 @@ async fn a_path_that_fits_into_no_shard_is_invalid() {
         assert_eq!(outcome(&status), Some(Outcome::Invalid), "{name}");
         assert!(status.message.as_ref().unwrap().contains(expected), "{status:?}");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_joins_makes_its_movements_ours() {
+    let Some(rabbit) = Rabbit::new("joins").await else { return };
+    rabbit.leave().await;
+    let manager = rabbit.manager();
+    rabbit.copy("copy").await;
+    while manager.metric("nnfdm_datamovement_reconciles_total") < 0.5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!is_held(&rabbit.movements.get("copy").await.unwrap()));
+    rabbit.join().await;
+    rabbit.shard("copy").await;
 }

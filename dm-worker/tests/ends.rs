@@ -201,3 +201,45 @@ async fn what_does_not_move_is_stopped_with_a_reason() {
     assert!((worker.metric("longshore_worker_mover_stalls_total") - 1.0).abs() < 0.1);
     worker.end().await;
 }
+
+#[tokio::test]
+async fn a_copy_on_a_filesystem_that_hangs_is_given_up_with_words() {
+    let Some(cluster) = cluster("hung").await else { return };
+    if !Path::new("/dev/fuse").exists() {
+        return test_cluster::skip("needs /dev/fuse");
+    }
+    let (at, behind) = (cluster.place.path("lus"), cluster.place.directory("behind"));
+    fs::create_dir(&at).unwrap();
+    let settings = lustre_emulator::Settings::new(1, &lustre_emulator::OstSettings::default());
+    let lustre = lustre_emulator::Emulator::mount(&at, &behind, settings).unwrap();
+    let options = ["--stall-seconds", "3", "--give-up-seconds", "3"];
+    let worker = cluster.worker("n1", &options).await;
+    let from = cluster.place.tree("in", 50);
+    for name in ["hangs", "hangs-and-is-cancelled"] {
+        let mut shard = cluster.shard(name, Some("n1"), &from, &at.join(name));
+        shard.spec.options = Some(vec!["--ops-limit=10".to_owned()]);
+        cluster.create(&shard).await;
+        cluster.until(name, "copying", |status| status.counters.is_some()).await;
+        lustre.ost(0).stall();
+        let mover = worker.mover().await;
+        if name == "hangs" {
+            let status = cluster.finished(name).await;
+            assert_eq!(outcome(&status), "Failed");
+            let message = status.message.unwrap();
+            assert!(message.contains("nothing moved for 3 s"), "{message}");
+            assert!(message.contains("wait in the kernel (state D)"), "{message}");
+        } else {
+            cluster.cancel(name).await;
+            let status = cluster.finished(name).await;
+            assert_eq!(outcome(&status), "Cancelled");
+            let message = status.message.unwrap_or_default();
+            assert!(message.contains("wait in the kernel (state D)"), "{message}");
+        }
+        // It ends when the filesystem answers, and then nothing is left of it.
+        lustre.ost(0).resume();
+        gone_within(mover, support::SOON).await;
+        worker.until("without notes", || worker.movers().is_empty()).await;
+    }
+    worker.end().await;
+    lustre.unmount();
+}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::mount_namespace::{MountNamespace, NONE};
@@ -63,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) working_directory: PathBuf,
     /// What it sees.
     pub(crate) mounts: Vec<Mount>,
+    /// The user and group that it runs as; root when absent.
+    pub(crate) user: Option<(i64, i64)>,
     /// What it may do; everything when absent.
     pub(crate) capabilities: Option<Vec<String>>,
     /// An empty directory for its root.
@@ -105,12 +108,12 @@ impl Plan {
         bind(Path::new("/"), &root.join(NODE.trim_start_matches('/')))?;
         nix::unistd::chroot(&root).context("failed to change the root")?;
         std::env::set_current_dir("/").context("failed to go to the root")?;
-        // The overlay shows one filesystem only, and the build directory may be on another one.
+        // The overlay shows one filesystem only, and the build directory may be on another one, or in
+        // somebody's home.
         let mut mounts = self.mounts.clone();
-        let program = self.program.clone();
         mounts.push(Mount {
-            source: program.clone(),
-            target: program,
+            source: self.program.clone(),
+            target: self.program_inside(),
             read_only: true,
             follows: false,
         });
@@ -120,6 +123,11 @@ impl Plan {
         }
         umount2(NODE, MntFlags::MNT_DETACH).context("failed to leave the node's root")?;
         Ok(())
+    }
+
+    /// Where the container sees its program.
+    fn program_inside(&self) -> PathBuf {
+        Path::new("/.image").join(self.program.file_name().unwrap_or_default())
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
@@ -133,7 +141,14 @@ impl Plan {
             command.arg(format!("--bounding-set=-all{kept}"));
             command.arg("--inh-caps=-all");
         }
-        command.arg("--").arg(&self.program).args(&self.arguments);
+        if let Some((user, group)) = self.user {
+            command.args([
+                "--clear-groups",
+                &format!("--reuid={user}"),
+                &format!("--regid={group}"),
+            ]);
+        }
+        command.arg("--").arg(self.program_inside()).args(&self.arguments);
         command.env_clear().envs(&self.environment).current_dir(&self.working_directory);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().context("failed to share the log")?).stderr(log);
@@ -175,10 +190,22 @@ fn bind(source: &Path, target: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("failed to bind {} to {}", source.display(), target.display()))
 }
 
+/// The user and group of a container, as itself or its pod says.
+pub(crate) fn user(
+    container: Option<&SecurityContext>,
+    pod: Option<&PodSecurityContext>,
+) -> Option<(i64, i64)> {
+    let user = container
+        .and_then(|context| context.run_as_user)
+        .or_else(|| pod.and_then(|context| context.run_as_user))?;
+    let group = container
+        .and_then(|context| context.run_as_group)
+        .or_else(|| pod.and_then(|context| context.run_as_group));
+    Some((user, group.unwrap_or(0)))
+}
+
 /// What a container may do: the defaults with some added and some dropped; everything when privileged.
-pub(crate) fn capabilities(
-    context: Option<&k8s_openapi::api::core::v1::SecurityContext>,
-) -> Option<Vec<String>> {
+pub(crate) fn capabilities(context: Option<&SecurityContext>) -> Option<Vec<String>> {
     if context.is_some_and(|context| context.privileged == Some(true)) {
         return None;
     }

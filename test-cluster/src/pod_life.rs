@@ -180,6 +180,10 @@ impl Life {
             environment,
             working_directory: container.working_dir.clone().unwrap_or("/".to_owned()).into(),
             mounts,
+            user: container::user(
+                container.security_context.as_ref(),
+                self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()),
+            ),
             capabilities: container::capabilities(container.security_context.as_ref()),
             place,
             log: self.place().join(format!("{}.log", container.name)),

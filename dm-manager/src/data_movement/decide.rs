@@ -16,6 +16,9 @@ use super::status;
 /// How often a movement is looked at again while its worker may fall silent, or may come back.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// After how long the administrators are told of a shard that nobody has claimed.
+const UNCLAIMED: Duration = Duration::from_secs(60);
+
 /// The names of movements that the copy-offload server makes begin with this. It copies by itself, and a
 /// movement that is carried out by two is copied twice.
 const COPY_OFFLOAD: &str = "nnf-copy-offload-";
@@ -96,7 +99,7 @@ pub(crate) fn starts(movement: &NnfDataMovement, shard: Option<&DataMovementShar
 pub(crate) fn decide(view: &View<'_>) -> Decision {
     let movement = view.movement;
     if view.site == Site::Foreign || is_of_copy_offload(movement) {
-        return Decision::default();
+        return leave(view);
     }
     let before = movement.status.clone().unwrap_or_default();
     let shard = classify(movement, view.shard);
@@ -110,6 +113,48 @@ pub(crate) fn decide(view: &View<'_>) -> Decision {
     let mut decision = live(view, &before, &shard);
     decision.actions.splice(0..0, hold);
     decision
+}
+
+/// A movement that is not ours to carry out. Only our finalizer is ours, which a program before this one
+/// may have put there, or this one when there was a node of that name.
+fn leave(view: &View<'_>) -> Decision {
+    let Some(deleted) = &view.movement.metadata.deletion_timestamp else {
+        return Decision::default();
+    };
+    if !is_held(view.movement) {
+        return Decision::default();
+    }
+    if is_of_copy_offload(view.movement) {
+        return Decision::of([Action::LetGo]);
+    }
+    let age = Duration::try_from(view.now.duration_since(deleted.0)).unwrap_or_default();
+    if age < view.patience {
+        return Decision { actions: Vec::new(), again: Some(view.patience - age) };
+    }
+    let note = format!("deleted {} s ago, and there is no such node any more", age.as_secs());
+    Decision::of([Action::Warn { reason: "Abandoned", note }, Action::LetGo])
+}
+
+/// A shard that nobody has claimed. It may wait for others to end; after a while the administrators are
+/// told once, for there may be nobody who could.
+fn unclaimed(view: &View<'_>) -> Decision {
+    let created = view.shard.and_then(|shard| shard.metadata.creation_timestamp.as_ref());
+    let Some(created) = created else { return Decision::default() };
+    let age = Duration::try_from(view.now.duration_since(created.0)).unwrap_or_default();
+    if age < UNCLAIMED {
+        return Decision { actions: Vec::new(), again: Some(UNCLAIMED - age) };
+    }
+    if age > 2 * UNCLAIMED {
+        return Decision::default(); // they were told
+    }
+    let who = match &view.site {
+        Site::Node(node) => format!("the worker of node {node}"),
+        _ => "a worker that has both filesystems".to_owned(),
+    };
+    let note =
+        format!("{who} has not claimed it for {} s: is there one, and is it busy?", age.as_secs());
+    let again = Some(2 * UNCLAIMED);
+    Decision { actions: vec![Action::Warn { reason: "Waiting", note }], again }
 }
 
 /// A movement that is to be carried out.
@@ -130,7 +175,7 @@ fn live(view: &View<'_>, before: &NnfDataMovementStatus, shard: &Shard<'_>) -> D
         Shard::Free if cancel => {
             Decision::of([Action::DeleteShard, write(status::cancelled(before, view.now))])
         }
-        Shard::Free => Decision::default(),
+        Shard::Free => unclaimed(view),
         Shard::Running(object, shard) => running(view, before, object, shard).look_again(),
         Shard::Finished(shard) => {
             let status = status::finished(before, shard, stores_output(view), view.now);

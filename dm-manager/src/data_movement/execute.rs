@@ -32,6 +32,9 @@ pub(crate) enum Error {
     /// The API server refused, or could not be reached.
     #[error(transparent)]
     Request(#[from] kube::Error),
+    /// Another replica may lead by now.
+    #[error("the Lease of the leader has run out")]
+    NotLeading,
     /// The API server did not answer.
     #[error("no answer within {ANSWER_WITHIN:?}")]
     Silence,
@@ -327,6 +330,9 @@ impl Executor<'_> {
         verb: &str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
+        if !self.context.leadership.holds() {
+            return Err(Error::NotLeading);
+        }
         let answer = match tokio::time::timeout(ANSWER_WITHIN, request).await {
             Ok(answer) => answer.map_err(Error::Request),
             Err(_) => Err(Error::Silence),

@@ -56,26 +56,29 @@ pub(crate) fn finished(
             status.message = (store_output && !output.is_empty()).then(|| bounded(output));
         }
         Outcome::Failed => {
-            let exit = format!("exit status {}", shard.exit_code.unwrap_or(-1));
-            let said = shard.error.as_ref();
-            status.message = Some(bounded(&format!("{exit}: {output}")));
-            status.error = Some(ResourceError {
-                user_message: Some(bounded(&format!("data movement operation failed: {output}"))),
-                debug_message: said.map_or(exit, |error| bounded(&error.debug_message)),
-                error_type: kind_of(said, ErrorType::Internal),
-                severity: Severity::Fatal.into(),
-            });
+            let exit = shard.exit_code.map(|code| format!("exit status {code}"));
+            let exit = exit.unwrap_or_else(|| "no exit status".to_owned());
+            let message = if output.is_empty() { &exit } else { output };
+            status.message = Some(bounded(message));
+            status.error = Some(valid(shard.error.clone().unwrap_or_else(|| ResourceError {
+                user_message: Some(format!("data movement operation failed: {message}")),
+                debug_message: exit.clone(),
+                ..fatal()
+            })));
         }
         Outcome::Invalid => {
-            let error = shard.error.clone().unwrap_or_else(|| ResourceError {
-                user_message: None,
-                debug_message: output.to_owned(),
-                error_type: ErrorType::Internal.into(),
-                severity: Severity::Fatal.into(),
-            });
+            let error = shard.error.clone();
+            let error = error
+                .unwrap_or_else(|| ResourceError { debug_message: output.to_owned(), ..fatal() });
             return status.with_error(error);
         }
-        Outcome::Cancelled => {}
+        // There is one only where something is left of the copy.
+        Outcome::Cancelled => {
+            if let Some(error) = shard.error.clone() {
+                status.message = Some(bounded(output));
+                status.error = Some(valid(error));
+            }
+        }
     }
     status
 }
@@ -87,12 +90,9 @@ pub(crate) fn invalid(
     problem: &str,
     now: Timestamp,
 ) -> NnfDataMovementStatus {
-    ended(before, Outcome::Invalid, now).with_error(ResourceError {
-        user_message: None,
-        debug_message: problem.to_owned(),
-        error_type: ErrorType::Internal.into(),
-        severity: severity.into(),
-    })
+    let debug_message = problem.to_owned();
+    let error = ResourceError { debug_message, severity: severity.into(), ..fatal() };
+    ended(before, Outcome::Invalid, now).with_error(error)
 }
 
 /// The status of a movement that was stopped before anything was started.
@@ -109,8 +109,7 @@ pub(crate) fn lost(
     let mut status = ended(before, Outcome::Failed, now).with_error(ResourceError {
         user_message: Some(format!("data movement operation failed: {problem}")),
         debug_message: problem.to_owned(),
-        error_type: ErrorType::Internal.into(),
-        severity: Severity::Fatal.into(),
+        ..fatal()
     });
     status.message = Some(problem.to_owned());
     status
@@ -191,12 +190,8 @@ trait WithError {
 
 impl WithError for NnfDataMovementStatus {
     /// With an error, and the message that the data workflow services make of one.
-    fn with_error(mut self, mut error: ResourceError) -> Self {
-        error.debug_message = bounded(&error.debug_message);
-        error.user_message = error.user_message.as_deref().map(bounded);
-        // The API server takes known words only.
-        error.error_type = kind_of(Some(&error), ErrorType::Internal);
-        error.severity = error.severity.known().copied().unwrap_or(Severity::Fatal).into();
+    fn with_error(mut self, error: ResourceError) -> Self {
+        let error = valid(error);
         let kind = error.error_type.to_string().to_lowercase();
         self.message = Some(bounded(&format!("{kind} error: {}", error.debug_message)));
         self.error = Some(error);
@@ -204,9 +199,22 @@ impl WithError for NnfDataMovementStatus {
     }
 }
 
-fn kind_of(error: Option<&ResourceError>, otherwise: ErrorType) -> Open<ErrorType> {
-    let said = error.and_then(|error| error.error_type.known().copied());
-    said.unwrap_or(otherwise).into()
+fn fatal() -> ResourceError {
+    ResourceError {
+        user_message: None,
+        debug_message: String::new(),
+        error_type: ErrorType::Internal.into(),
+        severity: Severity::Fatal.into(),
+    }
+}
+
+/// An error as the API server takes it: with known words, and texts that are not too long.
+fn valid(mut error: ResourceError) -> ResourceError {
+    error.error_type = error.error_type.known().copied().unwrap_or(ErrorType::Internal).into();
+    error.severity = error.severity.known().copied().unwrap_or(Severity::Fatal).into();
+    error.debug_message = bounded(&error.debug_message);
+    error.user_message = error.user_message.as_deref().map(bounded);
+    error
 }
 
 fn bounded(text: &str) -> String {
@@ -353,7 +361,11 @@ mod tests {
     #[test]
     fn a_failure_says_what_it_says_today() {
         let shard = shard(json!({
-            "state": "Finished", "outcome": "Failed", "exitCode": 3, "message": "no space left",
+            "state": "Finished", "outcome": "Failed", "exitCode": 3,
+            "message": "exit status 3: no space left", "error": {
+                "debugMessage": "exit status 3", "severity": "Fatal", "type": "Internal",
+                "userMessage": "data movement operation failed: no space left",
+            },
         }));
         let status = finished(&NnfDataMovementStatus::default(), &shard, false, NOW);
         assert_eq!(status.message.as_deref(), Some("exit status 3: no space left"));

@@ -29,11 +29,20 @@ use super::cache::{self, Cache, drain};
 use super::plan::{Facts, Site, Storage};
 use crate::context::Context;
 
-/// A future that fills caches as long as it is polled.
-pub(crate) type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What fills the caches as long as it is polled.
+pub(crate) struct Sources {
+    /// The changes of what movements are looked at for.
+    pub(crate) movements: Changes<NnfDataMovement>,
+    pub(crate) shards: Changes<DataMovementShard>,
+    pub(crate) nodes: Changes<PartialObjectMeta<Node>>,
+    /// The rest.
+    pub(crate) others: Watching,
+}
+
+type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Changes of the objects of one kind.
-pub(crate) type Changes<K> = Pin<Box<dyn Stream<Item = watcher::Result<K>> + Send>>;
+type Changes<K> = Pin<Box<dyn Stream<Item = watcher::Result<K>> + Send>>;
 
 /// All that is known.
 pub(crate) struct World {
@@ -53,10 +62,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// The caches, the changes that movements are looked at for, and what fills the other caches.
-    pub(crate) fn new(
-        context: &Context,
-    ) -> (Arc<Self>, Changes<NnfDataMovement>, Changes<DataMovementShard>, Watching) {
+    /// The caches, and what fills them.
+    pub(crate) fn new(context: &Context) -> (Arc<Self>, Sources) {
         let versions = &context.versions;
         let (movements, movement_changes) = everywhere(context, &versions.movement, |_| {});
         let (shards, shard_changes) = everywhere(context, &versions.shard, |_| {});
@@ -78,11 +85,8 @@ impl World {
         let nodes = watcher(nodes, selected);
         let (nodes, node_changes) = Cache::new((), nodes.modify(strip));
 
-        let mut watches: Vec<Watching> = vec![
-            Box::pin(drain(profile_changes)),
-            Box::pin(drain(lease_changes)),
-            Box::pin(drain(node_changes)),
-        ];
+        let mut watches: Vec<Watching> =
+            vec![Box::pin(drain(profile_changes)), Box::pin(drain(lease_changes))];
         let storages = storages.map(|(cache, changes)| {
             watches.push(Box::pin(drain(changes)));
             cache
@@ -103,8 +107,13 @@ impl World {
             renewed: Mutex::default(),
             complete: watch::Sender::new(false),
         };
-        let watching = async move { drop(join_all(watches).await) };
-        (Arc::new(world), movement_changes, shard_changes, Box::pin(watching))
+        let sources = Sources {
+            movements: movement_changes,
+            shards: shard_changes,
+            nodes: node_changes.boxed(),
+            others: Box::pin(async move { drop(join_all(watches).await) }),
+        };
+        (Arc::new(world), sources)
     }
 
     /// Returns when everything that is there has been seen once, and lets those go on that wait for that.

@@ -1,5 +1,4 @@
-//! The DaemonSet of the workers, made of the manager object and the filesystems, and whether the one
-//! that is there is the same. It writes nothing.
+//! The DaemonSet of the workers, made of the manager object and the filesystems. It writes nothing.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -26,6 +25,9 @@ const TAINT: (&str, &str) = ("cray.nnf.node", "true");
 
 /// The container that copies.
 const COPIES: &str = "worker";
+
+/// The variable by which it knows its mount points.
+const MOUNTS: &str = "LONGSHORE_MOUNTS";
 
 /// What that container may do: become the job's user, stop what runs as such, and for jobs of root what
 /// root needs to copy files of others.
@@ -84,7 +86,7 @@ pub(crate) fn make(
         spec.update_strategy =
             Some(strategy(&manager.spec.update_strategy, more_unavailable, desired));
     }
-    // Fields that are taken away are not seen by comparing with what is there.
+    // What is there has the defaults of the API server in it: this tells what it was made of.
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&made.spec).unwrap_or_default().hash(&mut hasher);
     let print = format!("{:016x}", hasher.finish());
@@ -115,7 +117,19 @@ fn add_volumes(pod: &mut PodSpec, manager: &NnfDataMovementManager, all: &[FileS
         })));
         if container.name == COPIES || (!copies && index == 0) {
             restrict(container);
+            tell(container, &spec.mount_path, all);
         }
+    }
+}
+
+/// Tells the container that copies what it is to have mounted: it takes no copy between directories that
+/// only look like its filesystems.
+fn tell(container: &mut Container, job_storage: &str, all: &[FileSystem]) {
+    let environment = container.env.get_or_insert_default();
+    if environment.iter().all(|variable| variable.name != MOUNTS) {
+        let roots = all.iter().map(|one| one.mount_root.as_str());
+        let roots: Vec<&str> = [job_storage].into_iter().chain(roots).collect();
+        environment.push(typed(json!({"name": MOUNTS, "value": roots.join(",")})));
     }
 }
 
@@ -165,41 +179,28 @@ fn resolved(wanted: Option<&IntOrString>, desired: i32) -> i32 {
     }
 }
 
-/// Whether a DaemonSet that is there has all that one is to have. What the API server fills in does not
-/// count.
-pub(crate) fn is_as(live: &DaemonSet, meant: &DaemonSet) -> bool {
-    let of = |set: &DaemonSet| {
-        json!({
-            "annotations": set.metadata.annotations,
-            "labels": set.metadata.labels,
-            "owners": set.metadata.owner_references,
-            "spec": set.spec,
-        })
-    };
-    contains(&of(live), &of(meant)) && volumes(live) == volumes(meant)
+/// What a DaemonSet was made of, as far as it says.
+pub(crate) fn print(of: &DaemonSet) -> Option<&str> {
+    of.annotations().get(MADE_OF).map(String::as_str)
 }
 
-fn contains(live: &Value, meant: &Value) -> bool {
-    match (live, meant) {
-        (_, Value::Null) => true,
-        (Value::Null, Value::Object(fields)) => fields.is_empty(),
-        (Value::Null, Value::Array(items)) => items.is_empty(),
-        (Value::Object(live), Value::Object(meant)) => meant
-            .iter()
-            .all(|(name, value)| contains(live.get(name).unwrap_or(&Value::Null), value)),
-        (Value::Array(live), Value::Array(meant)) => {
-            live.len() == meant.len()
-                && live.iter().zip(meant).all(|(live, meant)| contains(live, meant))
-        }
-        _ => live == meant,
-    }
+/// A DaemonSet that is there with another content: what others wrote to its metadata stays.
+pub(crate) fn merged(live: &DaemonSet, meant: DaemonSet) -> DaemonSet {
+    let mut next = live.clone();
+    next.spec = meant.spec;
+    next.metadata.owner_references = meant.metadata.owner_references;
+    next.metadata.managed_fields = None;
+    next.labels_mut().extend(meant.metadata.labels.unwrap_or_default());
+    next.annotations_mut().extend(meant.metadata.annotations.unwrap_or_default());
+    next
 }
 
-/// The names of the volumes in the pods of a DaemonSet, in their order.
-fn volumes(of: &DaemonSet) -> Vec<&str> {
-    let pod = of.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-    let volumes = pod.and_then(|pod| pod.volumes.as_ref()).into_iter().flatten();
-    volumes.map(|volume| volume.name.as_str()).collect()
+/// Whether nothing of one would be changed by writing the other one.
+pub(crate) fn same(live: &DaemonSet, next: &DaemonSet) -> bool {
+    live.spec == next.spec
+        && live.metadata.labels == next.metadata.labels
+        && live.metadata.annotations == next.metadata.annotations
+        && live.metadata.owner_references == next.metadata.owner_references
 }
 
 /// Whether pods with this description have the volume of a claim.

@@ -51,6 +51,8 @@ pub(crate) struct Keeper {
     /// The versions of objects after own writes, and when they were made: until they are seen, what is
     /// known is older than what was done.
     written: HashMap<String, (u64, Instant)>,
+    /// The DaemonSet with the defaults of the API server, as it was written last or would be.
+    filled: Option<DaemonSet>,
     pub(super) next: Option<Instant>,
 }
 
@@ -64,6 +66,7 @@ impl Keeper {
             unbound: HashMap::new(),
             wanted: (Vec::new(), None),
             written: HashMap::new(),
+            filled: None,
             next: None,
         }
     }
@@ -224,25 +227,55 @@ impl Keeper {
             beyond,
             status.map_or(0, |status| status.desired_number_scheduled),
         );
-        let api: Api<DaemonSet> =
-            Api::namespaced(self.context.client.clone(), &self.context.namespace);
-        let how = PostParams::default();
-        let written = match live {
-            Some(live) if daemon_set::is_as(&live, &meant) => return Ok(Some((*live).clone())),
-            Some(live) => {
-                let next = merged(&live, meant);
-                let answer = api.replace(daemon_set::NAME, &how, &next).await;
-                self.counted("daemonsets", "update", answer)
-            }
-            None => {
-                let answer = api.create(&how, &meant).await;
-                self.counted("daemonsets", "create", answer)
-            }
+        let Some(written) = self.write_daemon_set(live.as_deref(), meant).await? else {
+            return Ok(live.map(|live| (*live).clone()));
         };
-        let written = written.context("failed to write the DaemonSet of the workers")?;
         let volumes: Vec<&str> = target.iter().map(|one| one.name.as_str()).collect();
         tracing::info!(generation = written.metadata.generation, ?volumes, "workers rolled out");
         self.wrote(&written);
+        Ok(Some(written))
+    }
+
+    /// Writes the DaemonSet, unless it is as it should be.
+    async fn write_daemon_set(
+        &mut self,
+        live: Option<&DaemonSet>,
+        meant: DaemonSet,
+    ) -> anyhow::Result<Option<DaemonSet>> {
+        let api: Api<DaemonSet> =
+            Api::namespaced(self.context.client.clone(), &self.context.namespace);
+        let how = PostParams::default();
+        let about = "failed to write the DaemonSet of the workers";
+        let Some(live) = live else {
+            let answer = self.counted("daemonsets", "create", api.create(&how, &meant).await);
+            return answer.map(Some).context(about);
+        };
+        let next = daemon_set::merged(live, meant);
+        if daemon_set::print(live) == daemon_set::print(&next) {
+            // It was made of the same, but somebody may have changed it. What it is to be with the
+            // defaults of the API server only that one can say.
+            let known = self.filled.take();
+            let filled =
+                match known.filter(|one| daemon_set::print(one) == daemon_set::print(&next)) {
+                    Some(filled) => filled,
+                    None => {
+                        let dry = PostParams { dry_run: true, ..PostParams::default() };
+                        let answer = api.replace(daemon_set::NAME, &dry, &next).await;
+                        self.counted("daemonsets", "dry-run", answer).context(about)?
+                    }
+                };
+            let same = daemon_set::same(
+                live,
+                &DaemonSet { metadata: next.metadata.clone(), ..filled.clone() },
+            );
+            self.filled = Some(filled);
+            if same {
+                return Ok(None);
+            }
+        }
+        let answer = api.replace(daemon_set::NAME, &how, &next).await;
+        let written = self.counted("daemonsets", "update", answer).context(about)?;
+        self.filled = Some(written.clone());
         Ok(Some(written))
     }
 
@@ -303,15 +336,4 @@ impl Keeper {
         self.wrote(&written);
         Ok(())
     }
-}
-
-/// A DaemonSet with another content: what others wrote to its metadata stays.
-fn merged(live: &DaemonSet, meant: DaemonSet) -> DaemonSet {
-    let mut next = live.clone();
-    next.spec = meant.spec;
-    next.metadata.owner_references = meant.metadata.owner_references;
-    next.metadata.managed_fields = None;
-    next.labels_mut().extend(meant.metadata.labels.unwrap_or_default());
-    next.annotations_mut().extend(meant.metadata.annotations.unwrap_or_default());
-    next
 }

@@ -64,14 +64,10 @@ impl Manager {
         Self { child, address, log }
     }
 
-    /// Waits for a line with a message.
-    pub fn wait_for(&self, message: &str) -> Value {
-        loop {
-            let line = self.log.recv_timeout(Duration::from_secs(60));
-            let line = line.unwrap_or_else(|_| panic!("the manager does not say {message:?}"));
-            if line["message"] == message {
-                return line;
-            }
+    /// Waits for a line of its log with a message.
+    pub async fn wait_for(&self, message: &str) {
+        while !self.log.try_iter().any(|line| line["message"] == message) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -81,10 +77,15 @@ impl Manager {
 
     /// Ends it by a signal of that name, and returns its exit code; none after SIGKILL.
     pub fn end(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.child.wait().unwrap().code()
+    }
+
+    /// Sends it a signal by its name.
+    pub fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
         assert!(sent.success());
-        self.child.wait().unwrap().code()
     }
 
     /// The most memory that it has had, in KiB.

@@ -4,6 +4,7 @@
 pub mod example;
 pub mod manager;
 pub mod rabbit;
+pub mod real_worker;
 pub mod worker;
 
 use std::process::Command;

@@ -34,7 +34,7 @@ pub struct Rabbit {
     pub node: String,
     /// The namespace of manager and workers.
     pub namespace: String,
-    kubeconfig: std::path::PathBuf,
+    pub kubeconfig: std::path::PathBuf,
     pub movements: Api<NnfDataMovement>,
     pub shards: Api<DataMovementShard>,
 }
@@ -51,17 +51,11 @@ impl Rabbit {
         let namespace = plane.namespace(about).await.unwrap();
         let client = plane.client();
         let node = format!("rabbit-{namespace}");
-        let metadata = |labels: &[(&str, &str)]| ObjectMeta {
-            name: Some(node.clone()),
-            labels: Some(labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
-            ..ObjectMeta::default()
-        };
-        let params = PostParams::default();
-        let object = Node { metadata: metadata(&[("test", &namespace)]), ..Node::default() };
-        Api::<Node>::all(client.clone()).create(&params, &object).await.unwrap();
-        let object = Namespace { metadata: metadata(&[]), ..Namespace::default() };
-        Api::<Namespace>::all(client.clone()).create(&params, &object).await.unwrap();
-        Self {
+        let metadata = ObjectMeta { name: Some(node.clone()), ..ObjectMeta::default() };
+        let object = Namespace { metadata, ..Namespace::default() };
+        let namespaces = Api::<Namespace>::all(client.clone());
+        namespaces.create(&PostParams::default(), &object).await.unwrap();
+        let rabbit = Self {
             movements: Api::namespaced_with(
                 client.clone(),
                 &node,
@@ -76,7 +70,27 @@ impl Rabbit {
             node,
             namespace,
             kubeconfig: plane.kubeconfig(),
-        }
+        };
+        rabbit.join().await;
+        rabbit
+    }
+
+    /// Makes the node.
+    pub async fn join(&self) {
+        let metadata = ObjectMeta {
+            name: Some(self.node.clone()),
+            labels: Some([("test".to_owned(), self.namespace.clone())].into()),
+            ..ObjectMeta::default()
+        };
+        let node = Node { metadata, ..Node::default() };
+        let nodes = Api::<Node>::all(self.client.clone());
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+    }
+
+    /// Deletes the node.
+    pub async fn leave(&self) {
+        let nodes = Api::<Node>::all(self.client.clone());
+        drop(nodes.delete(&self.node, &DeleteParams::default()).await.unwrap());
     }
 
     /// Movements and shards are those of the manager's own namespace: Lustre to Lustre.
@@ -185,6 +199,21 @@ impl Rabbit {
     pub async fn finished(&self, name: &str) -> NnfDataMovementStatus {
         let movement = self.until(name, |movement| state(movement) == Some(State::Finished)).await;
         movement.status.unwrap()
+    }
+
+    /// The same where the API server may be away, or what it answers may take long.
+    pub async fn finished_whatever_happens(&self, name: &str) -> NnfDataMovementStatus {
+        let deadline = Instant::now() + 3 * PATIENCE;
+        loop {
+            let found = self.movements.get_opt(name).await;
+            match found {
+                Ok(Some(movement)) if state(&movement) == Some(State::Finished) => {
+                    return movement.status.unwrap();
+                }
+                found => assert!(Instant::now() < deadline, "{name} does not end: {found:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Waits until its shard is there.

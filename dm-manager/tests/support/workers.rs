@@ -48,15 +48,6 @@ impl Drop for Manager {
     }
 }
 
-impl Manager {
-    /// Ends it as Kubernetes would.
-    pub fn terminate(mut self) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
 /// The scene of a test.
 pub struct Scene {
     pub plane: &'static ControlPlane,
@@ -111,7 +102,9 @@ impl Scene {
     pub fn start_manager(&self, identity: &str) -> Manager {
         let log = self.plane.directory().join(format!("{}-{identity}.log", self.namespace));
         let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dm-manager"));
+        // The kernel kills it with the thread of the test, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_dm-manager")]);
         command.args(["run", "--namespace", &self.namespace, "--identity", identity]);
         command.args(["--listen=127.0.0.1:0", "--log-format=text"]).args(&self.options);
         command.env("KUBECONFIG", self.plane.kubeconfig());
@@ -277,6 +270,7 @@ impl Scene {
             line.starts_with("apiserver_request_total{")
                 && line.contains(&format!("resource=\"{resource}\""))
                 && line.contains("subresource=\"\"")
+                && line.contains("dry_run=\"\"")
                 && ["PATCH", "PUT", "APPLY", "POST"]
                     .iter()
                     .any(|verb| line.contains(&format!("verb=\"{verb}\"")))

@@ -329,6 +329,39 @@ fn what_is_not_ours_is_not_touched() {
 }
 
 #[test]
+fn what_is_not_ours_is_let_go_of_where_it_has_our_finalizer() {
+    let mut offload = Scene::new();
+    offload.movement.metadata.name = Some("nnf-copy-offload-node-x7".to_owned());
+    offload.movement.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    offload.delete();
+    assert!(offload.settle(), "the program before this one put it there");
+
+    let mut nowhere = Scene::new();
+    nowhere.settle();
+    nowhere.site = Site::Foreign;
+    nowhere.delete();
+    assert!(!nowhere.settle(), "the node may come back");
+    assert_eq!(nowhere.decide().again, Some(PATIENCE));
+    nowhere.time += 600;
+    assert!(nowhere.settle(), "deletion is bounded");
+}
+
+#[test]
+fn a_shard_that_nobody_claims_is_told_of_once() {
+    let mut scene = Scene::new();
+    scene.settle();
+    let created = Some(Time(at(scene.time)));
+    scene.shard.as_mut().unwrap().metadata.creation_timestamp = created;
+    let first = scene.decide();
+    assert_eq!((first.actions.len(), first.again), (0, Some(UNCLAIMED)));
+    scene.time += 61;
+    let decision = scene.decide();
+    assert!(matches!(&decision.actions[..], [Action::Warn { reason: "Waiting", .. }]));
+    scene.time += 120;
+    assert_eq!(scene.decide(), Decision::default());
+}
+
+#[test]
 fn a_shard_of_an_earlier_movement_makes_room() {
     let mut scene = Scene::new();
     scene.settle();

@@ -1,0 +1,126 @@
+//! The real `dm-worker` as the worker of a rabbit's node. It needs root: copies run as other users.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use test_cluster::skip;
+
+use super::rabbit::Rabbit;
+
+/// Whom the movements of [`Rabbit::movement`] are for.
+pub const USER: u32 = 1001;
+
+/// A running worker. It is killed when this is dropped.
+pub struct RealWorker {
+    child: Child,
+}
+
+impl RealWorker {
+    /// Starts one in a directory, which is where it notes what it does.
+    pub fn start(rabbit: &Rabbit, place: &Place, arguments: &[&str]) -> Self {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(dm_worker()).arg("run");
+        command.args(["--namespace", &rabbit.namespace, "--node", &rabbit.node]);
+        command.args(["--pod", "worker-0", "--listen", "127.0.0.1:0"]);
+        command.args(["--shards-in", &rabbit.namespace, "--shards-in", &rabbit.node]);
+        command.arg("--run-dir").arg(place.path("run")).args(arguments);
+        command.env("KUBECONFIG", &rabbit.kubeconfig);
+        let log = fs::File::options().create(true).append(true).open(place.path("worker.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.unwrap());
+        Self { child: command.spawn().unwrap() }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for RealWorker {
+    fn drop(&mut self) {
+        // It may have ended already, and then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The program, built by cargo as this test was: it belongs to another package.
+fn dm_worker() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_dm-manager")).parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "dm-worker", "--bin", "dm-worker", "--target-dir"]);
+        build.arg(folder.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "dm-worker cannot be built");
+        folder.join("dm-worker")
+    })
+}
+
+/// A directory of a test that every user can reach, removed at the end.
+pub struct Place(tempfile::TempDir);
+
+impl Place {
+    /// None without root, which is recorded as a skip.
+    pub fn new(about: &str) -> Option<Self> {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let ids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+        if ids.split_whitespace().nth(2) != Some("0") {
+            skip("running copies as other users needs root");
+            return None;
+        }
+        let place = tempfile::Builder::new().prefix(&format!("movement-{about}-")).tempdir();
+        let place = place.unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self(place))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The same as text.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A directory of the user.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        chown(&path, Some(USER), Some(USER)).unwrap();
+        path
+    }
+
+    /// A file of the user with so many bytes, none of them zero.
+    pub fn file(&self, name: &str, bytes: usize) -> PathBuf {
+        let path = self.path(name);
+        let content: Vec<u8> = (1..=251).cycle().take(bytes).collect();
+        fs::write(&path, content).unwrap();
+        chown(&path, Some(USER), Some(USER)).unwrap();
+        path
+    }
+}
+
+/// Whether two trees have the same names and content.
+pub fn same(one: &Path, other: &Path) -> bool {
+    Command::new("diff").arg("-r").args([one, other]).output().unwrap().status.success()
+}
+
+/// The processes that a worker has started and that have not ended.
+pub fn movers_of(worker: &RealWorker) -> Vec<i32> {
+    // Each thread has the children that it started.
+    let threads = fs::read_dir(format!("/proc/{}/task", worker.child.id())).unwrap();
+    let children =
+        threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")));
+    let children: Vec<String> = children.map(Result::unwrap_or_default).collect();
+    let pids = children.iter().flat_map(|children| children.split_whitespace());
+    pids.filter_map(|pid| pid.parse().ok()).collect()
+}
