@@ -83,8 +83,8 @@ fn options(args: &[String]) -> Result<Options> {
 
 fn bench(options: &Options) -> Result<()> {
     let mut text = format!(
-        "{OSTS} OSTs of {MEGABYTES} MB/s and 1 ms, a metadata server of 1 ms, source in memory; medians of {} \
-         rounds.\n",
+        "{OSTS} OSTs of {MEGABYTES} MB/s and 1 ms, a metadata server of 1 ms, source in memory; Longshore's rows are \
+         medians of {} rounds, the others ran once.\n",
         options.rounds
     );
     let scratch =
@@ -132,8 +132,8 @@ fn large(
     let rows = Row::LARGE;
     let mut judged: Vec<Vec<Judgement>> = vec![Vec::new(); rows.len()];
     for round in 0..options.rounds {
-        for turn in 0..rows.len() {
-            let index = (turn + round) % rows.len();
+        // The others wait by the clock, and for minutes: once is enough.
+        for index in 0..if round == 0 { rows.len() } else { 1 } {
             let lustre = Lustre::new(settings.clone()).context("the emulator cannot be mounted")?;
             if slow {
                 lustre.emulator().ost(SLOW.0).set_slow(SLOW.1);

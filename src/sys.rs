@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 /// Converts the `-1` convention of libc into a `Result`.
@@ -326,13 +326,16 @@ pub struct SharedMemory(MmapRaw);
 
 impl SharedMemory {
     /// Maps `length` bytes from `offset` on, which must be a multiple of the page size. The blocks must
-    /// have been allocated: storing where a full filesystem has none ends the process.
+    /// have been allocated: storing where a full filesystem has none ends the process. Nothing is read
+    /// around the page that is stored to: the rest belongs to others.
     ///
     /// # Errors
     /// The errno of mmap(2); `ENODEV` where the filesystem cannot.
     pub fn map(file: &File, offset: u64, length: usize) -> Result<Self, Errno> {
-        let mapping = MmapOptions::new().offset(offset).len(length).map_raw(file);
-        mapping.map(Self).map_err(errno_of)
+        let mapping =
+            MmapOptions::new().offset(offset).len(length).map_raw(file).map_err(errno_of)?;
+        let _ = mapping.advise(Advice::Random); // advice only
+        Ok(Self(mapping))
     }
 
     /// Stores bytes.

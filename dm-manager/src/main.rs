@@ -1,8 +1,17 @@
-//! The manager's command line. It reconciles nothing yet: the cluster side comes after the engine.
-//! It never opens a user's file and never runs the engine.
+//! The manager's command line. It never opens a user's file and never runs the engine.
 #![forbid(unsafe_code)]
 
+mod bounded;
+mod context;
 mod crds;
+mod data_movement;
+mod events;
+mod leader;
+mod lustre_file_system;
+mod metrics;
+mod run;
+mod server;
+mod worker_set;
 
 use clap::{Parser, Subcommand};
 
@@ -17,10 +26,12 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Crds(crds::Args),
+    Run(run::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Crds(args) => crds::run(&args),
+        Command::Run(args) => run::run(args),
     }
 }

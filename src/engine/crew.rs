@@ -90,7 +90,7 @@ pub(crate) fn work(job: &Job<'_>, tasks: Vec<Task>) -> Result<Concurrency, Refus
     let lanes = &job.control.lanes;
     let sizing = job.sizing;
     lanes.set_crew(sizing.starters, sizing.threads);
-    let queue = Queue::new(sizing.threads);
+    let queue = Queue::new(sizing.threads, Task::is_walk);
     let present = Present::default();
     let first = queue.join().expect("a queue for at least one worker has room for the first");
     let walk = tasks.iter().filter(|task| task.is_walk()).count();

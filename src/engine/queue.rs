@@ -1,10 +1,12 @@
-//! Work that is stolen, not dealt: one LIFO deque per worker, thieves take the oldest task.
-//! It knows nothing of what a task is.
+//! Work that is stolen, not dealt: one LIFO deque per worker, thieves take the oldest task, and of a
+//! worker that has directories to enter rather than of one that has only files of its own directory: two
+//! who make files in one directory wait for each other. It knows nothing else of what a task is.
 //!
 //! Nothing here has a fixed bound, and nothing needs one: a worker reads on in a directory only when
 //! its own deque is empty of everything newer, so that what waits is at most one batch of entries
 //! per level of the tree and worker.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,6 +18,11 @@ use crossbeam_deque::{Steal, Stealer, Worker};
 pub(crate) struct Queue<T> {
     /// One for each deque made so far.
     stealers: Vec<OnceLock<Stealer<T>>>,
+    /// How many tasks in each deque are wide. Only a hint of where to look first: it may be ahead of the
+    /// deque for a moment.
+    wide: Vec<AtomicUsize>,
+    /// Whether a task leads to a part of the tree in which nobody works yet.
+    is_wide: fn(&T) -> bool,
     made: AtomicUsize,
     /// Deques of workers that have gone home, with their numbers. What was left in one is stolen.
     spare: Mutex<Vec<(usize, Worker<T>)>>,
@@ -40,6 +47,8 @@ pub(crate) struct Handle<'q, T> {
     /// `None` only while it is being dropped.
     own: Option<Worker<T>>,
     index: usize,
+    /// Whom it has robbed last: the next one is another, so that thieves do not all come to one directory.
+    robbed: Cell<usize>,
 }
 
 /// What a worker finds when it asks for work.
@@ -54,10 +63,13 @@ pub(crate) enum Found<T> {
 }
 
 impl<T> Queue<T> {
-    /// A queue for at most so many workers at a time.
-    pub(crate) fn new(most: usize) -> Self {
+    /// A queue for at most so many workers at a time. Wide tasks, those that lead to a part of the tree in
+    /// which nobody works yet, are looked for first by thieves.
+    pub(crate) fn new(most: usize, is_wide: fn(&T) -> bool) -> Self {
         Self {
             stealers: (0..most).map(|_| OnceLock::new()).collect(),
+            wide: (0..most).map(|_| AtomicUsize::new(0)).collect(),
+            is_wide,
             made: AtomicUsize::new(0),
             spare: Mutex::new(Vec::new()),
             outstanding: AtomicUsize::new(0),
@@ -75,7 +87,7 @@ impl<T> Queue<T> {
     pub(crate) fn join(&self) -> Option<Handle<'_, T>> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((index, own)) = spare.pop() {
-            return Some(Handle { queue: self, own: Some(own), index });
+            return Some(Handle { queue: self, own: Some(own), index, robbed: Cell::new(index) });
         }
         // The lock is held: nobody else makes a deque now.
         let index = self.made.load(SeqCst);
@@ -83,7 +95,7 @@ impl<T> Queue<T> {
         let own = Worker::new_lifo();
         let _ = place.set(own.stealer()); // only ever set here
         self.made.store(index + 1, SeqCst);
-        Some(Handle { queue: self, own: Some(own), index })
+        Some(Handle { queue: self, own: Some(own), index, robbed: Cell::new(index) })
     }
 
     /// Whether tasks are left.
@@ -135,20 +147,31 @@ impl<T> Queue<T> {
         drop(gate);
     }
 
-    fn steal(&self, thief: usize) -> Option<T> {
-        // From the next one on, round to the one before.
-        let made = self.made.load(SeqCst);
-        let behind = self.stealers[..made].iter().skip(thief + 1);
-        for victim in behind.chain(&self.stealers[..thief.min(made)]).filter_map(OnceLock::get) {
-            loop {
-                match victim.steal() {
-                    Steal::Success(task) => return Some(task),
-                    Steal::Empty => break,
+    /// Takes the oldest task of another deque. Returns whose it was.
+    fn steal(&self, thief: usize, after: usize) -> Option<(usize, T)> {
+        let victims = || {
+            let made = self.made.load(SeqCst);
+            (after + 1..made).chain(0..made.min(after + 1)).filter(move |victim| *victim != thief)
+        };
+        let wide_first = victims().filter(|victim| self.wide[*victim].load(Relaxed) > 0);
+        wide_first.chain(victims()).find_map(|victim| {
+            let task = loop {
+                match self.stealers[victim].get()?.steal() {
+                    Steal::Success(task) => break task,
+                    Steal::Empty => return None,
                     Steal::Retry => {}
                 }
-            }
+            };
+            self.taken(victim, &task);
+            Some((victim, task))
+        })
+    }
+
+    /// Counts a task that was taken out of a deque.
+    fn taken(&self, deque: usize, task: &T) {
+        if (self.is_wide)(task) {
+            self.wide[deque].fetch_sub(1, Relaxed);
         }
-        None
     }
 }
 
@@ -156,6 +179,10 @@ impl<T> Handle<'_, T> {
     /// Adds a task; this worker takes its newest first.
     pub(crate) fn push(&self, task: T) {
         let before = self.queue.outstanding.fetch_add(1, SeqCst);
+        if (self.queue.is_wide)(&task) {
+            // Before it can be stolen, so that the count never falls below zero.
+            self.queue.wide[self.index].fetch_add(1, Relaxed);
+        }
         self.own().push(task);
         if self.queue.asked.load(Relaxed) && before > 0 && self.queue.asked.swap(false, SeqCst) {
             self.queue.crowded.store(true, SeqCst);
@@ -175,7 +202,12 @@ impl<T> Handle<'_, T> {
         if self.queue.abandoned.load(SeqCst) {
             return Found::Finished;
         }
-        if let Some(task) = self.own().pop().or_else(|| self.queue.steal(self.index)) {
+        if let Some(task) = self.own().pop() {
+            self.queue.taken(self.index, &task);
+            return Found::Task(task);
+        }
+        if let Some((victim, task)) = self.queue.steal(self.index, self.robbed.get()) {
+            self.robbed.set(victim);
             return Found::Task(task);
         }
         if self.queue.outstanding.load(SeqCst) == 0 { Found::Finished } else { Found::NothingYet }
@@ -222,7 +254,7 @@ mod tests {
     /// Files in flight bring tasks when they are finished; whoever waited for nothing else was gone.
     #[test]
     fn nobody_goes_home_while_something_is_in_flight() {
-        let queue = Queue::<u32>::new(2);
+        let queue = Queue::<u32>::new(2, |_| false);
         let (one, other) = (queue.join().expect("room"), queue.join().expect("room"));
         one.push(1);
         assert!(matches!(one.find(), Found::Task(1)));
@@ -240,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_second_task_is_told_of_once_and_only_when_it_was_asked_for() {
-        let queue = Queue::<u32>::new(2);
+        let queue = Queue::<u32>::new(2, |_| false);
         let one = queue.join().expect("room");
         one.push(1);
         one.push(2);
@@ -267,11 +299,31 @@ mod tests {
         assert!(!queue.has_second());
     }
 
+    #[test]
+    fn thieves_look_first_where_a_wide_task_is_and_go_round() {
+        let queue = Queue::<u32>::new(4, |task| *task >= 100);
+        let [thief, near, far, third] = std::array::from_fn(|_| queue.join().expect("room"));
+        near.push(1);
+        near.push(2);
+        far.push(100);
+        far.push(3);
+        far.push(4);
+        third.push(5);
+        third.push(101);
+        assert!(matches!(third.find(), Found::Task(101)), "its own newest");
+        assert!(matches!(thief.find(), Found::Task(100)));
+        // None is wide any more: it goes round.
+        for task in [5, 1, 3, 2, 4] {
+            assert!(matches!(thief.find(), Found::Task(found) if found == task), "{task}");
+        }
+        assert!(queue.wide.iter().all(|wide| wide.load(Relaxed) == 0));
+    }
+
     /// A tree of tasks: every task of rank n pushes two of rank n - 1.
     #[test]
     fn every_task_is_done_once_and_all_workers_come_home() {
         let done = AtomicU64::new(0);
-        let queue = Queue::<u32>::new(4);
+        let queue = Queue::<u32>::new(4, |_| false);
         std::thread::scope(|scope| {
             for index in 0..4 {
                 let handle = queue.join().expect("there is room for four");
@@ -303,7 +355,7 @@ mod tests {
     /// A worker that panics never says `done`; the others must not wait for it.
     #[test]
     fn workers_come_home_when_the_queue_is_abandoned() {
-        let queue = Queue::<u32>::new(2);
+        let queue = Queue::<u32>::new(2, |_| false);
         let holder = queue.join().expect("room");
         holder.push(1);
         assert!(matches!(holder.find(), Found::Task(1)));
@@ -315,7 +367,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_leaves_behind_is_done_by_another_who_takes_its_place() {
-        let queue = Queue::<u32>::new(2);
+        let queue = Queue::<u32>::new(2, |_| false);
         let stays = queue.join().expect("room");
         let leaves = queue.join().expect("room");
         leaves.push(1);

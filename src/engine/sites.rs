@@ -16,11 +16,12 @@ use crate::lustre::choose::{Choice, Policy, Site};
 use crate::lustre::layout::{Layout, Of};
 use crate::lustre::probe::{Client, Sources};
 use crate::lustre::report::{Layouts, LustreReport};
+use crate::lustre::told::is_lustre;
 use crate::lustre::{full, parameters};
 use crate::plan::nearest_existing;
 
 /// What is known of one filesystem.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Facts {
     /// As this machine's client has it mounted; `None` where it is not Lustre.
     pub(super) client: Option<Client>,
@@ -114,6 +115,9 @@ impl Sites {
 
 impl Facts {
     fn of(directory: &OwnedFd) -> Self {
+        if !is_lustre(directory) {
+            return Self::default(); // without reading the mount table, which a copy of one small file would notice
+        }
         let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         let path = path.unwrap_or_default();
         let client = Client::of(directory, &path, &Sources::of_this_system());

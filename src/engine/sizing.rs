@@ -27,11 +27,10 @@ const CHUNK_MIN_BYTES: usize = 1 << 20;
 const LARGE_SLOTS: usize = 4;
 /// Threads per core where threads have to hide the latency of the device or server.
 const THREADS_PER_CORE: usize = 4;
-/// Workers to begin with where every request goes to a server and back: few for any server, and two
-/// doublings less to wait for.
-const REMOTE_BEGIN: usize = 8;
-/// The same where files are striped over servers, each of which one worker keeps busy.
-const STRIPED_BEGIN: usize = 16;
+/// Workers to begin with where every request goes to a server and back: few for any server, three
+/// doublings less to wait for, and two for each of eight data servers, so that none of them idles while
+/// the tuner looks.
+const REMOTE_BEGIN: usize = 16;
 /// More threads than this gain nothing without adapting to the filesystem.
 const THREADS_MAX: usize = 32;
 /// More threads than this are never tried: they hide 1 ms for 100,000 operations a second.
@@ -127,9 +126,6 @@ impl Sizing {
             // has found that out. Where all is in memory already, more threads are no loss.
             (true, false) if mover == Mover::Plain && !source.in_memory => waiting.min(wanted),
             (true, false) => cores.min(wanted),
-            (true, true) if source.layouts || destination.layouts => {
-                cores.max(STRIPED_BEGIN).min(wanted)
-            }
             (true, true) => cores.max(REMOTE_BEGIN).min(wanted),
         };
         let descriptors = descriptors();

@@ -4,7 +4,9 @@
 //!
 //! One change is tried at a time and compared with what was measured just before it. It climbs by
 //! doubling until that gains nothing, then in finer steps both ways, then it rests, longer after each
-//! round in which nothing was gained. A lane that gets slower as more workers crowd into it, while
+//! round in which nothing was gained. Fewer workers are kept only when they were as good as more of them
+//! before and after, with operations that got quicker: a step down that noise talks it into costs more
+//! than one that is not taken. A lane that gets slower as more workers crowd into it, while
 //! others would bear more, is bounded by itself.
 
 mod observed;
@@ -19,8 +21,6 @@ const STEP: f64 = 1.3;
 /// A doubling must gain so much to be kept, and a finer step so much: above the noise of a window.
 const RAMP_GAIN: f64 = 1.08;
 const STEP_GAIN: f64 = 1.04;
-/// Fewer workers are kept when the throughput stays above this: what they cost others is the gain.
-const SHRINK_LOSS: f64 = 0.98;
 /// A gain below this is measured once more before it is believed.
 const CERTAIN_GAIN: f64 = 1.25;
 /// From this share of the processors' time on, more workers only get into each other's way.
@@ -70,8 +70,11 @@ enum Try {
 enum Phase {
     /// Measuring what is set, before something is tried.
     Before(Try),
-    /// Measuring what is tried; `confirmed` when the first look was good but not certain.
+    /// Measuring what is tried; `confirmed` when this is the second look, since the first was not certain.
     During { tried: Try, before: Observed, back: Setting, confirmed: bool },
+    /// Measuring once more what was set before fewer workers, which looked good: the machine may have
+    /// got faster by itself meanwhile.
+    After { before: Observed, during: Observed, fewer: Setting },
     /// Leaving things alone for so many seconds more.
     Rest(f64),
 }
@@ -139,9 +142,13 @@ impl Tuner {
 
     /// Forgets what is being measured: the copy was paused, or other limits hold now.
     pub(crate) fn disturb(&mut self) {
-        if let Phase::During { tried, back, .. } = self.phase {
-            self.setting = back;
-            self.phase = Phase::Before(tried);
+        match self.phase {
+            Phase::During { tried, back, .. } => {
+                self.setting = back;
+                self.phase = Phase::Before(tried);
+            }
+            Phase::After { .. } => self.phase = Phase::Before(Try::Fewer),
+            Phase::Before(_) | Phase::Rest(_) => {}
         }
         self.window = Observed::default();
     }
@@ -167,6 +174,10 @@ impl Tuner {
             Phase::During { tried, before, back, confirmed } => {
                 let during = std::mem::take(&mut self.window);
                 self.judge(tried, before, during, back, confirmed);
+            }
+            Phase::After { before, during, fewer } => {
+                let after = std::mem::take(&mut self.window);
+                self.judge_fewer(fewer, &[before, after], &during);
             }
         }
         self.setting
@@ -227,6 +238,11 @@ impl Tuner {
         }
         if setting == back {
             if tried == Try::More {
+                if self.ramping && before.cpu < CPU_BOUND && workers < self.cap {
+                    // They have no work yet: a copy's first moments say nothing about the rest.
+                    self.phase = Phase::Before(Try::More);
+                    return;
+                }
                 self.ramping = false;
             }
             return self.next();
@@ -246,21 +262,22 @@ impl Tuner {
         confirmed: bool,
     ) {
         let gain = during.rate() / before.rate().max(f64::MIN_POSITIVE);
-        let needed = match tried {
-            Try::More if self.ramping => RAMP_GAIN,
-            Try::More | Try::Bound(_) | Try::Loosen(_) => STEP_GAIN,
-            Try::Fewer => SHRINK_LOSS,
-        };
-        if gain >= needed {
+        if tried == Try::Fewer {
+            let fewer = std::mem::replace(&mut self.setting, back);
+            if !during.is_enough(&before) {
+                return self.next();
+            }
+            self.phase = Phase::After { before, during, fewer };
+            return;
+        }
+        if gain >= if self.ramping { RAMP_GAIN } else { STEP_GAIN } {
             if gain < CERTAIN_GAIN && !confirmed && !self.ramping {
                 self.phase = Phase::During { tried, before, back, confirmed: true };
                 return;
             }
-            // Down again and again without a loss is a way to lose a little each time.
-            self.gained |= tried != Try::Fewer || gain >= STEP_GAIN;
+            self.gained = true;
             match tried {
                 Try::More => self.try_it(Try::More, during),
-                Try::Fewer if gain >= STEP_GAIN => self.try_it(Try::Fewer, during),
                 Try::Bound(lane) => {
                     // Others may now bear more workers, and this one perhaps fewer still.
                     self.agenda.push(Try::Bound(lane));
@@ -268,6 +285,11 @@ impl Tuner {
                 }
                 Try::Fewer | Try::Loosen(_) => self.next(),
             }
+            return;
+        }
+        if self.ramping && !confirmed {
+            // The windows of the ramp are short, and ending it for a dip costs seconds.
+            self.phase = Phase::During { tried, before, back, confirmed: true };
             return;
         }
         self.setting = back;
@@ -288,6 +310,21 @@ impl Tuner {
             Try::Fewer | Try::Loosen(_) => {}
         }
         self.ramping = false;
+        self.next();
+    }
+
+    /// Keeps fewer workers if they were enough beside what was measured before them and after them.
+    fn judge_fewer(&mut self, fewer: Setting, more: &[Observed; 2], during: &Observed) {
+        if !more.iter().all(|more| during.is_enough(more)) {
+            return self.next();
+        }
+        self.setting = fewer;
+        let better = |more: &Observed| during.rate() >= STEP_GAIN * more.rate();
+        if more.iter().all(better) {
+            self.gained = true;
+            return self.try_it(Try::Fewer, *during);
+        }
+        // Down again and again without a loss is a way to lose a little each time.
         self.next();
     }
 

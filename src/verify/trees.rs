@@ -116,7 +116,7 @@ pub(super) fn compare(
         None
     };
     let over = AtomicBool::new(false);
-    let queue = Queue::new(count);
+    let queue = Queue::new(count, |task| matches!(task, Task::Enter(..) | Task::Read(..)));
     let mut places: Vec<_> = (0..count).filter_map(|_| queue.join()).collect();
     places[0].push(first);
     let no_memory = |errno| Refusal::system(source, "have memory for comparing", errno);

@@ -270,6 +270,11 @@ impl ControlPlane {
         format!("https://127.0.0.1:{}", self.api_port.number())
     }
 
+    /// The certificate of the authority that vouches for the API server, as PEM.
+    pub fn authority(&self) -> &str {
+        &self.credentials.authority_pem
+    }
+
     /// The directory with the logs.
     pub fn directory(&self) -> &Path {
         self.place.path()

@@ -2,6 +2,9 @@
 #![allow(dead_code, unreachable_pub)] // every test crate includes all of it and uses its own part
 
 pub mod example;
+pub mod manager;
+pub mod rabbit;
+pub mod worker;
 
 use std::process::Command;
 

@@ -2,6 +2,12 @@
 
 use crate::lanes::Lane;
 
+/// Fewer workers are kept when the throughput stays above this: what they cost others is the gain.
+const SHRINK_LOSS: f64 = 0.98;
+/// And only if operations then take at most so much of the time that they took before: where each takes
+/// as long whoever else waits, a worker less is a loss, whatever a window says.
+const RELIEVED: f64 = 0.9;
+
 /// What was observed since the last look.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Observed {
@@ -40,6 +46,19 @@ impl Observed {
     /// Seconds per operation of a lane.
     pub(super) fn latency(&self, lane: Lane) -> f64 {
         let (passes, seconds) = self.lanes[lane as usize];
+        if passes > 0.0 { seconds / passes } else { 0.0 }
+    }
+
+    /// Whether these fewer workers did as much as more of them, and their operations took less time.
+    pub(super) fn is_enough(&self, more: &Self) -> bool {
+        self.rate() >= SHRINK_LOSS * more.rate()
+            && self.latency_all() <= RELIEVED * more.latency_all()
+    }
+
+    /// Seconds per operation of any lane.
+    pub(super) fn latency_all(&self) -> f64 {
+        let (passes, seconds) =
+            self.lanes.iter().fold((0.0, 0.0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1));
         if passes > 0.0 { seconds / passes } else { 0.0 }
     }
 

@@ -1,0 +1,156 @@
+//! The controller of NnfDataMovement: whenever a movement or its shard changes it looks at both, decides,
+//! and carries out what was decided.
+
+mod cache;
+mod command;
+mod decide;
+mod execute;
+mod plan;
+mod status;
+mod text;
+mod words;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::Controller;
+use kube::runtime::controller::Action as Next;
+use kube::runtime::reflector::ObjectRef;
+use longshore::api::NnfDataMovement;
+use longshore::api::data_movement::State;
+
+use self::cache::logged;
+use self::decide::{View, decide, starts};
+use self::execute::{Error, Executor, is};
+use self::world::World;
+use crate::context::Context;
+use crate::server::Readiness;
+
+/// How often a movement that keeps changing under our hands is looked at again at once.
+const ATTEMPTS: usize = 8;
+
+/// After how long a look that failed is repeated.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How often the movements that there are are counted.
+const COUNT: Duration = Duration::from_secs(5);
+
+struct Manager {
+    context: Context,
+    world: Arc<World>,
+}
+
+/// Runs the controller until it is dropped.
+pub(crate) async fn run(context: Context, readiness: Readiness) {
+    let (world, movements, shards, watching) = World::new(&context);
+    let version = context.versions.movement.clone();
+    let of_shards = {
+        let version = version.clone();
+        shards.filter_map(move |change| {
+            let movement = logged(change).map(|shard| {
+                let name = &shard.spec.movement.name;
+                let namespace = shard.namespace().unwrap_or_default();
+                ObjectRef::new_with(name, version.clone()).within(&namespace)
+            });
+            std::future::ready(movement)
+        })
+    };
+    let store = world.movements.store().clone();
+    let movements = movements.filter_map(|change| std::future::ready(logged(change).map(Ok)));
+    let manager = Arc::new(Manager { context: context.clone(), world: Arc::clone(&world) });
+    let looking = Controller::for_stream_with(movements, store, version)
+        .reconcile_on(of_shards)
+        .run(look, again_after_failure, manager)
+        // A movement that is gone is one of the changes; there is nothing to look at.
+        .for_each(|_| std::future::ready(()));
+    let counting = async {
+        world.fill().await;
+        readiness.set(true);
+        loop {
+            count(&context, &world);
+            tokio::time::sleep(COUNT).await;
+        }
+    };
+    tokio::join!(looking, watching, counting);
+}
+
+/// Looks at a movement until there is nothing more to do at once.
+async fn look(movement: Arc<NnfDataMovement>, manager: Arc<Manager>) -> Result<Next, Error> {
+    let (context, world) = (&manager.context, &manager.world);
+    world.ready().await;
+    context.metrics.movement_reconciles.inc();
+    context.metrics.reconciles.with_label_values(&["data_movement"]).inc();
+    let namespace = movement.namespace().unwrap_or_default();
+    let name = movement.name_any();
+    for _ in 0..ATTEMPTS {
+        let Some(movement) = world.movements.get(&namespace, &name) else {
+            return Ok(Next::await_change());
+        };
+        let shard = world.shards.get(&namespace, &name);
+        let certain = starts(&movement, shard.as_deref());
+        let facts = world.facts(&movement, certain).await?;
+        let silent = match &shard {
+            Some(shard) => world.silent(shard).await?,
+            None => None,
+        };
+        let decision = decide(&View {
+            movement: &movement,
+            shard: shard.as_deref(),
+            silent,
+            site: world.site(&namespace),
+            facts: &facts,
+            patience: context.patience.lost_worker,
+            now: Timestamp::now(),
+        });
+        let mut executor = Executor { context, world, movement, shard };
+        let mut done = Ok(());
+        for action in decision.actions {
+            done = executor.carry_out(action).await;
+            if done.is_err() {
+                break;
+            }
+        }
+        match done {
+            Ok(()) => return Ok(decision.again.map_or_else(Next::await_change, Next::requeue)),
+            Err(Error::Changed) => {}
+            Err(error) if is(&error, 409) || is(&error, 404) => {
+                if !executor.refresh().await? {
+                    return Ok(Next::await_change());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Next::requeue(RETRY))
+}
+
+fn again_after_failure(
+    movement: Arc<NnfDataMovement>,
+    error: &Error,
+    manager: Arc<Manager>,
+) -> Next {
+    let name = format!("{}/{}", movement.namespace().unwrap_or_default(), movement.name_any());
+    tracing::warn!(movement = name, %error, "looking again");
+    manager.context.metrics.reconcile_failures.with_label_values(&["data_movement"]).inc();
+    Next::requeue(RETRY)
+}
+
+/// Counts the movements that there are, by state.
+fn count(context: &Context, world: &World) {
+    let (mut waiting, mut running, mut finished) = (0, 0, 0);
+    for movement in world.movements.store().state() {
+        let state = movement.status.as_ref().and_then(|status| status.state.as_ref());
+        match state.and_then(|state| state.known()) {
+            Some(State::Finished) => finished += 1,
+            Some(State::Running) => running += 1,
+            Some(State::Starting) | None => waiting += 1,
+        }
+    }
+    for (state, number) in [("waiting", waiting), ("running", running), ("finished", finished)] {
+        context.metrics.movements.with_label_values(&[state]).set(number);
+    }
+}

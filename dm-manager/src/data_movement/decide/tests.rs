@@ -1,0 +1,521 @@
+//! Single situations, and whole lives of a movement under a random user, worker and API server.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use longshore::api::DataMovementShard;
+use longshore::api::Defined;
+use longshore::api::data_movement::Outcome;
+use longshore::api::data_movement_shard::Counters;
+use longshore::api::resource_error::Severity;
+use proptest::prelude::*;
+
+use super::super::plan::tests::{facts, movement};
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// A movement, its shard and what surrounds them, as the API server has them.
+#[derive(Clone)]
+struct Scene {
+    movement: NnfDataMovement,
+    shard: Option<DataMovementShard>,
+    facts: Facts,
+    site: Site,
+    silent: Option<Duration>,
+    /// Seconds since the scene began.
+    time: i64,
+    /// What the manager has written so far.
+    writes: Vec<&'static str>,
+    /// Whether a mover may be writing to the destination.
+    mover: bool,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            movement: movement(),
+            shard: None,
+            facts: facts(),
+            site: Site::Node("rabbit-1".to_owned()),
+            silent: None,
+            time: 0,
+            writes: Vec::new(),
+            mover: false,
+        }
+    }
+
+    fn decide(&self) -> Decision {
+        decide(&View {
+            movement: &self.movement,
+            shard: self.shard.as_ref(),
+            silent: self.silent,
+            site: self.site.clone(),
+            facts: &self.facts,
+            patience: PATIENCE,
+            now: at(self.time),
+        })
+    }
+
+    fn status(&self) -> NnfDataMovementStatus {
+        self.movement.status.clone().unwrap_or_default()
+    }
+
+    fn shard_status(&mut self) -> &mut DataMovementShardStatus {
+        self.shard.as_mut().unwrap().status.get_or_insert_default()
+    }
+
+    /// Does what the executor does. Returns whether the movement is gone.
+    fn carry_out(&mut self, action: Action) -> bool {
+        match action {
+            Action::Hold => {
+                self.movement.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+                self.writes.push("hold");
+            }
+            Action::LetGo => {
+                self.movement.metadata.finalizers = None;
+                self.writes.push("let go");
+                return self.movement.metadata.deletion_timestamp.is_some();
+            }
+            Action::CreateShard(plan) => {
+                assert!(self.shard.is_none(), "one shard at a time");
+                let version = DataMovementShard::DEFINITION.storage_version();
+                let mut shard = DataMovementShard::new(&version, "fluffy-1-0");
+                shard.spec = plan.shard;
+                self.shard = Some(shard);
+                self.writes.push("create shard");
+            }
+            Action::DeleteShard => {
+                assert!(!self.mover, "a shard that somebody works on is not deleted");
+                self.shard = None;
+                self.writes.push("delete shard");
+            }
+            Action::CancelShard => {
+                self.shard.as_mut().unwrap().spec.cancel = Some(true);
+                self.writes.push("cancel shard");
+            }
+            Action::PutBackShard => {
+                let attempts = self.shard_status().attempts;
+                *self.shard_status() = DataMovementShardStatus { attempts, ..Default::default() };
+                self.silent = None;
+                self.mover = false;
+                self.writes.push("put back");
+            }
+            Action::Write(status) => {
+                assert_ne!(
+                    self.movement.status.as_ref(),
+                    Some(&*status),
+                    "a write that changes nothing"
+                );
+                assert!(
+                    !is_finished(&self.movement) || *status == self.status(),
+                    "the end is the end"
+                );
+                self.movement.status = Some(*status);
+                self.writes.push("status");
+            }
+            Action::Warn { .. } => {}
+        }
+        false
+    }
+
+    /// Everything that the manager does until there is nothing left to do. Returns whether the movement
+    /// is gone.
+    fn settle(&mut self) -> bool {
+        for _ in 0..10 {
+            let decision = self.decide();
+            if decision.actions.is_empty() {
+                return false;
+            }
+            for action in decision.actions {
+                if self.carry_out(action) {
+                    return true;
+                }
+            }
+        }
+        panic!("it never settles: {:?}", self.decide());
+    }
+
+    fn claim(&mut self) {
+        self.time += 1;
+        let now = at(self.time);
+        let status = self.shard_status();
+        status.state = Some(ShardState::Running.into());
+        status.worker = Some("worker-1".to_owned());
+        status.lease = Some("nnf-dm-system/longshore-worker-rabbit-1".to_owned());
+        status.attempts = Some(status.attempts.unwrap_or(0) + 1);
+        status.start_time = Some(MicroTime(now));
+        self.mover = true;
+    }
+
+    fn progress(&mut self) {
+        self.time += 1;
+        let now = at(self.time);
+        let status = self.shard_status();
+        let counters = status.counters.get_or_insert_default();
+        *counters =
+            Counters { bytes: counters.bytes + 10, total_bytes: 1000, ..Counters::default() };
+        status.percent = Some(i32::try_from(counters.bytes / 10).unwrap());
+        status.progress_time = Some(MicroTime(now));
+    }
+
+    fn finish(&mut self, outcome: Outcome, exit_code: i32) {
+        self.time += 1;
+        let now = at(self.time);
+        let status = self.shard_status();
+        status.state = Some(ShardState::Finished.into());
+        status.outcome = Some(outcome.into());
+        status.exit_code = Some(exit_code);
+        status.end_time = Some(MicroTime(now));
+        self.mover = false;
+    }
+
+    fn delete(&mut self) {
+        self.movement.metadata.deletion_timestamp = Some(Time(at(self.time)));
+    }
+
+    fn is_claimed(&self) -> bool {
+        let status = self.shard.as_ref().and_then(|shard| shard.status.as_ref());
+        status.is_some_and(|status| status.state == Some(ShardState::Running.into()))
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        self.status().status.and_then(|outcome| outcome.known().copied())
+    }
+}
+
+#[test]
+fn a_copy_takes_four_writes_of_the_manager() {
+    let mut scene = Scene::new();
+    assert!(!scene.settle());
+    assert_eq!(scene.writes, ["hold", "create shard"]);
+    assert_eq!(scene.movement.status, None, "nothing runs yet");
+    scene.claim();
+    scene.settle();
+    assert_eq!(scene.status().state, Some(State::Running.into()));
+    scene.finish(Outcome::Success, 0);
+    scene.settle();
+    assert_eq!(scene.outcome(), Some(Outcome::Success));
+    assert_eq!(scene.writes, ["hold", "create shard", "status", "status"]);
+    assert!(scene.status().start_time <= scene.status().end_time);
+    assert!(is_held(&scene.movement), "until it is deleted");
+    scene.delete();
+    assert!(scene.settle());
+    assert_eq!(scene.writes[4..], ["let go"], "what is finished stays as it is");
+}
+
+#[test]
+fn what_cannot_be_started_is_invalid_and_ends() {
+    let mut scene = Scene::new();
+    scene.facts.profile = Err("no such profile".to_owned());
+    scene.settle();
+    assert_eq!(scene.outcome(), Some(Outcome::Invalid));
+    assert_eq!(scene.status().error.unwrap().severity, Severity::Major);
+    assert!(scene.status().end_time.is_some());
+    assert_eq!(scene.writes, ["hold", "status"]);
+    scene.delete();
+    assert!(scene.settle());
+    assert_eq!(scene.outcome(), Some(Outcome::Invalid), "deletion does not rewrite it");
+}
+
+#[test]
+fn cancel_before_the_start_ends_it() {
+    for claimable in [false, true] {
+        let mut scene = Scene::new();
+        if claimable {
+            scene.settle();
+        }
+        scene.movement.spec.cancel = Some(true);
+        scene.settle();
+        assert_eq!(scene.outcome(), Some(Outcome::Cancelled));
+        assert_eq!(scene.status().message, None);
+        assert_eq!(scene.status().start_time, scene.status().end_time);
+        assert!(scene.shard.is_none(), "nobody starts it");
+    }
+}
+
+#[test]
+fn cancel_while_it_runs_waits_for_the_mover() {
+    let mut scene = Scene::new();
+    scene.settle();
+    scene.claim();
+    scene.settle();
+    scene.movement.spec.cancel = Some(true);
+    scene.settle();
+    assert_eq!(scene.writes[3..], ["cancel shard"]);
+    assert_eq!(scene.outcome(), None, "the mover has not stopped yet");
+    scene.finish(Outcome::Cancelled, 143);
+    scene.settle();
+    assert_eq!(scene.outcome(), Some(Outcome::Cancelled));
+    assert_eq!(scene.status().message, None);
+}
+
+#[test]
+fn cancel_after_the_end_changes_nothing() {
+    let mut scene = Scene::new();
+    scene.settle();
+    scene.claim();
+    scene.finish(Outcome::Success, 0);
+    scene.settle();
+    scene.movement.spec.cancel = Some(true);
+    scene.settle();
+    assert_eq!(scene.outcome(), Some(Outcome::Success));
+}
+
+#[test]
+fn deletion_waits_for_the_mover_and_writes_no_end() {
+    let mut scene = Scene::new();
+    scene.settle();
+    scene.claim();
+    scene.settle();
+    scene.delete();
+    assert!(!scene.settle());
+    assert!(is_held(&scene.movement));
+    scene.finish(Outcome::Cancelled, 143);
+    assert!(scene.settle());
+    assert_eq!(scene.status().state, Some(State::Running.into()), "its creator makes it anew");
+}
+
+#[test]
+fn deletion_before_the_start_is_a_cancellation() {
+    let mut scene = Scene::new();
+    scene.movement.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    scene.delete();
+    assert!(scene.settle());
+    assert_eq!(scene.outcome(), Some(Outcome::Cancelled));
+    assert_eq!(scene.status().start_time, scene.status().end_time);
+}
+
+#[test]
+fn what_is_deleted_without_our_finalizer_is_left_alone() {
+    let mut scene = Scene::new();
+    scene.delete();
+    assert!(!scene.settle());
+    assert!(scene.writes.is_empty());
+}
+
+#[test]
+fn a_running_movement_without_a_shard_is_started_again() {
+    // The program before this one had started it.
+    let mut scene = Scene::new();
+    scene.movement.status = Some(NnfDataMovementStatus {
+        state: Some(State::Running.into()),
+        start_time: Some(MicroTime(at(-100))),
+        message: Some("old".to_owned()),
+        ..NnfDataMovementStatus::default()
+    });
+    scene.settle();
+    scene.claim();
+    scene.settle();
+    assert_eq!(scene.status().restarts, Some(1));
+    assert_eq!(scene.status().message, None);
+    assert_eq!(scene.status().start_time, Some(MicroTime(at(1))));
+}
+
+#[test]
+fn what_is_not_ours_is_not_touched() {
+    let mut foreign = Scene::new();
+    foreign.site = Site::Foreign;
+    let mut offload = Scene::new();
+    offload.movement.metadata.name = Some("nnf-copy-offload-node-x7".to_owned());
+    offload.movement.status =
+        Some(NnfDataMovementStatus { state: Some(State::Running.into()), ..Default::default() });
+    for mut scene in [foreign, offload] {
+        scene.settle();
+        assert!(scene.writes.is_empty());
+    }
+}
+
+#[test]
+fn a_shard_of_an_earlier_movement_makes_room() {
+    let mut scene = Scene::new();
+    scene.settle();
+    scene.movement.metadata.uid = Some("5678".to_owned());
+    scene.settle();
+    assert_eq!(scene.writes[2..], ["delete shard", "create shard"]);
+    assert_eq!(scene.shard.unwrap().spec.movement.uid, "5678");
+}
+
+#[test]
+fn a_lost_worker_is_replaced_where_others_can_go_on() {
+    let mut scene = Scene::new();
+    scene.site = Site::Anywhere;
+    scene.facts.destination = super::super::plan::Storage::GlobalLustre;
+    scene.settle();
+    scene.claim();
+    scene.settle();
+    scene.silent = Some(Duration::ZERO);
+    scene.settle();
+    assert_eq!(scene.writes[3..], ["put back"]);
+    scene.claim();
+    scene.settle();
+    assert_eq!(scene.status().restarts, Some(1));
+}
+
+#[test]
+fn a_lost_worker_of_a_node_is_waited_for_and_then_given_up() {
+    let mut scene = Scene::new();
+    scene.settle();
+    scene.claim();
+    scene.settle();
+    let before = scene.clone();
+    scene.silent = Some(PATIENCE - Duration::from_secs(1));
+    scene.settle();
+    assert_eq!(scene.writes, before.writes);
+    scene.silent = Some(PATIENCE);
+    scene.settle();
+    assert_eq!(scene.outcome(), Some(Outcome::Failed));
+    assert_eq!(scene.shard.unwrap().spec.cancel, Some(true), "should it come back");
+
+    let mut deleted = before;
+    deleted.delete();
+    deleted.silent = Some(PATIENCE);
+    let decision = deleted.decide();
+    assert!(matches!(
+        &decision.actions[..],
+        [Action::Warn { reason: "Abandoned", .. }, Action::LetGo]
+    ));
+    assert!(deleted.settle(), "deletion is bounded");
+}
+
+/// What may happen to a movement.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The manager looks, and is stopped after so many actions.
+    Look(usize),
+    /// The manager acts on what it saw at the step before, and is refused where that is not so any more.
+    LookLate,
+    Claim,
+    Progress,
+    End(Outcome),
+    Cancel,
+    Delete,
+    LoseWorker,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..4_usize).prop_map(Step::Look),
+        2 => Just(Step::LookLate),
+        4 => Just(Step::Claim),
+        2 => Just(Step::Progress),
+        1 => prop_oneof![Just(Outcome::Success), Just(Outcome::Failed), Just(Outcome::Invalid)]
+            .prop_map(Step::End),
+        1 => Just(Step::Cancel),
+        1 => Just(Step::Delete),
+        1 => Just(Step::LoseWorker),
+    ]
+}
+
+/// Applies a step. Returns whether the movement is gone.
+fn apply(scene: &mut Scene, earlier: &Scene, step: Step) -> bool {
+    match step {
+        Step::Look(most) => {
+            for action in scene.decide().actions.into_iter().take(most) {
+                if scene.carry_out(action) {
+                    return true;
+                }
+            }
+        }
+        Step::LookLate => {
+            for action in earlier.decide().actions {
+                let on_shard = matches!(
+                    action,
+                    Action::DeleteShard | Action::CancelShard | Action::PutBackShard
+                );
+                let unchanged = match on_shard || matches!(action, Action::CreateShard(_)) {
+                    true => scene.shard == earlier.shard,
+                    false => scene.movement == earlier.movement,
+                };
+                if !unchanged {
+                    return false;
+                }
+                if scene.carry_out(action) {
+                    return true;
+                }
+            }
+        }
+        Step::Claim => {
+            let free = scene.shard.is_some() && !scene.is_claimed();
+            let over =
+                scene.shard.as_ref().and_then(|shard| shard.status.as_ref()?.outcome.clone());
+            if free && over.is_none() {
+                scene.claim();
+            }
+        }
+        Step::Progress if scene.is_claimed() && scene.silent.is_none() => scene.progress(),
+        Step::End(outcome) if scene.is_claimed() && scene.silent.is_none() => {
+            scene.finish(outcome, i32::from(outcome != Outcome::Success));
+        }
+        Step::Cancel => scene.movement.spec.cancel = Some(true),
+        Step::Delete => {
+            scene.delete();
+            return !is_held(&scene.movement); // nothing keeps it
+        }
+        // What a worker that lost its Lease does first is to kill its mover.
+        Step::LoseWorker if scene.is_claimed() => {
+            scene.silent = Some(Duration::ZERO);
+            scene.mover = false;
+        }
+        _ => {}
+    }
+    false
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_life_ends_with_what_is_true(
+        steps in prop::collection::vec(step(), 0..40),
+        pinned in any::<bool>(),
+    ) {
+        let mut scene = Scene::new();
+        if !pinned {
+            scene.site = Site::Anywhere;
+            scene.facts.source = super::super::plan::Storage::GlobalLustre;
+            scene.facts.destination = super::super::plan::Storage::GlobalLustre;
+        }
+        let mut earlier = scene.clone();
+        let mut gone = false;
+        for step in steps {
+            let before = scene.clone();
+            gone = apply(&mut scene, &earlier, step);
+            earlier = before;
+            if gone {
+                break;
+            }
+        }
+        // Then everybody does what they should, and it has to come to an end.
+        for _ in 0..20 {
+            if gone || is_finished(&scene.movement) && scene.movement.metadata.deletion_timestamp.is_none() {
+                break;
+            }
+            gone = scene.settle();
+            if gone {
+                break;
+            }
+            if scene.silent.is_some() {
+                scene.silent = Some(PATIENCE);
+            } else if scene.is_claimed() {
+                let cancelled = scene.shard.as_ref().unwrap().spec.cancel == Some(true);
+                scene.finish(if cancelled { Outcome::Cancelled } else { Outcome::Success }, 0);
+            } else if scene.shard.as_ref().is_some_and(|shard| shard.status.as_ref().is_none_or(|status| status.state.is_none())) {
+                scene.claim();
+            }
+        }
+        prop_assert!(gone || is_finished(&scene.movement), "it has no end: {:?}", scene.status());
+        prop_assert!(!(gone && scene.mover), "its mover still writes");
+        if scene.outcome() == Some(Outcome::Success) {
+            let shard = scene.shard.as_ref().unwrap().status.as_ref().unwrap();
+            prop_assert_eq!(&shard.outcome, &Some(Outcome::Success.into()), "nobody said so");
+        }
+        if !gone {
+            prop_assert!(scene.decide().actions.is_empty(), "no write that changes nothing");
+            let status = scene.status();
+            prop_assert!(status.start_time.is_some() && status.start_time <= status.end_time);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! What the controller knows of the cluster without asking: movements, shards, and the objects that
+//! movements name. Only where something that is named is not there yet is the API server asked, for a
+//! watch may be late. It writes nothing.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Resource, ResourceExt};
+use longshore::api::data_movement::{Endpoint, NnfDataMovement};
+use longshore::api::open::Open;
+use longshore::api::storage::FileSystemType;
+use longshore::api::{
+    DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
+};
+
+use tokio::sync::watch;
+
+use super::cache::{self, Cache, drain};
+use super::plan::{Facts, Site, Storage};
+use crate::context::Context;
+
+/// A future that fills caches as long as it is polled.
+pub(crate) type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Changes of the objects of one kind.
+pub(crate) type Changes<K> = Pin<Box<dyn Stream<Item = watcher::Result<K>> + Send>>;
+
+/// All that is known.
+pub(crate) struct World {
+    context: Context,
+    pub(crate) movements: Cache<NnfDataMovement>,
+    pub(crate) shards: Cache<DataMovementShard>,
+    profiles: Cache<NnfDataMovementProfile>,
+    storages: Option<Cache<NnfStorage>>,
+    node_storages: Option<Cache<NnfNodeStorage>>,
+    leases: Cache<Lease>,
+    nodes: Cache<PartialObjectMeta<Node>>,
+    /// The revision of each Lease by name, and since when it has been so by the clock of this machine:
+    /// the clocks of others are not trusted.
+    renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
+    /// Whether everything that is there has been seen once.
+    complete: watch::Sender<bool>,
+}
+
+impl World {
+    /// The caches, the changes that movements are looked at for, and what fills the other caches.
+    pub(crate) fn new(
+        context: &Context,
+    ) -> (Arc<Self>, Changes<NnfDataMovement>, Changes<DataMovementShard>, Watching) {
+        let versions = &context.versions;
+        let (movements, movement_changes) = everywhere(context, &versions.movement, |_| {});
+        let (shards, shard_changes) = everywhere(context, &versions.shard, |_| {});
+        let (profiles, profile_changes) = everywhere(context, &versions.profile, |_| {});
+        let storages = versions.storage.as_ref().map(|version| {
+            // Of a storage on thousands of nodes only its kind matters.
+            everywhere(context, version, |storage: &mut NnfStorage| {
+                storage.spec.allocation_sets.clear();
+                storage.status = None;
+            })
+        });
+        let node_storages = versions.node_storage.as_ref().map(|version| {
+            everywhere(context, version, |storage: &mut NnfNodeStorage| storage.status = None)
+        });
+        let leases = Api::<Lease>::namespaced(context.client.clone(), &context.namespace);
+        let (leases, lease_changes) = Cache::new((), watcher(leases, cache::watch()));
+        let selected = cache::watch().labels(&context.node_selector);
+        let nodes = Api::<PartialObjectMeta<Node>>::all(context.client.clone());
+        let nodes = watcher(nodes, selected);
+        let (nodes, node_changes) = Cache::new((), nodes.modify(strip));
+
+        let mut watches: Vec<Watching> = vec![
+            Box::pin(drain(profile_changes)),
+            Box::pin(drain(lease_changes)),
+            Box::pin(drain(node_changes)),
+        ];
+        let storages = storages.map(|(cache, changes)| {
+            watches.push(Box::pin(drain(changes)));
+            cache
+        });
+        let node_storages = node_storages.map(|(cache, changes)| {
+            watches.push(Box::pin(drain(changes)));
+            cache
+        });
+        let world = Self {
+            context: context.clone(),
+            movements,
+            shards,
+            profiles,
+            storages,
+            node_storages,
+            leases,
+            nodes,
+            renewed: Mutex::default(),
+            complete: watch::Sender::new(false),
+        };
+        let watching = async move { drop(join_all(watches).await) };
+        (Arc::new(world), movement_changes, shard_changes, Box::pin(watching))
+    }
+
+    /// Returns when everything that is there has been seen once, and lets those go on that wait for that.
+    /// It has to be in the task that fills the caches, and once: a store wakes only one of the tasks that
+    /// wait for it.
+    pub(crate) async fn fill(&self) {
+        self.movements.ready().await;
+        self.shards.ready().await;
+        self.profiles.ready().await;
+        self.leases.ready().await;
+        self.nodes.ready().await;
+        if let Some(storages) = &self.storages {
+            storages.ready().await;
+        }
+        if let Some(storages) = &self.node_storages {
+            storages.ready().await;
+        }
+        self.complete.send_replace(true);
+    }
+
+    /// Returns when everything that is there has been seen once.
+    pub(crate) async fn ready(&self) {
+        // The sender is dropped with all that could ask.
+        drop(self.complete.subscribe().wait_for(|complete| *complete).await);
+    }
+
+    /// Where the movements of a namespace are done.
+    pub(crate) fn site(&self, namespace: &str) -> Site {
+        if namespace == self.context.namespace {
+            return Site::Anywhere;
+        }
+        match self.nodes.get("", namespace) {
+            Some(_) => Site::Node(namespace.to_owned()),
+            None => Site::Foreign,
+        }
+    }
+
+    /// For how long the Lease of the worker that has claimed a shard has been over; none while it holds.
+    /// A watch may be late, so the API server is asked before a Lease is taken to be over.
+    ///
+    /// # Errors
+    ///
+    /// When it does not say.
+    pub(crate) async fn silent(&self, shard: &DataMovementShard) -> kube::Result<Option<Duration>> {
+        let status = shard.status.as_ref().filter(|status| status.outcome.is_none());
+        let Some(lease) = status.and_then(|status| status.lease.as_deref()) else {
+            return Ok(None);
+        };
+        let name = lease.rsplit('/').next().unwrap_or(lease);
+        if self.over(name, self.leases.get(&self.context.namespace, name)).is_none() {
+            return Ok(None);
+        }
+        let leases: Api<Lease> =
+            Api::namespaced(self.context.client.clone(), &self.context.namespace);
+        let asked = leases.get_opt(name).await?;
+        Ok(self.over(name, asked.map(Arc::new)))
+    }
+
+    /// For how long a Lease, as it is found, has been over.
+    fn over(&self, name: &str, found: Option<Arc<Lease>>) -> Option<Duration> {
+        /// As long as this a Lease holds that does not say so itself.
+        const DURATION: Duration = Duration::from_secs(20);
+        let revision = found.as_ref().and_then(|lease| lease.resource_version());
+        let since = {
+            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = (revision, Instant::now());
+            let seen = renewed.entry(name.to_owned()).or_insert_with(|| now.clone());
+            if seen.0 != now.0 {
+                *seen = now;
+            }
+            seen.1
+        };
+        let spec = found.as_ref().and_then(|lease| lease.spec.as_ref());
+        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let duration = seconds.map_or(DURATION, Duration::from_secs);
+        since.elapsed().checked_sub(duration)
+    }
+
+    /// What is known of the objects that a movement names. With `certain`, what is not known is asked
+    /// for, so that what is said to be missing is.
+    ///
+    /// # Errors
+    ///
+    /// When the API server was asked and did not say.
+    pub(crate) async fn facts(
+        &self,
+        movement: &NnfDataMovement,
+        certain: bool,
+    ) -> kube::Result<Facts> {
+        Ok(Facts {
+            profile: self.profile(movement.spec.profile_reference.as_ref(), certain).await?,
+            source: self.storage(movement.spec.source.as_ref(), certain).await?,
+            destination: self.storage(movement.spec.destination.as_ref(), certain).await?,
+        })
+    }
+
+    async fn profile(
+        &self,
+        reference: Option<&ObjectReference>,
+        certain: bool,
+    ) -> kube::Result<
+        Result<longshore::api::data_movement_profile::NnfDataMovementProfileData, String>,
+    > {
+        const KIND: &str = NnfDataMovementProfile::DEFINITION.kind;
+        let kind = reference.and_then(|reference| reference.kind.as_deref()).unwrap_or_default();
+        if kind != KIND {
+            return Ok(Err(format!("invalid {KIND} kind {kind}")));
+        }
+        let (namespace, name) = place(reference);
+        let profile =
+            self.find(&self.profiles, &self.context.versions.profile, &namespace, &name, certain);
+        let profile = profile.await?;
+        Ok(profile.map(|profile| profile.data.clone()).ok_or_else(|| not_found(KIND, &name)))
+    }
+
+    async fn storage(&self, end: Option<&Endpoint>, certain: bool) -> kube::Result<Storage> {
+        let reference = end.and_then(|end| end.storage_reference.as_ref());
+        let kind = reference.and_then(|reference| reference.kind.as_deref()).unwrap_or_default();
+        let (namespace, name) = place(reference);
+        let missing = || {
+            let kind_name = format!("could not get {kind}: {namespace}/{name}: ");
+            Storage::Missing(kind_name + &not_found(kind, &name))
+        };
+        let versions = &self.context.versions;
+        match (kind, &self.storages, &self.node_storages) {
+            ("LustreFileSystem", ..) => Ok(Storage::GlobalLustre),
+            ("NnfStorage", Some(cache), _) => {
+                let version =
+                    versions.storage.as_ref().expect("a kind that is cached has a version");
+                let found = self.find(cache, version, &namespace, &name, certain).await?;
+                Ok(found.map_or_else(missing, |found| {
+                    Storage::Job(known(&found.spec.file_system_type))
+                }))
+            }
+            ("NnfNodeStorage", _, Some(cache)) => {
+                let version =
+                    versions.node_storage.as_ref().expect("a kind that is cached has a version");
+                let found = self.find(cache, version, &namespace, &name, certain).await?;
+                Ok(found.map_or_else(missing, |found| {
+                    Storage::Node(known(&found.spec.file_system_type))
+                }))
+            }
+            ("NnfStorage" | "NnfNodeStorage", ..) => Ok(missing()),
+            _ => Ok(Storage::Other),
+        }
+    }
+
+    async fn find<K>(
+        &self,
+        cache: &Cache<K>,
+        version: &Version,
+        namespace: &str,
+        name: &str,
+        certain: bool,
+    ) -> kube::Result<Option<Arc<K>>>
+    where
+        K: Defined + Resource<Scope = kube::core::DynamicResourceScope> + Clone + std::fmt::Debug,
+        K: serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        let known = cache.get(namespace, name);
+        if known.is_some() || !certain || name.is_empty() || namespace.is_empty() {
+            return Ok(known);
+        }
+        let api: Api<K> = Api::namespaced_with(self.context.client.clone(), namespace, version);
+        Ok(api.get_opt(name).await?.map(Arc::new))
+    }
+}
+
+/// The cache of a kind in all namespaces, without what takes memory and means nothing here.
+fn everywhere<K>(
+    context: &Context,
+    version: &Version,
+    trim: impl Fn(&mut K) + Send + Sync + Clone + 'static,
+) -> (Cache<K>, Changes<K>)
+where
+    K: Resource<DynamicType = Version> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: Send + Sync + 'static,
+{
+    let api: Api<K> = Api::all_with(context.client.clone(), version);
+    let events = watcher(api, cache::watch()).modify(move |object| {
+        strip(object);
+        trim(object);
+    });
+    let (cache, changes) = Cache::new(version.clone(), events);
+    (cache, changes.boxed())
+}
+
+/// Takes away who wrote which field, which is half of what an object takes.
+fn strip<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
+fn known(kind: &Option<Open<FileSystemType>>) -> Option<FileSystemType> {
+    // The default of the definition.
+    kind.as_ref().map_or(Some(FileSystemType::Raw), |kind| kind.known().copied())
+}
+
+fn place(reference: Option<&ObjectReference>) -> (String, String) {
+    let text = |field: fn(&ObjectReference) -> Option<&String>| {
+        reference.and_then(field).cloned().unwrap_or_default()
+    };
+    (text(|reference| reference.namespace.as_ref()), text(|reference| reference.name.as_ref()))
+}
+
+fn not_found(kind: &str, name: &str) -> String {
+    format!("{kind}.nnf.cray.hpe.com \"{name}\" not found")
+}

@@ -1,0 +1,89 @@
+//! The controller of the workers: brings every global Lustre filesystem to each of them, takes it away
+//! before its object may go, and keeps their DaemonSet and the manager object true. One change leads to
+//! one rollout, also when it comes in several pieces.
+
+mod adoption;
+mod daemon_set;
+mod release;
+mod rollout;
+mod step;
+mod view;
+mod volume_maker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ArgAction;
+use futures::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::lustre_file_system::volumes::Driver;
+use step::{Keeper, Next};
+
+/// Changes that come within this time are one.
+const TOGETHER: Duration = Duration::from_millis(25);
+
+/// How long is waited after a failure, such as a write that was refused because of another one.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How the workers are kept.
+#[derive(Clone, Debug, clap::Args)]
+#[group(id = "workers")]
+pub(crate) struct Args {
+    /// The service account of the workers
+    #[arg(long, value_name = "NAME", default_value = "nnf-dm-node-controller")]
+    worker_service_account: String,
+
+    /// Make the PersistentVolumes and claims of LustreFileSystems for this CSI driver, on clusters
+    /// without lustre-fs-operator, which otherwise makes them
+    #[arg(long, value_name = "DRIVER", value_enum)]
+    create_volumes_for: Option<Driver>,
+
+    /// Leave the workers alone: no DaemonSet, no LustreFileSystems
+    #[arg(long, action = ArgAction::SetTrue)]
+    without_workers: bool,
+}
+
+/// Runs until dropped.
+pub(crate) async fn run(context: Context, args: Args) {
+    let wake = Arc::new(Notify::new());
+    let makes = args.create_volumes_for.is_some();
+    let watched = if args.without_workers { None } else { view::View::new(&context, makes, &wake) };
+    let Some((view, watches)) = watched else {
+        tracing::info!("no workers are kept");
+        return std::future::pending().await;
+    };
+    let mut keeper = Keeper::new(context, args);
+    let keep = async {
+        view.complete().await;
+        loop {
+            let due = match keeper.step(&view).await {
+                Ok(Next::Wait) => None,
+                Ok(Next::At(time)) => Some(time),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the workers are looked at again");
+                    keeper.failed();
+                    Some(Instant::now() + AGAIN)
+                }
+            };
+            tokio::select! {
+                () = wake.notified() => {}
+                () = until(due) => {}
+            }
+            tokio::time::sleep(TOGETHER).await;
+        }
+    };
+    tokio::select! {
+        () = keep => {}
+        _ = join_all(watches) => {}
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

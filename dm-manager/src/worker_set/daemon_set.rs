@@ -1,0 +1,216 @@
+//! The DaemonSet of the workers, made of the manager object and the filesystems, and whether the one
+//! that is there is the same. It writes nothing.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Resource, ResourceExt};
+use longshore::api::{NnfDataMovementManager, Version};
+use serde_json::{Value, json};
+
+use crate::lustre_file_system::{FileSystem, JOB_STORAGE};
+
+/// Its name, which other programs look for.
+pub(crate) const NAME: &str = "nnf-dm-worker";
+
+/// The label of workers' pods.
+pub(crate) const WORKER_LABEL: &str = "dm.cray.hpe.com/worker";
+
+/// The annotation with a print of what the DaemonSet was made of.
+const MADE_OF: &str = "longshore.dev/made-of";
+
+/// The taint of storage nodes that workers tolerate. Those of a node that is being drained they do not.
+const TAINT: (&str, &str) = ("cray.nnf.node", "true");
+
+/// The container that copies.
+const COPIES: &str = "worker";
+
+/// What that container may do: become the job's user, stop what runs as such, and for jobs of root what
+/// root needs to copy files of others.
+const CAPABILITIES: [&str; 9] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "SETGID",
+    "SETUID",
+];
+
+/// The DaemonSet for a manager object, with the volumes of filesystems. `more_unavailable` pods may be
+/// unavailable during a rollout beyond what the manager object allows.
+pub(crate) fn make(
+    manager: &NnfDataMovementManager,
+    version: &Version,
+    file_systems: &[FileSystem],
+    service_account: &str,
+    more_unavailable: i32,
+    desired: i32,
+) -> DaemonSet {
+    let spec = &manager.spec;
+    let selector = spec.selector.match_labels.clone().unwrap_or_default();
+    let mut labels = selector.clone();
+    labels.insert(WORKER_LABEL.to_owned(), "true".to_owned());
+    let mut pod = spec.pod_spec.clone();
+    add_volumes(&mut pod, manager, file_systems);
+    pod.node_selector = Some(selector);
+    if pod.service_account_name.is_none() {
+        pod.service_account_name = Some(service_account.to_owned());
+    }
+    let tolerated = json!({
+        "key": TAINT.0, "operator": "Equal", "value": TAINT.1, "effect": "NoSchedule",
+    });
+    let mut made: DaemonSet = serde_json::from_value(json!({
+        "metadata": {"name": NAME, "namespace": manager.namespace(), "labels": labels},
+        "spec": {
+            "selector": spec.selector,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [], "tolerations": [tolerated]},
+            },
+        },
+    }))
+    .expect("these are fields of the kind, with values of their types");
+    made.metadata.owner_references = manager.controller_owner_ref(version).map(|one| vec![one]);
+    if let Some(spec) = &mut made.spec {
+        if let Some(template) = &mut spec.template.spec {
+            pod.tolerations = template.tolerations.take();
+        }
+        spec.template.spec = Some(pod);
+        spec.update_strategy =
+            Some(strategy(&manager.spec.update_strategy, more_unavailable, desired));
+    }
+    // Fields that are taken away are not seen by comparing with what is there.
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(&made.spec).unwrap_or_default().hash(&mut hasher);
+    let print = format!("{:016x}", hasher.finish());
+    made.metadata.annotations = Some([(MADE_OF.to_owned(), print)].into());
+    made
+}
+
+fn add_volumes(pod: &mut PodSpec, manager: &NnfDataMovementManager, all: &[FileSystem]) {
+    let spec = &manager.spec;
+    let volumes = pod.volumes.get_or_insert_default();
+    for one in all {
+        let claim = json!({"claimName": one.claim});
+        volumes.push(typed(json!({"name": one.name, "persistentVolumeClaim": claim})));
+    }
+    let host_path = json!({"path": spec.host_path, "type": "DirectoryOrCreate"});
+    volumes.push(typed(json!({"name": JOB_STORAGE, "hostPath": host_path})));
+    let copies = pod.containers.iter().any(|container| container.name == COPIES);
+    for (index, container) in pod.containers.iter_mut().enumerate() {
+        let mounts = container.volume_mounts.get_or_insert_default();
+        for one in all {
+            mounts.push(typed(json!({"name": one.name, "mountPath": one.mount_root})));
+        }
+        mounts.push(typed(json!({
+            "name": JOB_STORAGE,
+            "mountPath": spec.mount_path,
+            // What nnf-sos mounts on the node later is to appear in workers that run.
+            "mountPropagation": "HostToContainer",
+        })));
+        if container.name == COPIES || (!copies && index == 0) {
+            restrict(container);
+        }
+    }
+}
+
+/// Gives the container that copies what it needs and no more, unless the manager object says what.
+fn restrict(container: &mut Container) {
+    if container.security_context.is_none() {
+        container.security_context = Some(typed(json!({
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"], "add": CAPABILITIES},
+        })));
+    }
+}
+
+fn typed<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("these are fields of the type, with values of their types")
+}
+
+/// The strategy of the manager object, with room for pods that cannot start whatever is done: without
+/// it a node that cannot mount something would keep all others from being updated.
+fn strategy(wanted: &DaemonSetUpdateStrategy, more: i32, desired: i32) -> DaemonSetUpdateStrategy {
+    let mut strategy = wanted.clone();
+    if more <= 0 || strategy.type_.as_deref().is_some_and(|name| name != "RollingUpdate") {
+        return strategy;
+    }
+    let rolling = strategy.rolling_update.get_or_insert_default();
+    let surges = match &rolling.max_surge {
+        None | Some(IntOrString::Int(0)) => false,
+        Some(IntOrString::String(text)) => text != "0%",
+        Some(IntOrString::Int(_)) => true,
+    };
+    if !surges {
+        let own = resolved(rolling.max_unavailable.as_ref(), desired);
+        rolling.max_unavailable = Some(IntOrString::Int(own + more));
+    }
+    strategy
+}
+
+/// How many pods a number or a percentage is; percentages are rounded up, as the controller does.
+fn resolved(wanted: Option<&IntOrString>, desired: i32) -> i32 {
+    match wanted {
+        None => 1,
+        Some(IntOrString::Int(number)) => *number,
+        Some(IntOrString::String(text)) => {
+            let percent: i32 = text.trim_end_matches('%').parse().unwrap_or(0);
+            (desired.saturating_mul(percent).saturating_add(99) / 100).max(1)
+        }
+    }
+}
+
+/// Whether a DaemonSet that is there has all that one is to have. What the API server fills in does not
+/// count.
+pub(crate) fn is_as(live: &DaemonSet, meant: &DaemonSet) -> bool {
+    let of = |set: &DaemonSet| {
+        json!({
+            "annotations": set.metadata.annotations,
+            "labels": set.metadata.labels,
+            "owners": set.metadata.owner_references,
+            "spec": set.spec,
+        })
+    };
+    contains(&of(live), &of(meant)) && volumes(live) == volumes(meant)
+}
+
+fn contains(live: &Value, meant: &Value) -> bool {
+    match (live, meant) {
+        (_, Value::Null) => true,
+        (Value::Null, Value::Object(fields)) => fields.is_empty(),
+        (Value::Null, Value::Array(items)) => items.is_empty(),
+        (Value::Object(live), Value::Object(meant)) => meant
+            .iter()
+            .all(|(name, value)| contains(live.get(name).unwrap_or(&Value::Null), value)),
+        (Value::Array(live), Value::Array(meant)) => {
+            live.len() == meant.len()
+                && live.iter().zip(meant).all(|(live, meant)| contains(live, meant))
+        }
+        _ => live == meant,
+    }
+}
+
+/// The names of the volumes in the pods of a DaemonSet, in their order.
+fn volumes(of: &DaemonSet) -> Vec<&str> {
+    let pod = of.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let volumes = pod.and_then(|pod| pod.volumes.as_ref()).into_iter().flatten();
+    volumes.map(|volume| volume.name.as_str()).collect()
+}
+
+/// Whether pods with this description have the volume of a claim.
+pub(crate) fn has_claim(pod: Option<&PodSpec>, claim: &str) -> bool {
+    let volumes = pod.and_then(|pod| pod.volumes.as_ref()).into_iter().flatten();
+    let mut claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    claims.any(|volume| volume.claim_name == claim)
+}
+
+/// Whether the pods of a DaemonSet are to have the volume of a claim.
+pub(crate) fn mounts(set: Option<&DaemonSet>, claim: &str) -> bool {
+    let spec = set.and_then(|set| set.spec.as_ref());
+    has_claim(spec.and_then(|spec| spec.template.spec.as_ref()), claim)
+}

@@ -1,0 +1,150 @@
+//! How far the workers are: whether all have what they should, and which nodes cannot mount what. Only
+//! what is known already is looked at.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::daemon_set::has_claim;
+use super::view::View;
+use crate::lustre_file_system::{FileSystem, MODE, volumes};
+
+/// How many nodes are named in a report; the others are counted.
+const NAMED: usize = 8;
+
+/// Whether every pod of a DaemonSet is up to date and available. None at all is not ready: nothing would
+/// be copied.
+pub(crate) fn is_complete(set: &DaemonSet) -> bool {
+    let Some(status) = &set.status else { return false };
+    let desired = status.desired_number_scheduled;
+    is_observed(set)
+        && desired >= 1
+        && status.updated_number_scheduled == Some(desired)
+        && status.number_available == Some(desired)
+}
+
+/// Whether its controller has seen the latest change of a DaemonSet. Until then it may still make pods
+/// as they were before.
+pub(crate) fn is_observed(set: &DaemonSet) -> bool {
+    set.status.as_ref().and_then(|status| status.observed_generation) == set.metadata.generation
+}
+
+/// Which nodes cannot mount which filesystem, and why.
+pub(crate) type Failures = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The nodes whose pods cannot be started for want of a volume, by the names of the filesystems.
+pub(crate) fn failures(view: &View, all: &[FileSystem], workers: &str) -> Failures {
+    let warnings = view.mount_warnings();
+    let mut failures = Failures::new();
+    for pod in view.pods() {
+        let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
+            continue;
+        };
+        let warning = pod.metadata.uid.as_ref().and_then(|uid| warnings.get(uid));
+        let mounted = |one: &&FileSystem| has_claim(pod.spec.as_ref(), &one.claim);
+        for one in all.iter().filter(mounted) {
+            let reason = if has_started(&pod) {
+                let gone = view.says_unmounted(&node, &one.mount_root);
+                gone.then(|| "the worker finds no filesystem there".to_owned())
+            } else {
+                warning.filter(|text| concerns(text, one, workers)).cloned()
+            };
+            if let Some(reason) = reason {
+                failures.entry(one.name.clone()).or_default().insert(node.clone(), reason);
+            }
+        }
+    }
+    failures
+}
+
+fn has_started(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_ref());
+    containers.into_iter().flatten().any(|one| {
+        let waiting = one.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.is_none_or(|waiting| waiting.reason.as_deref() != Some("ContainerCreating"))
+    })
+}
+
+/// Whether a kubelet's warning is about a filesystem: it names the volume of the pod, the claim or the
+/// PersistentVolume.
+fn concerns(warning: &str, one: &FileSystem, workers: &str) -> bool {
+    let volume = volumes::volume_name(&one.name, workers, MODE);
+    let mut words =
+        warning.split(|char: char| !(char.is_alphanumeric() || char == '-' || char == '.'));
+    words.any(|word| word == one.name || word == one.claim || word == volume)
+}
+
+/// How many nodes cannot start their pod for want of a volume.
+pub(crate) fn stuck(failures: &Failures, pods: &[std::sync::Arc<Pod>]) -> i32 {
+    let stuck = |pod: &&std::sync::Arc<Pod>| {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        let named = |node| failures.values().any(|nodes| nodes.contains_key(node));
+        pod.metadata.deletion_timestamp.is_none() && !has_started(pod) && node.is_some_and(named)
+    };
+    i32::try_from(pods.iter().filter(stuck).count()).unwrap_or(i32::MAX)
+}
+
+/// What is said about one filesystem, in the shape of a condition. None when nothing new is known.
+pub(crate) fn condition(
+    one: &FileSystem,
+    bound: bool,
+    set: Option<&DaemonSet>,
+    pods: &[std::sync::Arc<Pod>],
+    failures: &Failures,
+) -> Option<Value> {
+    let say = |holds: bool, reason: &str, message: String| {
+        let status = if holds { "True" } else { "False" };
+        Some(json!({"type": "Mounted", "status": status, "reason": reason, "message": message}))
+    };
+    if let Some(nodes) = failures.get(&one.name) {
+        let mut named: Vec<String> =
+            nodes.iter().take(NAMED).map(|(node, why)| format!("{node}: {}", short(why))).collect();
+        if nodes.len() > NAMED {
+            named.push(format!("and {} more", nodes.len() - NAMED));
+        }
+        return say(false, "MountFailed", named.join("; "));
+    }
+    if !bound {
+        return say(false, "ClaimNotBound", format!("the claim {} is not bound", one.claim));
+    }
+    let desired = set
+        .and_then(|set| set.status.as_ref())
+        .map_or(0, |status| usize::try_from(status.desired_number_scheduled).unwrap_or(0));
+    if pods.iter().any(|pod| !has_claim(pod.spec.as_ref(), &one.claim)) || desired == 0 {
+        return say(false, "Mounting", "not all workers have it yet".to_owned());
+    }
+    // While workers are replaced for another reason, what was said last still holds.
+    let all = pods.len() >= desired && pods.iter().all(|pod| has_started(pod));
+    all.then(|| say(true, "Mounted", format!("on all {desired} nodes with workers"))).flatten()
+}
+
+/// The condition of a filesystem that cannot be mounted anywhere.
+pub(crate) fn refused(reason: &str) -> Value {
+    json!({"type": "Mounted", "status": "False", "reason": "Refused", "message": reason})
+}
+
+/// The condition of a filesystem that is being deleted, with the pods that still have it.
+pub(crate) fn unmounting(pods: &[std::sync::Arc<Pod>], claim: &str) -> Value {
+    let still = pods.iter().filter(|pod| has_claim(pod.spec.as_ref(), claim));
+    let nodes: Vec<String> =
+        still.filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).take(NAMED).collect();
+    let message = match nodes.is_empty() {
+        true => "no worker has it any more".to_owned(),
+        false => format!("workers still have it, such as those of {}", nodes.join(", ")),
+    };
+    json!({"type": "Mounted", "status": "True", "reason": "Unmounting", "message": message})
+}
+
+/// The name of a pod's node, or of the pod.
+pub(crate) fn node_of(pod: &Pod) -> String {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    node.unwrap_or_else(|| pod.name_any())
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(200).collect()
+}

@@ -1,0 +1,317 @@
+//! One look at everything, and the writes that follow from it: the DaemonSet is brought up to date, and
+//! the manager object says whether it is. How filesystems are adopted and let go is in `adoption` and
+//! `release`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use longshore::api::{
+    LustreFileSystem, NnfDataMovementManager, Version, data_movement_manager as manager_object,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::view::View;
+use super::{Args, daemon_set, rollout};
+use crate::context::Context;
+use crate::lustre_file_system::{FileSystem, Judgement, Pods, judge};
+
+/// How long the filesystems must have stayed as they are before the workers are replaced, so that several
+/// that are added and removed lead to one rollout.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// How long a rollout waits for a claim that is not bound, for the same reason.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long own writes may take to be seen, before it is assumed that they are undone.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// When to look again.
+pub(crate) enum Next {
+    /// When something changes.
+    Wait,
+    /// Then too, or at this time.
+    At(Instant),
+}
+
+/// Keeps the workers.
+pub(crate) struct Keeper {
+    pub(super) context: Context,
+    pub(super) args: Args,
+    /// The refusals that were told, by the object's uid.
+    pub(super) told: HashMap<String, String>,
+    /// Since when claims are waited for, by the object's uid.
+    unbound: HashMap<String, Instant>,
+    /// The filesystems that were wanted last, and since when.
+    wanted: (Vec<(String, bool)>, Option<Instant>),
+    /// The versions of objects after own writes, and when they were made: until they are seen, what is
+    /// known is older than what was done.
+    written: HashMap<String, (u64, Instant)>,
+    pub(super) next: Option<Instant>,
+}
+
+impl Keeper {
+    /// One that has done nothing yet.
+    pub(crate) fn new(context: Context, args: Args) -> Self {
+        Self {
+            context,
+            args,
+            told: HashMap::new(),
+            unbound: HashMap::new(),
+            wanted: (Vec::new(), None),
+            written: HashMap::new(),
+            next: None,
+        }
+    }
+
+    /// Takes note of a look that failed.
+    pub(crate) fn failed(&self) {
+        self.context.metrics.reconcile_failures.with_label_values(&["worker_set"]).inc();
+    }
+
+    /// Looks at everything once.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses a write, which is tried again from what is known then.
+    pub(crate) async fn step(&mut self, view: &View) -> anyhow::Result<Next> {
+        if let Some(behind) = self.behind(view) {
+            return Ok(Next::At(behind));
+        }
+        self.context.metrics.reconciles.with_label_values(&["worker_set"]).inc();
+        self.next = None;
+        let manager = view.manager();
+        let pods = manager.as_ref().map(|manager| {
+            let spec = &manager.spec;
+            Pods::of(&spec.pod_spec, &spec.mount_path)
+        });
+        let all = view.file_systems();
+        let workers = self.context.namespace.clone();
+        let judgement = judge(&all, &workers, &pods.unwrap_or_default());
+        let Some(manager) = manager else {
+            // Without workers nothing needs to be kept.
+            self.release(view, &judgement, true).await?;
+            return Ok(self.next());
+        };
+        self.speak(view, &judgement).await?;
+        if let Some(driver) = self.args.create_volumes_for {
+            self.make_volumes(view, &judgement, driver).await?;
+        }
+        let set = self.roll_out(view, &manager, &judgement).await?;
+        self.release(view, &judgement, false).await?;
+        self.say_ready(&manager, set.as_ref(), view, &judgement).await?;
+        Ok(self.next())
+    }
+
+    fn next(&self) -> Next {
+        self.next.map_or(Next::Wait, Next::At)
+    }
+
+    /// Has the next look no later than then.
+    pub(super) fn at(&mut self, time: Instant) {
+        self.next = Some(self.next.map_or(time, |next| next.min(time)));
+    }
+
+    /// Remembers what was written.
+    pub(super) fn wrote<K: Resource>(&mut self, object: &K) {
+        let version = object.meta().resource_version.as_deref().and_then(|text| text.parse().ok());
+        if let (Some(uid), Some(version)) = (object.meta().uid.clone(), version) {
+            self.written.insert(uid, (version, Instant::now()));
+        }
+    }
+
+    /// Until when own writes may still come into view, when there are such.
+    fn behind(&mut self, view: &View) -> Option<Instant> {
+        let mut seen = HashMap::new();
+        let mut see = |meta: &kube::api::ObjectMeta| {
+            let version = meta.resource_version.as_deref().and_then(|text| text.parse().ok());
+            if let (Some(uid), Some(version)) = (meta.uid.clone(), version) {
+                seen.insert(uid, version);
+            }
+        };
+        view.file_systems().iter().for_each(|one| see(&one.metadata));
+        view.daemon_set().iter().for_each(|one| see(&one.metadata));
+        view.manager().iter().for_each(|one| see(&one.metadata));
+        self.written.retain(|uid, (version, when)| {
+            // What is not there at all was just made, or is gone.
+            let old = seen.get(uid).is_none_or(|seen: &u64| *seen < *version);
+            old && when.elapsed() < SEEN_WITHIN
+        });
+        let waits = self.written.values().map(|(_, when)| *when + SEEN_WITHIN);
+        waits.min()
+    }
+
+    /// Patches a filesystem's object.
+    pub(super) async fn patch_file_system(
+        &self,
+        object: &LustreFileSystem,
+        patch: &Value,
+    ) -> kube::Result<LustreFileSystem> {
+        let api = self.file_systems(&object.namespace().unwrap_or_default());
+        let how = PatchParams::default();
+        self.counted(
+            "lustrefilesystems",
+            "patch",
+            api.patch(&object.name_any(), &how, &Patch::Merge(patch)).await,
+        )
+    }
+
+    /// The filesystems of a namespace.
+    pub(super) fn file_systems(&self, namespace: &str) -> Api<LustreFileSystem> {
+        let version = self.context.versions.lustre_file_system.clone();
+        let version = version.unwrap_or_else(|| Version::new("v1beta1"));
+        Api::namespaced_with(self.context.client.clone(), namespace, &version)
+    }
+
+    /// Counts a request.
+    pub(super) fn counted<T>(
+        &self,
+        resource: &str,
+        verb: &str,
+        answer: kube::Result<T>,
+    ) -> kube::Result<T> {
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(kube::Error::Api(refusal)) if refusal.code == 409 => "conflict",
+            Err(_) => "error",
+        };
+        self.context.metrics.requests.with_label_values(&[resource, verb, outcome]).inc();
+        answer
+    }
+
+    /// Brings the DaemonSet up to date once what is wanted has settled, and returns it as it is then.
+    async fn roll_out(
+        &mut self,
+        view: &View,
+        manager: &NnfDataMovementManager,
+        judgement: &Judgement,
+    ) -> anyhow::Result<Option<DaemonSet>> {
+        let live = view.daemon_set();
+        if live.as_ref().is_some_and(|set| set.metadata.deletion_timestamp.is_some()) {
+            return Ok(None);
+        }
+        let wanted: Vec<&FileSystem> =
+            judgement.accepted.iter().filter(|one| !one.is_deleted()).collect();
+        let (bound, unbound): (Vec<&FileSystem>, Vec<_>) =
+            wanted.into_iter().partition(|one| view.is_bound(&one.claim));
+        let mounted: Vec<FileSystem> = judgement
+            .accepted
+            .iter()
+            .filter(|one| daemon_set::mounts(live.as_deref(), &one.claim))
+            .cloned()
+            .collect();
+        let mut target: Vec<FileSystem> = bound.into_iter().cloned().collect();
+        // One whose claim was lost stays where it is: a worker that has it mounted keeps it.
+        for one in unbound.iter().filter(|one| mounted.contains(one)) {
+            target.push((*one).clone());
+        }
+        target.sort_by(|one, other| one.name.cmp(&other.name));
+        let target = if self.settled(&target, &unbound, live.is_some()) { target } else { mounted };
+
+        let failures = rollout::failures(view, &judgement.accepted, &self.context.namespace);
+        let status = live.as_ref().and_then(|set| set.status.as_ref());
+        let version = self.context.versions.manager.clone();
+        let beyond = rollout::stuck(&failures, &view.pods()) + self.overdue(&view.pods());
+        let meant = daemon_set::make(
+            manager,
+            &version.context("the kind of the manager object is unknown")?,
+            &target,
+            &self.args.worker_service_account,
+            beyond,
+            status.map_or(0, |status| status.desired_number_scheduled),
+        );
+        let api: Api<DaemonSet> =
+            Api::namespaced(self.context.client.clone(), &self.context.namespace);
+        let how = PostParams::default();
+        let written = match live {
+            Some(live) if daemon_set::is_as(&live, &meant) => return Ok(Some((*live).clone())),
+            Some(live) => {
+                let next = merged(&live, meant);
+                let answer = api.replace(daemon_set::NAME, &how, &next).await;
+                self.counted("daemonsets", "update", answer)
+            }
+            None => {
+                let answer = api.create(&how, &meant).await;
+                self.counted("daemonsets", "create", answer)
+            }
+        };
+        let written = written.context("failed to write the DaemonSet of the workers")?;
+        let volumes: Vec<&str> = target.iter().map(|one| one.name.as_str()).collect();
+        tracing::info!(generation = written.metadata.generation, ?volumes, "workers rolled out");
+        self.wrote(&written);
+        Ok(Some(written))
+    }
+
+    /// Whether what is wanted has not changed for a while, and nothing more is expected soon.
+    fn settled(&mut self, target: &[FileSystem], unbound: &[&FileSystem], exists: bool) -> bool {
+        let now = Instant::now();
+        let name = |one: &FileSystem| one.object.uid().unwrap_or_default();
+        self.unbound.retain(|uid, _| unbound.iter().any(|one| name(one) == *uid));
+        let mut wanted: Vec<(String, bool)> = target.iter().map(|one| (name(one), true)).collect();
+        wanted.extend(unbound.iter().map(|one| (name(one), false)));
+        let since = match self.wanted.1 {
+            Some(since) if self.wanted.0 == wanted => since,
+            // Workers that do not run yet are not disturbed.
+            None if !exists && unbound.is_empty() => now.checked_sub(SETTLED).unwrap_or(now),
+            _ => now,
+        };
+        self.wanted = (wanted, Some(since));
+        let mut wait = (now < since + SETTLED).then_some(since + SETTLED);
+        for one in unbound {
+            let since = *self.unbound.entry(name(one)).or_insert(now);
+            if now < since + CLAIM_PATIENCE {
+                wait = wait.max(Some(since + CLAIM_PATIENCE));
+            }
+        }
+        if let Some(wait) = wait {
+            self.at(wait);
+        }
+        wait.is_none()
+    }
+
+    /// Writes whether all workers are as they should be, when that changes.
+    async fn say_ready(
+        &mut self,
+        manager: &NnfDataMovementManager,
+        set: Option<&DaemonSet>,
+        view: &View,
+        judgement: &Judgement,
+    ) -> anyhow::Result<()> {
+        let failures = rollout::failures(view, &judgement.accepted, &self.context.namespace);
+        let as_wanted = judgement
+            .accepted
+            .iter()
+            .all(|one| daemon_set::mounts(set, &one.claim) != one.is_deleted());
+        let ready = set.is_some_and(rollout::is_complete) && as_wanted && failures.is_empty();
+        if manager.status.as_ref().is_some_and(|status| status.ready == ready) {
+            return Ok(());
+        }
+        let version = self.context.versions.manager.clone();
+        let version = version.context("the kind of the manager object is unknown")?;
+        let api: Api<NnfDataMovementManager> =
+            Api::namespaced_with(self.context.client.clone(), &self.context.namespace, &version);
+        let patch = Patch::Merge(json!({"status": {"ready": ready}}));
+        let how = PatchParams::default();
+        let answer = api.patch_status(manager_object::NAME, &how, &patch).await;
+        let written = self.counted("nnfdatamovementmanagers", "patch", answer);
+        let written = written.context("failed to write whether the workers are ready")?;
+        tracing::info!(ready, "workers");
+        self.wrote(&written);
+        Ok(())
+    }
+}
+
+/// A DaemonSet with another content: what others wrote to its metadata stays.
+fn merged(live: &DaemonSet, meant: DaemonSet) -> DaemonSet {
+    let mut next = live.clone();
+    next.spec = meant.spec;
+    next.metadata.owner_references = meant.metadata.owner_references;
+    next.metadata.managed_fields = None;
+    next.labels_mut().extend(meant.metadata.labels.unwrap_or_default());
+    next.annotations_mut().extend(meant.metadata.annotations.unwrap_or_default());
+    next
+}

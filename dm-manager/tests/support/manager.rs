@@ -1,0 +1,123 @@
+//! The real `dm-manager run` as a process of a test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A running manager. It is killed when this is dropped.
+pub struct Manager {
+    child: Child,
+    address: SocketAddr,
+    /// Every line of its log that was not taken yet.
+    log: Receiver<Value>,
+}
+
+/// How one is started.
+#[derive(Clone)]
+pub struct Settings<'a> {
+    pub kubeconfig: &'a Path,
+    pub namespace: &'a str,
+    pub identity: &'a str,
+    /// `KEY=VALUE` of the nodes whose movements it takes.
+    pub node_selector: &'a str,
+    /// Further arguments.
+    pub arguments: &'a [&'a str],
+}
+
+impl Manager {
+    /// Starts one, and returns when it answers over HTTP.
+    pub fn start(settings: &Settings) -> Self {
+        // The kernel kills it with the thread of the test, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_dm-manager"), "run"]);
+        command.args(["--namespace", settings.namespace, "--identity", settings.identity]);
+        command.args(["--node-selector", settings.node_selector, "--listen", "127.0.0.1:0"]);
+        command.args(settings.arguments).env("KUBECONFIG", settings.kubeconfig);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stderr.take().unwrap());
+        let (lines, log) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if std::env::var_os("LONGSHORE_SHOW_LOGS").is_some() {
+                    eprintln!("{line}");
+                }
+                // Whoever no longer wants the log has dropped it.
+                drop(lines.send(line));
+            }
+        });
+        let mut seen = Vec::new();
+        let address = loop {
+            let line = log.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|_| panic!("the manager does not listen: {seen:?}"));
+            if line["message"] == "listening" {
+                break line["address"].as_str().unwrap().parse().unwrap();
+            }
+            seen.push(line);
+        };
+        Self { child, address, log }
+    }
+
+    /// Waits for a line with a message.
+    pub fn wait_for(&self, message: &str) -> Value {
+        loop {
+            let line = self.log.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|_| panic!("the manager does not say {message:?}"));
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it by a signal of that name, and returns its exit code; none after SIGKILL.
+    pub fn end(mut self, signal: &str) -> Option<i32> {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap().code()
+    }
+
+    /// The most memory that it has had, in KiB.
+    pub fn memory_peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// What it answers to a GET: the status and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut connection = TcpStream::connect(self.address).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: manager\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    /// The value of a metric with its labels, 0 where it was never counted.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").1;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        // It may have ended already, and then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

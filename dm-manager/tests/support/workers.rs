@@ -1,0 +1,296 @@
+//! A cluster with storage nodes, a manager that keeps workers on them, and global filesystems.
+#![allow(dead_code)] // every test crate includes all of it and uses its own part
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use longshore::api::data_movement_manager as manager_object;
+use longshore::api::{LustreFileSystem, NnfDataMovementManager, Version};
+use serde_json::{Value, json};
+use test_cluster::{ControlPlane, NodeSettings, Nodes};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Long enough for a machine that is busy with other tests.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// What keeps filesystems until they are unmounted.
+pub const FINALIZER: &str = "dm.cray.hpe.com";
+
+/// Filesystems are seen by every manager of a control plane, so one test has it at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Waits until `found` has a value.
+pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = found().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A manager that runs.
+pub struct Manager(Child);
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Manager {
+    /// Ends it as Kubernetes would.
+    pub fn terminate(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+/// The scene of a test.
+pub struct Scene {
+    pub plane: &'static ControlPlane,
+    pub nodes: Nodes,
+    pub namespace: String,
+    pub client: Client,
+    /// The filesystems, each a directory with a file that has its name in it.
+    pub lustre: tempfile::TempDir,
+    pub options: Vec<String>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    /// Nodes by their names, and the manager object; no manager yet.
+    pub async fn new(about: &str, nodes: &[&str]) -> Option<Self> {
+        let alone = ALONE.lock().await;
+        let plane = ControlPlane::shared()?;
+        let settings = NodeSettings {
+            images: [("worker".to_owned(), PathBuf::from("/bin/sleep"))].into(),
+            claims: BTreeMap::new(),
+        };
+        let played = plane.nodes(settings).unwrap()?;
+        plane.install(&crate::printed(&["--all"])).await.unwrap();
+        let namespace = plane.namespace(about).await.unwrap();
+        // What makes it is the service account that the workers have.
+        plane.service_account_token(&namespace, "nnf-dm-node-controller").await.unwrap();
+        let scene = Self {
+            plane,
+            nodes: played,
+            client: plane.client(),
+            namespace,
+            lustre: tempfile::tempdir().unwrap(),
+            options: vec!["--create-volumes-for=hpe".to_owned()],
+            _alone: alone,
+        };
+        for name in nodes {
+            scene.add_node(name).await;
+        }
+        Some(scene)
+    }
+
+    pub async fn add_node(&self, name: &str) {
+        let labels = [("test", self.namespace.as_str())];
+        self.nodes.add(self.plane, &self.node_name(name), &labels, &[]).await.unwrap();
+    }
+
+    pub fn node_name(&self, name: &str) -> String {
+        format!("{}-{name}", self.namespace)
+    }
+
+    /// Starts a manager, which has the rights of an administrator.
+    pub fn start_manager(&self, identity: &str) -> Manager {
+        let log = self.plane.directory().join(format!("{}-{identity}.log", self.namespace));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dm-manager"));
+        command.args(["run", "--namespace", &self.namespace, "--identity", identity]);
+        command.args(["--listen=127.0.0.1:0", "--log-format=text"]).args(&self.options);
+        command.env("KUBECONFIG", self.plane.kubeconfig());
+        command.env("RUST_LOG", "info");
+        command.stdout(Stdio::null()).stderr(log);
+        Manager(command.spawn().unwrap())
+    }
+
+    pub fn version(&self) -> Version {
+        Version::new("v1alpha11")
+    }
+
+    pub fn managers(&self) -> Api<NnfDataMovementManager> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, &self.version())
+    }
+
+    /// Creates the manager object, with other fields than the usual ones of its spec.
+    pub async fn create_manager_object(&self, fields: Value) {
+        let mut spec = json!({
+            "selector": {"matchLabels": {"test": self.namespace}},
+            "podSpec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [
+                    {"name": "worker", "image": "worker", "args": ["infinity"]},
+                    {"name": "beside", "image": "worker", "args": ["infinity"]},
+                ],
+            },
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%"}},
+            "hostPath": "/mnt/nnf",
+            "mountPath": "/mnt/nnf",
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        let object = serde_json::from_value(json!({
+            "apiVersion": "nnf.cray.hpe.com/v1alpha11",
+            "kind": "NnfDataMovementManager",
+            "metadata": {"name": manager_object::NAME},
+            "spec": spec,
+        }));
+        self.managers().create(&PostParams::default(), &object.unwrap()).await.unwrap();
+    }
+
+    pub async fn patch_manager_object(&self, patch: Value) {
+        let how = PatchParams::default();
+        let name = manager_object::NAME;
+        self.managers().patch(name, &how, &Patch::Merge(patch)).await.unwrap();
+    }
+
+    pub async fn ready(&self) -> Option<bool> {
+        let object = self.managers().get_opt(manager_object::NAME).await.unwrap()?;
+        object.status.map(|status| status.ready)
+    }
+
+    pub async fn wait_ready(&self, wanted: bool) {
+        let what = format!("status.ready: {wanted}");
+        eventually(&what, async || (self.ready().await == Some(wanted)).then_some(())).await;
+    }
+
+    pub fn file_systems(&self) -> Api<LustreFileSystem> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, &Version::new("v1beta1"))
+    }
+
+    /// Creates a filesystem at `/lus/NAME`, which nodes can mount.
+    pub async fn create_file_system(&self, name: &str) -> LustreFileSystem {
+        let directory = self.lustre.path().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("name"), name).unwrap();
+        self.nodes.provide(&self.claim(name), directory);
+        self.create_object(name, json!({"mountRoot": format!("/lus/{name}")})).await
+    }
+
+    /// Creates the object of a filesystem with given fields beside the usual ones.
+    pub async fn create_object(&self, name: &str, fields: Value) -> LustreFileSystem {
+        let mut spec = json!({
+            "name": "lus", "mgsNids": "10.1.1.1@tcp", "mountRoot": format!("/lus/{name}"),
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        let object = serde_json::from_value(json!({
+            "apiVersion": "lus.cray.hpe.com/v1beta1",
+            "kind": "LustreFileSystem",
+            "metadata": {"name": name},
+            "spec": spec,
+        }));
+        self.file_systems().create(&PostParams::default(), &object.unwrap()).await.unwrap()
+    }
+
+    pub async fn delete_file_system(&self, name: &str) {
+        self.file_systems().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub async fn wait_gone(&self, name: &str) {
+        let what = format!("{name} to be gone");
+        eventually(&what, async || {
+            self.file_systems().get_opt(name).await.unwrap().is_none().then_some(())
+        })
+        .await;
+    }
+
+    pub fn claim(&self, file_system: &str) -> String {
+        format!("{file_system}-{}-readwritemany-pvc", self.namespace)
+    }
+
+    /// What the manager says about a filesystem, once `fits` likes it.
+    pub async fn condition(&self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("the condition of {name}");
+        eventually(&what, async || {
+            let object = self.file_systems().get(name).await.unwrap();
+            let text = object.annotations().get("longshore.dev/condition")?.clone();
+            let condition = serde_json::from_str(&text).unwrap();
+            fits(&condition).then_some(condition)
+        })
+        .await
+    }
+
+    pub async fn daemon_set(&self) -> Option<DaemonSet> {
+        let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
+        sets.get_opt("nnf-dm-worker").await.unwrap()
+    }
+
+    pub fn pods_api(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub async fn pods(&self) -> Vec<Pod> {
+        self.pods_api().list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// What every container of the pod on a node sees at a path; none when there is no such pod.
+    pub async fn seen(&self, node: &str, path: &str) -> Vec<Option<String>> {
+        let node = self.nodes.node(&self.node_name(node));
+        let mut seen = Vec::new();
+        for pod in self.pods().await {
+            let spec = pod.spec.as_ref().unwrap();
+            if spec.node_name.as_deref() != Some(node.name()) {
+                continue;
+            }
+            for container in &spec.containers {
+                let pid = node.process_of(&self.namespace, &pod.name_any(), &container.name);
+                seen.push(pid.and_then(|pid| {
+                    std::fs::read_to_string(format!("/proc/{pid}/root{path}")).ok()
+                }));
+            }
+        }
+        seen
+    }
+
+    /// The Events with a reason, as texts.
+    pub async fn events(&self, reason: &str) -> Vec<String> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        let with = all.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
+        with.filter_map(|event| event.message).collect()
+    }
+
+    /// The writes that the API server has answered so far, by kind of object.
+    pub async fn writes(&self, resource: &str) -> u64 {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = self.client.request_text(request).await.unwrap();
+        let lines = text.lines().filter(|line| {
+            line.starts_with("apiserver_request_total{")
+                && line.contains(&format!("resource=\"{resource}\""))
+                && line.contains("subresource=\"\"")
+                && ["PATCH", "PUT", "APPLY", "POST"]
+                    .iter()
+                    .any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    /// Takes away what other tests would see.
+    pub async fn end(self) {
+        for one in self.file_systems().list(&ListParams::default()).await.unwrap() {
+            let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            let how = PatchParams::default();
+            drop(self.file_systems().patch(&one.name_any(), &how, &free).await);
+            drop(self.file_systems().delete(&one.name_any(), &DeleteParams::default()).await);
+        }
+    }
+}
