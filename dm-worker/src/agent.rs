@@ -14,14 +14,15 @@ use kube::runtime::watcher::{self, Event};
 use longshore::api::data_movement_shard::NODE_LABEL;
 use longshore::api::{DataMovementShard, Defined};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admission::Admission;
 use crate::lease::Held;
 use crate::mounts::Mounts;
 use crate::server::Readiness;
-use crate::shard::{Conduct, Left, Life, Worker, is_free};
+use crate::shard::{BEFORE_THE_LEASE, Conduct, Left, Life, Worker, is_free};
+use crate::time::since_boot;
 
 /// The pauses of a watch that fails: an API server that is back is noticed soon.
 const WATCH_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
@@ -70,7 +71,9 @@ pub(crate) struct Agent {
     /// Which watch a shard of these two came from, by uid.
     origins: HashMap<String, usize>,
     running: HashMap<String, Running>,
-    lives: JoinSet<(String, Left)>,
+    lives: JoinSet<Left>,
+    /// The uids of their shards.
+    tasks: HashMap<Id, String>,
     /// What each watch has listed since it began anew; none when its list is complete.
     listing: Vec<Option<HashSet<String>>>,
     listed: Vec<bool>,
@@ -102,6 +105,7 @@ impl Agent {
             origins: HashMap::new(),
             running: HashMap::new(),
             lives: JoinSet::new(),
+            tasks: HashMap::new(),
             listing: Vec::new(),
             listed: Vec::new(),
             later: mpsc::unbounded_channel(),
@@ -151,7 +155,7 @@ impl Agent {
         look.tick().await; // the first one is at once
         tokio::select! {
             Some((watch, event)) = watches.next() => self.heed(watch, event),
-            Some(ended) = self.lives.join_next() => self.ended(ended),
+            Some(ended) = self.lives.join_next_with_id() => self.ended(ended),
             Some((watch, shard)) = self.later.1.recv() => self.look_again(watch, shard),
             Ok(()) = self.held.changed() => {}
             _ = look.tick() => self.reconsider(),
@@ -234,9 +238,15 @@ impl Agent {
             return;
         }
         self.forget(&uid);
-        // Of an earlier process of this worker, whose movers are dead.
-        if self.worker.own.has(shard.status.as_ref()) && self.held.borrow().is_some() {
+        if !self.worker.own.has(shard.status.as_ref()) {
+            return;
+        }
+        // Of an earlier process of this worker, whose movers are dead, or claimed without that its answer
+        // came back.
+        if self.held.borrow().is_some() {
             self.start(watch, shard, |life| Box::pin(life.put_back()));
+        } else {
+            self.look_later(watch, shard);
         }
     }
 
@@ -261,7 +271,7 @@ impl Agent {
 
     /// Starts what may be started.
     fn admit(&mut self) {
-        while !self.stopping && self.held.borrow().is_some() {
+        while !self.stopping && self.has_time() {
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let Some((watch, shard)) = self.waiting.next() else { return };
             if !self.is_for_this_node(&shard) {
@@ -271,6 +281,11 @@ impl Agent {
             self.origins.remove(&uid(&shard));
             self.start(watch, shard, |life| Box::pin(life.carry_out(permit)));
         }
+    }
+
+    /// Whether the Lease holds for long enough to begin something.
+    fn has_time(&self) -> bool {
+        self.held.borrow().is_some_and(|until| since_boot() + BEFORE_THE_LEASE + LATER < until)
     }
 
     fn start(
@@ -289,19 +304,20 @@ impl Agent {
             conduct: self.conduct.subscribe(),
             held: self.held.clone(),
         });
-        self.lives.spawn(async move { (uid, life.await) });
+        let task = self.lives.spawn(life).id();
+        self.tasks.insert(task, uid);
     }
 
-    fn ended(&mut self, ended: Result<(String, Left), tokio::task::JoinError>) {
-        let (uid, left) = match ended {
+    fn ended(&mut self, ended: Result<(Id, Left), JoinError>) {
+        let (task, left) = match ended {
             Ok(ended) => ended,
             Err(error) => {
-                // A mistake of ours. Its mover has died with its task; the shard is looked at again
-                // when somebody changes it, and by the next worker.
+                // A mistake of ours, with which its mover has ended too. The shard must not stay.
                 tracing::error!(%error, "the task of a shard ended early");
-                return;
+                (error.id(), Left::Later)
             }
         };
+        let Some(uid) = self.tasks.remove(&task) else { return };
         let Some(running) = self.running.remove(&uid) else { return };
         let Some(shard) = running.seen.borrow().clone() else { return };
         let shown = version(&shard);
@@ -310,14 +326,16 @@ impl Agent {
             Left::Known(last) if shown >= number(&last) => self.see(running.watch, shard),
             Left::Tried(last) if shown > number(&last) => self.see(running.watch, shard),
             Left::Known(_) | Left::Tried(_) => {}
-            Left::Later => {
-                let later = self.later.0.clone();
-                tokio::spawn(async move {
-                    sleep(LATER).await;
-                    drop(later.send((running.watch, shard)));
-                });
-            }
+            Left::Later => self.look_later(running.watch, shard),
         }
+    }
+
+    fn look_later(&self, watch: usize, shard: DataMovementShard) {
+        let later = self.later.0.clone();
+        tokio::spawn(async move {
+            sleep(LATER).await;
+            drop(later.send((watch, shard)));
+        });
     }
 
     /// Looks once more at a shard that could not be tried, unless it was seen in the meantime.

@@ -150,6 +150,22 @@ enum Wanted {
     Last(Value),
 }
 
+impl Wanted {
+    /// What was wanted, and these fields on top of it.
+    fn with(&self, fields: Value) -> Value {
+        let (
+            Self::For(Value::Object(before)) | Self::Last(Value::Object(before)),
+            Value::Object(now),
+        ) = (self, &fields)
+        else {
+            return fields;
+        };
+        let mut all = before.clone();
+        all.extend(now.clone());
+        Value::Object(all)
+    }
+}
+
 /// Writes what a shard's status is to be, the newest only, as often as it takes.
 #[derive(Debug)]
 pub(crate) struct Status {
@@ -165,9 +181,9 @@ impl Status {
         Self { wanted, task }
     }
 
-    /// Has fields changed; those of an earlier call that is not written yet are not.
+    /// Has fields changed, beside those of earlier calls, which may not be written yet.
     pub(crate) fn set(&self, status: Value) {
-        self.wanted.send_replace(Wanted::For(status));
+        self.wanted.send_modify(|wanted| *wanted = Wanted::For(wanted.with(status)));
     }
 
     /// Returns when the shard cannot be written any more. It may be dropped and called again.
@@ -185,7 +201,7 @@ impl Status {
     /// # Errors
     /// When the shard cannot be written any more.
     pub(crate) async fn finish(self, status: Value) -> Result<String, Refused> {
-        self.wanted.send_replace(Wanted::Last(status));
+        self.wanted.send_modify(|wanted| *wanted = Wanted::Last(wanted.with(status)));
         self.task.await.unwrap_or(Err(Refused::Lost))
     }
 }
@@ -260,4 +276,18 @@ fn newer(seen: &DataMovementShard, version: &str, own: &Identity) -> Option<Stri
     let shown = seen.metadata.resource_version.as_ref()?;
     let number = |text: &str| text.parse::<u128>().ok();
     (own.has(seen.status.as_ref()) && number(shown)? > number(version)?).then(|| shown.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_written_yet_is_not_lost() {
+        let first = Wanted::For(Wanted::Nothing.with(json!({"attempts": 2, "message": "again"})));
+        let second = Wanted::For(first.with(json!({"percent": 5})));
+        let last = second.with(json!({"state": "Finished", "message": null}));
+        let expected = json!({"attempts": 2, "percent": 5, "state": "Finished", "message": null});
+        assert_eq!(last, expected);
+    }
 }

@@ -220,3 +220,24 @@ fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> a
     registry.register(Box::new(metric.clone())).context("failed to register a metric")?;
     Ok(metric)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_and_named_as_prometheus_has_it() {
+        let page = include_str!("../../docs/worker.md");
+        let gathered = Metrics::new().unwrap().0.registry.gather();
+        assert!(gathered.len() > 15);
+        for family in gathered {
+            let name = family.name();
+            let documented = [format!("`{name}`"), format!("`{name}{{")];
+            assert!(documented.iter().any(|text| page.contains(text)), "{name} is not documented");
+            assert!(family.help().ends_with('.'), "{name} has no sentence");
+            let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            assert_eq!(name.ends_with("_total"), counter, "{name}");
+            assert!(!name.contains("milli") && !name.contains("mib"), "{name} has no base unit");
+        }
+    }
+}

@@ -119,7 +119,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn log_to_standard_error(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the client says of a request that failed, whoever sent it says too.
+    let default = "info,kube_client::client::builder=off";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -138,7 +140,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::new().context("failed to make the metrics")?;
     let readiness = Readiness::default();
     server::start(args.listen, metrics.clone(), readiness.clone()).await?;
-    let mounts = Mounts::new(args.mount);
+    // An empty list in the environment is one empty word.
+    let points = args.mount.into_iter().filter(|point| !point.as_os_str().is_empty()).collect();
+    let mounts = Mounts::new(points);
     tokio::spawn(mounts.clone().keep());
     let pod = args.pod.unwrap_or_else(host_name);
     let claimant = Claimant {

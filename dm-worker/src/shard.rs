@@ -19,30 +19,18 @@ use longshore::api::data_movement::Outcome;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use crate::api::{Failure, Identity, Refused, Seen, Shard, Status};
 use crate::lease::Held;
 use crate::leftover::RunDirectory;
 use crate::metrics::Metrics;
-use crate::process::{Heard, Mover, why_it_stays};
-use crate::time::since_boot;
-use crate::wire::{Assignment, News, Order};
-use outcome::{End, Reason, Said, Verdict, judge};
-use supervision::Supervision;
+use crate::process::{Mover, why_it_stays};
+use outcome::Verdict;
 use tally::Tally;
-
-/// How long a mover may take to stop in order before it is killed.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// How long after that a mover that is still there is spoken of.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Movers end so long before the Lease runs out: their own grace, and some more.
 pub(crate) const BEFORE_THE_LEASE: Duration = Duration::from_secs(2);
-
-/// How often everything that depends on the time is looked at.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// The pause before a mover is started again.
 const AFTER_AN_ACCIDENT: Duration = Duration::from_secs(1);
@@ -125,13 +113,7 @@ impl Life {
     pub(crate) async fn put_back(self) -> Left {
         let status = if self.is_to_be_cancelled() {
             self.worker.metrics.finished(Outcome::Cancelled);
-            let result = outcome::Result {
-                outcome: Outcome::Cancelled,
-                exit_code: None,
-                message: String::new(),
-                error: None,
-            };
-            outcome::over(&result, &Tally::default())
+            outcome::over(&outcome::cancelled(None), &Tally::default())
         } else {
             self.worker.metrics.released();
             outcome::released()
@@ -290,12 +272,13 @@ impl Life {
         let mut tally = Tally::default();
         let mut attempts = self.attempts() + 1;
         let mut accidents = 0;
-        let mut next = Some(mover);
+        let mut mover = Ok(mover);
         let last = loop {
             let begun = Instant::now();
-            let verdict = match next.take().map_or_else(|| self.start(), Ok) {
-                Ok(mover) => self.supervise(mover, &mut status, &mut tally).await,
-                Err(error) => {
+            let verdict = match (mover, self.reason()) {
+                (Ok(mover), _) => self.supervise(mover, &mut status, &mut tally).await,
+                (Err(_), Some(reason)) => outcome::unstarted(reason),
+                (Err(error), None) => {
                     let text = format!("failed to start a mover: {error}");
                     Verdict::Over(outcome::failed(None, &text))
                 }
@@ -331,154 +314,16 @@ impl Life {
             let text = format!("attempt {attempts} goes on after an accident: {how}");
             status.set(json!({"attempts": attempts, "message": text}));
             sleep(AFTER_AN_ACCIDENT).await;
+            mover = match self.reason() {
+                None => self.start(),
+                Some(_) => Err(std::io::Error::other("not started")),
+            };
         };
         // Nothing of it runs any more: what is left is to say so, however long that takes.
         drop(permit);
         match last {
             Some(last) => left(status.finish(last).await, version),
             None => Left::Tried(version),
-        }
-    }
-
-    fn assignment(&self) -> Assignment {
-        let spec = &self.shard.spec;
-        Assignment {
-            source: spec.source.clone(),
-            destination: spec.destination.clone(),
-            options: spec.options.clone().unwrap_or_default(),
-            preparation: spec.preparation.clone(),
-            dry_run: spec.dry_run == Some(true),
-            count_ahead: self.progress_interval().is_some(),
-        }
-    }
-
-    fn progress_interval(&self) -> Option<Duration> {
-        let seconds = self.shard.spec.progress_interval_seconds.unwrap_or_default();
-        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
-    }
-
-    /// Gives a mover its order, and stays with it until its end.
-    async fn supervise(
-        &mut self,
-        mut mover: Mover,
-        status: &mut Status,
-        tally: &mut Tally,
-    ) -> Verdict {
-        tally.begin();
-        mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
-        self.put_off_end(&mut mover).await;
-        let mut said = Said::default();
-        let mut watch = Supervision::new(self.worker.limits.stall, self.progress_interval());
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let end = loop {
-            let asked = watch.reason().is_some();
-            tokio::select! {
-                heard = mover.next() => match heard {
-                    Heard::Said(news) => self.absorb(news, &mut watch, &mut said, tally),
-                    Heard::Ended(Ok(status)) => break End::Exited(status),
-                    Heard::Ended(Err(error)) => {
-                        break End::Stays(format!("its end cannot be seen: {error}"));
-                    }
-                },
-                refused = status.refused(), if !asked => watch.end(match refused {
-                    Refused::Lost => Reason::Lost,
-                    Refused::Gone => Reason::Deleted,
-                }, &mover),
-                changed = self.held.changed() => match changed {
-                    Ok(()) => self.put_off_end(&mut mover).await,
-                    Err(_) => watch.end(Reason::Release, &mover),
-                },
-                _ = ticks.tick() => {}
-            }
-            if let Some(reason) = self.reason() {
-                watch.end(reason, &mover);
-            }
-            if let Some(still) = watch.stall.stalled(since_boot())
-                && watch.reason().is_none()
-            {
-                self.worker.metrics.stalled();
-                watch.end(Reason::Stall(still), &mover);
-            }
-            if let Some(why) = watch.press(&mover, self.worker.limits.give_up) {
-                break End::Stays(why);
-            }
-            if let Some(text) = watch.complaint(&mover) {
-                tracing::error!(shard = self.name(), "{text}");
-                status.set(json!({"message": text}));
-            }
-            if let Some(news) = watch.news(tally) {
-                status.set(news);
-            }
-        };
-        if matches!(end, End::Stays(_)) {
-            self.see_off(mover);
-        } else {
-            self.worker.directory.forget(self.uid());
-            said.errors = mover.errors().await;
-        }
-        judge(&end, watch.reason(), &said)
-    }
-
-    /// Waits for the end of a mover that stays, so that it is noted nowhere after it.
-    fn see_off(&self, mut mover: Mover) {
-        let (worker, uid) = (Arc::clone(&self.worker), self.uid().to_owned());
-        tokio::spawn(async move {
-            drop(mover.ended().await);
-            worker.directory.forget(&uid);
-            tracing::info!(uid, "a mover that stayed has ended");
-        });
-    }
-
-    /// Why the mover has to end now, if it has to.
-    fn reason(&self) -> Option<Reason> {
-        match self.seen.borrow().as_ref() {
-            None => return Some(Reason::Deleted),
-            Some(seen) if self.taken_by_others(seen) => return Some(Reason::Lost),
-            Some(_) => {}
-        }
-        if self.is_to_be_cancelled() {
-            return Some(Reason::Cancel);
-        }
-        let over = self.held.borrow().is_none_or(|until| since_boot() + BEFORE_THE_LEASE >= until);
-        (over || *self.conduct.borrow() == Conduct::PutBack).then_some(Reason::Release)
-    }
-
-    /// Whether the watch shows that somebody else has claimed it since. That it shows nobody means
-    /// nothing: it may not have shown this worker's claim yet.
-    fn taken_by_others(&self, seen: &DataMovementShard) -> bool {
-        let status = seen.status.as_ref().filter(|status| status.state.is_some());
-        status.is_some_and(|status| {
-            status.attempts > Some(self.attempts() + 1) && !self.worker.own.has(Some(status))
-        })
-    }
-
-    /// Tells the mover until when it may run.
-    async fn put_off_end(&mut self, mover: &mut Mover) {
-        let until = self.held.borrow_and_update().unwrap_or_default();
-        let until = until.saturating_sub(BEFORE_THE_LEASE).as_millis();
-        let milliseconds = u64::try_from(until).unwrap_or(u64::MAX);
-        mover.tell(&Order::EndBy { milliseconds }).await;
-    }
-
-    fn absorb(&self, news: News, watch: &mut Supervision, said: &mut Said, tally: &mut Tally) {
-        let metrics = &self.worker.metrics;
-        match news {
-            News::Prepared { destination } => {
-                watch.stall.moved(since_boot());
-                tally.came_to(self.command(&destination), destination);
-            }
-            News::Progress(progress) => {
-                watch.stall.look(&progress, since_boot());
-                tally.progress(&progress, metrics);
-            }
-            News::Done(done) => {
-                watch.stall.moved(since_boot());
-                tally.done(&done, metrics);
-            }
-            News::Refused { text } => said.refused = Some(text),
-            News::Summary { text } => said.summary = Some(text),
-            News::Other => {}
         }
     }
 }

@@ -87,17 +87,27 @@ pub(super) fn judge(end: &End, asked: Option<Reason>, said: &Said) -> Verdict {
         };
     }
     match asked {
-        Some(Reason::Cancel) => Verdict::Over(Result {
-            outcome: Outcome::Cancelled,
-            exit_code: exit_code(*status),
-            message: String::new(),
-            error: None,
-        }),
+        Some(Reason::Cancel) => Verdict::Over(cancelled(exit_code(*status))),
         Some(Reason::Deleted | Reason::Lost) => Verdict::Nothing,
         Some(Reason::Release) => Verdict::Release,
         Some(Reason::Stall(still)) => Verdict::Over(failed(exit_code(*status), &stalled(still))),
         None => Verdict::Again(accident(*status, &said.errors)),
     }
+}
+
+/// What becomes of a shard that has to end before its next mover is started.
+pub(super) fn unstarted(reason: Reason) -> Verdict {
+    match reason {
+        Reason::Cancel => Verdict::Over(cancelled(None)),
+        Reason::Deleted | Reason::Lost => Verdict::Nothing,
+        Reason::Release => Verdict::Release,
+        Reason::Stall(still) => Verdict::Over(failed(None, &stalled(still))),
+    }
+}
+
+/// The end of a shard that was cancelled.
+pub(super) fn cancelled(exit_code: Option<i32>) -> Result {
+    Result { outcome: Outcome::Cancelled, exit_code, message: String::new(), error: None }
 }
 
 fn stays(why: &str, asked: Option<Reason>) -> Verdict {

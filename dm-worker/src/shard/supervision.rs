@@ -1,23 +1,37 @@
-//! What the worker does with a mover over time: asks it to end, presses, complains, and decides when its
-//! progress is worth a write. It writes nothing itself.
+//! One mover from its order to its end: it is heard, its progress is written when it is time and there is
+//! some, and it is asked to end, pressed and given up. What its end means is elsewhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use longshore::api::DataMovementShard;
 use longshore::api::data_movement_shard::Counters;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::outcome::{self, Reason};
+use super::outcome::{self, End, Reason, Said, Verdict, judge};
 use super::stall::Stall;
 use super::tally::Tally;
-use super::{GRACE, PATIENCE};
-use crate::process::{Mover, why_it_stays};
+use super::{BEFORE_THE_LEASE, Conduct, Life};
+use crate::api::{Refused, Status};
+use crate::process::{Heard, Mover, why_it_stays};
 use crate::time::since_boot;
+use crate::wire::{Assignment, News, Order};
+
+/// How long a mover may take to stop in order before it is killed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long after that a mover that is still there is spoken of.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often everything that depends on the time is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The watch over one mover.
 #[derive(Debug)]
-pub(super) struct Supervision {
-    pub(super) stall: Stall,
+struct Supervision {
+    stall: Stall,
     /// Why it has to end, and since when.
     asked: Option<(Reason, Duration)>,
     killed: bool,
@@ -28,7 +42,7 @@ pub(super) struct Supervision {
 }
 
 impl Supervision {
-    pub(super) fn new(stall: Duration, interval: Option<Duration>) -> Self {
+    fn new(stall: Duration, interval: Option<Duration>) -> Self {
         let now = since_boot();
         Self {
             stall: Stall::new(stall, now),
@@ -41,12 +55,12 @@ impl Supervision {
         }
     }
 
-    pub(super) fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<Reason> {
         self.asked.map(|(reason, _)| reason)
     }
 
     /// Asks it to end; the first reason is why, but for a request to cancel, which is somebody's wish.
-    pub(super) fn end(&mut self, reason: Reason, mover: &Mover) {
+    fn end(&mut self, reason: Reason, mover: &Mover) {
         match &mut self.asked {
             None => {
                 tracing::debug!(pid = mover.pid(), ?reason, "asking a mover to end");
@@ -61,7 +75,7 @@ impl Supervision {
     }
 
     /// Kills it when it does not end as asked. In words, why it is given up, when it is.
-    pub(super) fn press(&mut self, mover: &Mover, give_up: Duration) -> Option<String> {
+    fn press(&mut self, mover: &Mover, give_up: Duration) -> Option<String> {
         let (_, since) = self.asked?;
         let waited = since_boot().saturating_sub(since);
         if waited >= GRACE && !self.killed {
@@ -72,7 +86,7 @@ impl Supervision {
     }
 
     /// In words and once, that it does not end although it was killed.
-    pub(super) fn complaint(&mut self, mover: &Mover) -> Option<String> {
+    fn complaint(&mut self, mover: &Mover) -> Option<String> {
         let (_, since) = self.asked?;
         let due = since_boot() >= since + GRACE + PATIENCE && !self.complained;
         self.complained |= due;
@@ -80,7 +94,7 @@ impl Supervision {
     }
 
     /// The progress, when it is time for it and there is some.
-    pub(super) fn news(&mut self, tally: &Tally) -> Option<Value> {
+    fn news(&mut self, tally: &Tally) -> Option<Value> {
         let interval = self.interval?;
         if since_boot() < self.due || self.asked.is_some() {
             return None;
@@ -93,5 +107,151 @@ impl Supervision {
         let mut status = json!({});
         outcome::add_progress(&mut status, tally);
         Some(status)
+    }
+}
+
+impl Life {
+    fn assignment(&self) -> Assignment {
+        let spec = &self.shard.spec;
+        Assignment {
+            source: spec.source.clone(),
+            destination: spec.destination.clone(),
+            options: spec.options.clone().unwrap_or_default(),
+            preparation: spec.preparation.clone(),
+            dry_run: spec.dry_run == Some(true),
+            count_ahead: self.progress_interval().is_some(),
+        }
+    }
+
+    fn progress_interval(&self) -> Option<Duration> {
+        let seconds = self.shard.spec.progress_interval_seconds.unwrap_or_default();
+        u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    /// Gives a mover its order, and stays with it until its end.
+    pub(super) async fn supervise(
+        &mut self,
+        mut mover: Mover,
+        status: &mut Status,
+        tally: &mut Tally,
+    ) -> Verdict {
+        tally.begin();
+        mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
+        self.put_off_end(&mut mover).await;
+        let mut said = Said::default();
+        let mut watch = Supervision::new(self.worker.limits.stall, self.progress_interval());
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = loop {
+            let asked = watch.reason().is_some();
+            tokio::select! {
+                heard = mover.next() => match heard {
+                    Heard::Said(news) => self.absorb(news, &mut watch, &mut said, tally),
+                    Heard::Ended(Ok(status)) => break End::Exited(status),
+                    Heard::Ended(Err(error)) => {
+                        break End::Stays(format!("its end cannot be seen: {error}"));
+                    }
+                },
+                refused = status.refused(), if !asked => watch.end(match refused {
+                    Refused::Lost => Reason::Lost,
+                    Refused::Gone => Reason::Deleted,
+                }, &mover),
+                changed = self.held.changed() => match changed {
+                    Ok(()) => self.put_off_end(&mut mover).await,
+                    Err(_) => watch.end(Reason::Release, &mover),
+                },
+                _ = ticks.tick() => {}
+            }
+            if let Some(reason) = self.reason() {
+                watch.end(reason, &mover);
+            }
+            if let Some(still) = watch.stall.stalled(since_boot())
+                && watch.reason().is_none()
+            {
+                self.worker.metrics.stalled();
+                watch.end(Reason::Stall(still), &mover);
+            }
+            if let Some(why) = watch.press(&mover, self.worker.limits.give_up) {
+                break End::Stays(why);
+            }
+            if let Some(text) = watch.complaint(&mover) {
+                tracing::error!(shard = self.name(), "{text}");
+                status.set(json!({"message": text}));
+            }
+            if let Some(news) = watch.news(tally) {
+                status.set(news);
+            }
+        };
+        if matches!(end, End::Stays(_)) {
+            self.see_off(mover);
+        } else {
+            self.worker.directory.forget(self.uid());
+            said.errors = mover.errors().await;
+        }
+        // It keeps to the time of its end as exactly as the worker does, and may be first.
+        let asked = watch.reason().or_else(|| self.reason());
+        judge(&end, asked, &said)
+    }
+
+    /// Waits for the end of a mover that stays, so that it is noted nowhere after it.
+    fn see_off(&self, mut mover: Mover) {
+        let (worker, uid) = (Arc::clone(&self.worker), self.uid().to_owned());
+        tokio::spawn(async move {
+            drop(mover.ended().await);
+            worker.directory.forget(&uid);
+            tracing::info!(uid, "a mover that stayed has ended");
+        });
+    }
+
+    /// Why the mover has to end now, if it has to.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self.seen.borrow().as_ref() {
+            None => return Some(Reason::Deleted),
+            Some(seen) if self.taken_by_others(seen) => return Some(Reason::Lost),
+            Some(_) => {}
+        }
+        if self.is_to_be_cancelled() {
+            return Some(Reason::Cancel);
+        }
+        let over = self.held.borrow().is_none_or(|until| since_boot() + BEFORE_THE_LEASE >= until);
+        (over || *self.conduct.borrow() == Conduct::PutBack).then_some(Reason::Release)
+    }
+
+    /// Whether the watch shows that somebody else has claimed it since. That it shows nobody means
+    /// nothing: it may not have shown this worker's claim yet.
+    fn taken_by_others(&self, seen: &DataMovementShard) -> bool {
+        let status = seen.status.as_ref().filter(|status| status.state.is_some());
+        status.is_some_and(|status| {
+            status.attempts > Some(self.attempts() + 1) && !self.worker.own.has(Some(status))
+        })
+    }
+
+    /// Tells the mover until when it may run.
+    async fn put_off_end(&mut self, mover: &mut Mover) {
+        let until = self.held.borrow_and_update().unwrap_or_default();
+        let until = until.saturating_sub(BEFORE_THE_LEASE).as_millis();
+        let milliseconds = u64::try_from(until).unwrap_or(u64::MAX);
+        mover.tell(&Order::EndBy { milliseconds }).await;
+    }
+
+    fn absorb(&self, news: News, watch: &mut Supervision, said: &mut Said, tally: &mut Tally) {
+        let metrics = &self.worker.metrics;
+        match news {
+            News::Prepared { destination } => {
+                watch.stall.moved(since_boot());
+                tally.came_to(self.command(&destination), destination);
+            }
+            News::Progress(progress) => {
+                watch.stall.look(&progress, since_boot());
+                tally.progress(&progress, metrics);
+            }
+            News::Done(done) => {
+                watch.stall.moved(since_boot());
+                tally.done(&done, metrics);
+            }
+            News::Refused { text } => said.refused = Some(text),
+            News::Summary { text } => said.summary = Some(text),
+            News::Other => {}
+        }
     }
 }
