@@ -1,6 +1,5 @@
-//! How many writes, how fast and how much memory, against a real API server; the worker is played, and
-//! its movers last no time. Times depend on the machine and are printed, not judged, save that nothing
-//! hangs; `benches/README.md` has those of an idle one.
+//! How many writes, how fast and how much memory, against a real API server, with a played worker and with
+//! the real one. Times depend on the machine and are printed, not judged, save that nothing hangs.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 mod support;
@@ -9,12 +8,16 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::{Either, join_all, select};
+use futures::future::{join_all, select};
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use kube::runtime::{WatchStreamExt, watcher};
+use longshore::api::NnfDataMovement;
 use longshore::api::data_movement::{Outcome, State};
 use serde_json::json;
+use support::manager::Manager;
 use support::rabbit::{COPY, Rabbit, outcome, state};
+use support::real_worker::{Place, RealWorker, same};
 use support::worker::Worker;
 use test_cluster::{ControlPlane, Settings};
 
@@ -62,56 +65,35 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_hundred_at_once_take_six_writes_each() {
-    const NUMBER: usize = 300;
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
-    let rabbit = Rabbit::on(&plane, "many").await;
-    let (manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
-    rabbit.profile("copy", json!({"command": COPY})).await;
+/// Creates movements all at once, waits until all have succeeded, and checks what that took.
+async fn at_once(rabbit: &Rabbit, manager: &Manager, movements: &[NnfDataMovement]) {
     while manager.get("/readyz").0 != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let before = writes(&rabbit).await;
+    let before = writes(rabbit).await;
     let begin = Instant::now();
-    let names: Vec<String> = (0..NUMBER).map(|index| format!("copy-{index}")).collect();
-    let work = async {
-        let create = async {
-            let movements: Vec<_> =
-                names.iter().map(|name| rabbit.movement(name, "copy")).collect();
-            let create = async |movement| {
-                let name = rabbit.create(movement).await.name_any();
-                (name, Instant::now())
-            };
-            join_all(movements.iter().map(create)).await
-        };
-        tokio::join!(watch(&rabbit, NUMBER), create)
-    };
-    let serve = worker.serve(Duration::ZERO);
-    let Either::Left(((seen, created), _)) = select(Box::pin(work), Box::pin(serve)).await else {
-        unreachable!("a worker serves until it is dropped")
-    };
+    let create = async |movement| (rabbit.create(movement).await.name_any(), Instant::now());
+    let creations = join_all(movements.iter().map(create));
+    let (seen, created) = tokio::join!(watch(rabbit, movements.len()), creations);
     let took = begin.elapsed();
-    let after = writes(&rabbit).await;
-    for name in &names {
-        let status = rabbit.finished(name).await;
-        assert_eq!(outcome(&status), Some(Outcome::Success), "{name}");
+    let after = writes(rabbit).await;
+    for movement in movements {
+        let status = rabbit.finished(&movement.name_any()).await;
+        assert_eq!(outcome(&status), Some(Outcome::Success), "{status:?}");
         assert!(status.restarts.is_none() && status.start_time <= status.end_time);
     }
     let mut total = 0.0;
     for (what, count) in &after {
         let count = count - before.get(what).unwrap_or(&0.0);
         eprintln!("{count} {what}");
-        assert!(
-            count < 0.5 || what.ends_with("200") || what.ends_with("201"),
-            "a write was refused"
-        );
-        total += count;
+        let done = what.ends_with("200") || what.ends_with("201");
+        // The shards are the worker's to write, and it may find that it was too late.
+        let ours = what.starts_with("nnfdatamovements");
+        assert!(count < 0.5 || done || !ours, "a write of the manager was refused: {what}");
+        total += if done { count } else { 0.0 };
     }
-    #[allow(clippy::cast_precision_loss)]
-    let number = NUMBER as f64;
     // The creation of the movement itself is not ours.
-    let each = total / number - 1.0;
+    let each = total / f64::from(u32::try_from(movements.len()).unwrap()) - 1.0;
     let last_created = created.iter().map(|(_, at)| *at).max().unwrap();
     // Where the end was seen first, that it ran was not worth a write any more.
     let waits = created.into_iter().map(|(name, created)| {
@@ -121,8 +103,9 @@ async fn three_hundred_at_once_take_six_writes_each() {
     });
     let waits: Vec<Duration> = waits.collect();
     eprintln!(
-        "{NUMBER} movements: created within {:?}, finished within {took:?}, waited {:?} at most, {:?} in the \
+        "{} movements: created within {:?}, finished within {took:?}, waited {:?} at most, {:?} in the \
          median; {each:.2} writes each, manager {} MiB at most",
+        movements.len(),
         last_created.duration_since(begin),
         waits.iter().max().unwrap(),
         median(waits.clone()),
@@ -130,7 +113,75 @@ async fn three_hundred_at_once_take_six_writes_each() {
     );
     assert!(each <= 6.0, "{each} writes each");
     assert!(manager.memory_peak() < 60 * 1024, "{} KiB", manager.memory_peak());
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(took < Duration::from_secs(120), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_at_once_take_six_writes_each() {
+    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let rabbit = Rabbit::on(&plane, "many").await;
+    let (manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
+    rabbit.profile("copy", json!({"command": COPY})).await;
+    let movements: Vec<_> =
+        (0..300).map(|index| rabbit.movement(&format!("copy-{index}"), "copy")).collect();
+    let work = at_once(&rabbit, &manager, &movements);
+    select(Box::pin(work), Box::pin(worker.serve(Duration::ZERO))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_real_copies_at_once() {
+    let Some(place) = Place::new("many") else { return };
+    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let rabbit = Rabbit::on(&plane, "real").await;
+    let manager = rabbit.manager();
+    rabbit.profile("copy", json!({"command": COPY})).await;
+    place.directory("in");
+    place.directory("out");
+    let copy = |index: usize| {
+        place.file(&format!("in/{index}"), 1000 + index);
+        let mut movement = rabbit.movement(&format!("copy-{index}"), "copy");
+        let spec = &mut movement.spec;
+        spec.source.as_mut().unwrap().path = Some(place.text(&format!("in/{index}")));
+        spec.destination.as_mut().unwrap().path = Some(place.text(&format!("out/{index}")));
+        movement
+    };
+    let movements: Vec<_> = (0..300).map(copy).collect();
+    let _worker = RealWorker::start(&rabbit, &place, &[]);
+    // The first shows that the worker is there.
+    rabbit.create(&movements[0]).await;
+    rabbit.finished("copy-0").await;
+    rabbit.delete("copy-0").await;
+    rabbit.gone("copy-0").await;
+    rabbit.shards.delete("copy-0", &DeleteParams::default()).await.unwrap();
+    at_once(&rabbit, &manager, &movements).await;
+    assert!(same(&place.path("in"), &place.path("out")));
+}
+
+/// Creates movements one after the other, each when the one before is finished, and says how long it took
+/// from the answer to the creation until they were seen to run.
+async fn one_by_one(rabbit: &Rabbit, movements: &[NnfDataMovement]) {
+    let (mut running, mut finished) = (Vec::new(), Vec::new());
+    for (index, movement) in movements.iter().enumerate() {
+        let create = async {
+            rabbit.create(movement).await;
+            Instant::now()
+        };
+        // Those before are finished already, and are seen at once.
+        let (seen, created) = tokio::join!(watch(rabbit, index + 1), create);
+        let since = |state| {
+            let at = seen.get(&(movement.name_any(), state));
+            at.map(|at| at.saturating_duration_since(created))
+        };
+        running.extend(since(State::Running));
+        finished.extend(since(State::Finished));
+    }
+    eprintln!(
+        "created to Running {:?} (median of {}), to Finished {:?}",
+        median(running.clone()),
+        running.len(),
+        median(finished)
+    );
+    assert!(median(running) < Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,31 +190,31 @@ async fn one_movement_runs_soon_after_it_is_created() {
     let rabbit = Rabbit::on(&plane, "one").await;
     let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.profile("copy", json!({"command": COPY})).await;
-    let work = async {
-        let (mut running, mut finished) = (Vec::new(), Vec::new());
-        for index in 0..30 {
-            let name = format!("copy-{index}");
-            let create = async {
-                rabbit.create(&rabbit.movement(&name, "copy")).await;
-                Instant::now()
-            };
-            // Those before are finished already, and are seen at once.
-            let (seen, created) = tokio::join!(watch(&rabbit, index + 1), create);
-            let since = |state| {
-                seen.get(&(name.clone(), state)).map(|at| at.saturating_duration_since(created))
-            };
-            running.extend(since(State::Running));
-            finished.extend(since(State::Finished));
-        }
-        eprintln!(
-            "created to Running {:?} (median of {}), to Finished {:?}",
-            median(running.clone()),
-            running.len(),
-            median(finished)
-        );
-        assert!(median(running) < Duration::from_secs(1));
-    };
+    let movements: Vec<_> =
+        (0..30).map(|index| rabbit.movement(&format!("copy-{index}"), "copy")).collect();
+    let work = one_by_one(&rabbit, &movements);
     select(Box::pin(work), Box::pin(worker.serve(Duration::from_millis(50)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_real_copy_runs_soon_after_it_is_created() {
+    let Some(place) = Place::new("one") else { return };
+    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let rabbit = Rabbit::on(&plane, "real").await;
+    let (_manager, _worker) = (rabbit.manager(), RealWorker::start(&rabbit, &place, &[]));
+    // Long enough to be seen.
+    let command = "longshore copy --bandwidth-limit 1M $SRC $DEST";
+    rabbit.profile("copy", json!({"command": command})).await;
+    place.file("in", 200_000);
+    place.directory("out");
+    let copy = |index: usize| {
+        let mut movement = rabbit.movement(&format!("copy-{index}"), "copy");
+        let spec = &mut movement.spec;
+        spec.source.as_mut().unwrap().path = Some(place.text("in"));
+        spec.destination.as_mut().unwrap().path = Some(place.text(&format!("out/{index}")));
+        movement
+    };
+    one_by_one(&rabbit, &(0..30).map(copy).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test]
