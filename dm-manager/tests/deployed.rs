@@ -285,7 +285,7 @@ async fn filesystems_come_and_go_while_copies_run() {
         let tree = source.join(format!("tree-{copy}"));
         std::fs::create_dir(&tree).unwrap();
         for file in 0..FILES {
-            let content = vec![u8::try_from(copy * FILES + file & 0xff).unwrap(); 256 << 10];
+            let content = vec![u8::try_from((copy * FILES + file) & 0xff).unwrap(); 256 << 10];
             std::fs::write(tree.join(format!("file-{file}")), content).unwrap();
         }
     }
@@ -307,7 +307,7 @@ async fn filesystems_come_and_go_while_copies_run() {
         named.map(|file| (file.file_name(), file.metadata().unwrap())).collect::<Vec<_>>()
     };
     eventually("every copy to have copied something", async || {
-        (0..COPIES).all(|copy| copied(copy).len() >= 6).then_some(())
+        (0..COPIES).all(|copy| copied(copy).len() >= 12).then_some(())
     })
     .await;
     let workers = |pods: Vec<Pod>| -> std::collections::BTreeSet<String> {

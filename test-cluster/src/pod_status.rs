@@ -153,7 +153,11 @@ impl Reporter {
         }
         let namespace = self.pod.namespace().unwrap_or_default();
         let now = Some(Time(Timestamp::now()));
-        let reason = if why.starts_with("MountVolume") { "FailedMount" } else { "Failed" };
+        let reason = if why.starts_with("MountVolume") || why.starts_with("persistentvolumeclaim") {
+            "FailedMount"
+        } else {
+            "Failed"
+        };
         let event = Event {
             metadata: kube::api::ObjectMeta {
                 generate_name: Some(format!("{}.", self.pod.name_any())),

@@ -44,18 +44,15 @@ impl Volumes<'_> {
     ///
     /// In the words of a kubelet, when there is none (yet).
     pub(crate) async fn find(&self, volume: &Volume) -> anyhow::Result<PathBuf> {
-        let found = self.look(volume).await;
-        found.map_err(|error| {
-            anyhow::anyhow!("MountVolume.SetUp failed for volume \"{}\" : {error:#}", volume.name)
-        })
+        if let Some(claim) = &volume.persistent_volume_claim {
+            return self.claim(&claim.claim_name).await;
+        }
+        self.look(volume).await.with_context(|| failed(&volume.name))
     }
 
     async fn look(&self, volume: &Volume) -> anyhow::Result<PathBuf> {
         if let Some(path) = &volume.host_path {
             return self.host_path(path);
-        }
-        if let Some(claim) = &volume.persistent_volume_claim {
-            return self.claim(&claim.claim_name).await;
         }
         let folder = self.own.join(&volume.name);
         fs::create_dir_all(&folder).context("failed to make a directory")?;
@@ -109,14 +106,16 @@ impl Volumes<'_> {
         if claim.metadata.deletion_timestamp.is_some() {
             bail!("persistentvolumeclaim \"{name}\" is being deleted");
         }
+        let volume = claim.spec.and_then(|spec| spec.volume_name).unwrap_or_default();
         let phase = claim.status.and_then(|status| status.phase).unwrap_or_default();
         if phase != "Bound" {
             bail!("persistentvolumeclaim \"{name}\" is not bound");
         }
         match self.claims.get(name) {
             Some(Ok(directory)) => Ok(directory.clone()),
-            Some(Err(reason)) => bail!("{reason}"),
-            None => bail!("nothing stands for the claim \"{name}\""),
+            // The mount is of the PersistentVolume, whatever the pod calls it.
+            Some(Err(reason)) => bail!("{} : {reason}", failed(&volume)),
+            None => bail!("{} : nothing stands for the claim \"{name}\"", failed(&volume)),
         }
     }
 
@@ -207,6 +206,10 @@ impl Volumes<'_> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
         Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+fn failed(volume: &str) -> String {
+    format!("MountVolume.SetUp failed for volume \"{volume}\"")
 }
 
 /// The files of some keys, or of all.

@@ -20,7 +20,7 @@ use super::view::View;
 use crate::lustre_file_system::{FINALIZER, FileSystem, Judgement};
 
 /// How long after its time a pod still counts as ending in a rollout.
-const OVERDUE: Duration = Duration::from_secs(10);
+pub(super) const OVERDUE: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Lets go of the filesystems that are being deleted, or of `all` when there are to be no workers,
@@ -126,6 +126,8 @@ impl Keeper {
             "finalizers": finalizers,
         }});
         match self.patch_file_system(&one.object, &patch).await {
+            // Letting go of the last finalizer of a deleted object is its end, and nothing is seen of it.
+            Ok(written) if one.is_deleted() && written.finalizers().is_empty() => {}
             Ok(written) => self.wrote(&written),
             Err(kube::Error::Api(refusal)) if refusal.code == 404 => {}
             Err(error) => {
@@ -139,7 +141,7 @@ impl Keeper {
 }
 
 /// How long it is until a pod that is to be gone has been there for a time beyond that.
-fn left(pod: &Pod, by: Duration) -> Option<Duration> {
+pub(super) fn left(pod: &Pod, by: Duration) -> Option<Duration> {
     // The time of deletion has the pod's time to end in it.
     let due = pod.metadata.deletion_timestamp.as_ref()?.0;
     let late = Timestamp::now().duration_since(due).as_millis();

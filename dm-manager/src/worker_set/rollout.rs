@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::daemon_set::has_claim;
+use super::release::{OVERDUE, left};
 use super::view::View;
 use crate::lustre_file_system::{FileSystem, MODE, volumes};
 
@@ -127,14 +128,14 @@ pub(crate) fn refused(reason: &str) -> Value {
     json!({"type": "Mounted", "status": "False", "reason": "Refused", "message": reason})
 }
 
-/// The condition of a filesystem that is being deleted, with the pods that still have it.
+/// The condition of a filesystem that is being deleted, with the nodes that should not have it any more.
 pub(crate) fn unmounting(pods: &[std::sync::Arc<Pod>], claim: &str) -> Value {
     let still = pods.iter().filter(|pod| has_claim(pod.spec.as_ref(), claim));
-    let nodes: Vec<String> =
-        still.filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).take(NAMED).collect();
+    let overdue = still.filter(|pod| left(pod, OVERDUE).is_some_and(|left| left.is_zero()));
+    let nodes: Vec<String> = overdue.map(|pod| node_of(pod)).take(NAMED).collect();
     let message = match nodes.is_empty() {
-        true => "no worker has it any more".to_owned(),
-        false => format!("workers still have it, such as those of {}", nodes.join(", ")),
+        true => "waiting until no worker has it any more".to_owned(),
+        false => format!("nothing is heard of workers that have it, on {}", nodes.join(", ")),
     };
     json!({"type": "Mounted", "status": "True", "reason": "Unmounting", "message": message})
 }
@@ -147,4 +148,36 @@ pub(crate) fn node_of(pod: &Pod) -> String {
 
 fn short(text: &str) -> String {
     text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore::api::{LustreFileSystem, Version};
+
+    use super::*;
+    use crate::lustre_file_system::{Pods, judge};
+
+    #[test]
+    fn a_warning_is_about_the_volume_that_it_names() {
+        let object = |name: &str| {
+            let mut object = LustreFileSystem::new(&Version::new("v1beta1"), name);
+            object.spec.mount_root = format!("/lus/{name}");
+            object
+        };
+        let all = [object("lus1"), object("lus2")];
+        let all = judge(&all, "nnf-dm-system", &Pods::default()).accepted;
+        let about = |warning: &str| -> Vec<&str> {
+            let named = all.iter().filter(|one| concerns(warning, one, "nnf-dm-system"));
+            named.map(|one| one.name.as_str()).collect()
+        };
+        let volume = "MountVolume.SetUp failed for volume \"lus1-nnf-dm-system-readwritemany-pv\" : rpc error";
+        assert_eq!(about(volume), ["lus1"]);
+        let list = "Unable to attach or mount volumes: unmounted volumes=[lus2], unattached volumes=[lus1 lus2 nnf]: timed out";
+        assert_eq!(about(list), ["lus2"]);
+        assert_eq!(
+            about("persistentvolumeclaim \"lus1-nnf-dm-system-readwritemany-pvc\" not found"),
+            ["lus1"]
+        );
+        assert_eq!(about("MountVolume.SetUp failed for volume \"nnf\" : no such lus12"), [""; 0]);
+    }
 }

@@ -83,7 +83,7 @@ impl View {
                 &mut watches,
             ),
             warnings: watch(Api::namespaced(client(), namespace), warnings, (), wake, &mut watches),
-            leases: watch(Api::namespaced(client(), namespace), all, (), wake, &mut watches),
+            leases: watch_leases(Api::namespaced(client(), namespace), wake, &mut watches),
             made,
         };
         Some((view, watches))
@@ -185,15 +185,52 @@ where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send + Sync,
 {
+    watch_what_matters(api, config, kind, wake, watches, |_| true)
+}
+
+/// Watches the Leases of workers. They are renewed all the time; what matters is what they say of mounts.
+fn watch_leases(api: Api<Lease>, wake: &Arc<Notify>, watches: &mut Watches) -> Store<Lease> {
+    let mut said: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let matters = move |event: &watcher::Event<Lease>| {
+        let (watcher::Event::Apply(lease) | watcher::Event::InitApply(lease)) = event else {
+            return true;
+        };
+        let mounts = lease.annotations().get(MOUNTS_ANNOTATION).cloned();
+        said.insert(lease.name_any(), mounts.clone()) != Some(mounts)
+    };
+    watch_what_matters(api, watcher::Config::default(), (), wake, watches, matters)
+}
+
+/// Watches objects of a kind, and wakes when an event matters.
+fn watch_what_matters<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    kind: K::DynamicType,
+    wake: &Arc<Notify>,
+    watches: &mut Watches,
+    mut matters: impl FnMut(&watcher::Event<K>) -> bool + Send + 'static,
+) -> Store<K>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
     let writer = reflector::store::Writer::<K>::new(kind);
     let store = writer.as_reader();
     let wake = Arc::clone(wake);
-    let events = watcher(api, config).backoff(Pause::default()).reflect(writer);
+    let events = watcher(api, config).backoff(Pause::default());
+    // Nobody here wants to know who wrote what, and it is the larger part of an object.
+    let events = events.modify(|object| object.meta_mut().managed_fields = None).reflect(writer);
     let watch = events.for_each(move |event| {
-        if let Err(error) = event {
-            tracing::warn!(%error, "a watch ended and is started again");
+        let news = match &event {
+            Ok(event) => matters(event),
+            Err(error) => {
+                tracing::warn!(%error, "a watch ended and is started again");
+                false
+            }
+        };
+        if news {
+            wake.notify_one();
         }
-        wake.notify_one();
         std::future::ready(())
     });
     watches.push(watch.boxed());
