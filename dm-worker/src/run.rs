@@ -53,6 +53,11 @@ pub(crate) struct Args {
     #[arg(long, env = "LONGSHORE_MOUNTS", value_name = "PATH", value_delimiter = ',')]
     mount: Vec<PathBuf>,
 
+    /// Where storage of jobs is mounted, each below it. A shard that names no node and has a path there is
+    /// claimed only where that storage is mounted
+    #[arg(long, env = "LONGSHORE_JOB_STORAGE", value_name = "PATH", default_value = "/mnt/nnf")]
+    job_storage: PathBuf,
+
     /// The most copies at the same time
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     movers: u16,
@@ -142,7 +147,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     server::start(args.listen, metrics.clone(), readiness.clone()).await?;
     // An empty list in the environment is one empty word.
     let points = args.mount.into_iter().filter(|point| !point.as_os_str().is_empty()).collect();
-    let mounts = Mounts::new(points);
+    let mounts = Mounts::new(points, args.job_storage);
     tokio::spawn(mounts.clone().keep());
     let pod = args.pod.unwrap_or_else(host_name);
     let claimant = Claimant {

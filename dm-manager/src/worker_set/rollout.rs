@@ -74,6 +74,8 @@ fn has_started(pod: &Pod) -> bool {
 /// PersistentVolume.
 fn concerns(warning: &str, one: &FileSystem, workers: &str) -> bool {
     let volume = volumes::volume_name(&one.name, workers, MODE);
+    // The list of all volumes of the pod, behind that of those which are missing, says nothing.
+    let warning = warning.split("unattached volumes").next().unwrap_or_default();
     let mut words =
         warning.split(|char: char| !(char.is_alphanumeric() || char == '-' || char == '.'));
     words.any(|word| word == one.name || word == one.claim || word == volume)
