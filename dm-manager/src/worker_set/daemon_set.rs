@@ -29,7 +29,7 @@ const COPIES: &str = "worker";
 /// The variable by which it knows its mount points.
 const MOUNTS: &str = "LONGSHORE_MOUNTS";
 /// Where storage of jobs is mounted, for the same.
-const JOB_STORAGE: &str = "LONGSHORE_JOB_STORAGE";
+const STORAGE: &str = "LONGSHORE_JOB_STORAGE";
 
 /// What that container may do: become the job's user, stop what runs as such, and for jobs of root what
 /// root needs to copy files of others.
@@ -130,7 +130,7 @@ fn tell(container: &mut Container, job_storage: &str, all: &[FileSystem]) {
     let environment = container.env.get_or_insert_default();
     let roots = all.iter().map(|one| one.mount_root.as_str());
     let roots: Vec<&str> = [job_storage].into_iter().chain(roots).collect();
-    for (name, value) in [(MOUNTS, roots.join(",")), (JOB_STORAGE, job_storage.to_owned())] {
+    for (name, value) in [(MOUNTS, roots.join(",")), (STORAGE, job_storage.to_owned())] {
         if environment.iter().all(|variable| variable.name != name) {
             environment.push(typed(json!({"name": name, "value": value})));
         }
