@@ -328,14 +328,17 @@ fn copies_killed_at_random_go_on_by_objects_and_repeat_only_what_was_in_flight()
 #[test]
 fn a_server_that_recovers_is_waited_for() {
     let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
-    let Some(fs) = Lustre::new(eight_stripes(100)) else { return };
+    let Some(fs) = Lustre::new(eight_stripes(20)) else { return };
     let full = std::env::var("LONGSHORE_SCALE").is_ok_and(|word| word == "full");
     let stall = Duration::from_secs(if full { 60 } else { 4 });
     let source = file_of(&scratch, "source", 128 * MIB, 8);
+    let target = fs.path().join("copy");
+    let running = copy(Backend::Auto, &[&fs]).arg(&source).arg(&target).start();
+    wait_for("data is written", Duration::from_secs(30), || data_writes(&fs).len() > 8);
     fs.emulator().ost(2).stall_for(stall);
     fs.emulator().mdt().stall_for(stall / 2);
-    let target = fs.path().join("copy");
-    let run = copy(Backend::Auto, &[&fs]).arg(&source).arg(&target).expect(0);
+    let run = running.wait();
+    run.expect(0);
     assert!(run.elapsed >= stall, "{:?}: the stall was not met", run.elapsed);
     assert!(run.elapsed < stall + Duration::from_secs(10), "{:?}", run.elapsed);
     assert_same_file(&source, &fs.emulator().backing().join("copy"));
