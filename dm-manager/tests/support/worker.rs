@@ -132,11 +132,19 @@ impl Worker {
     }
 
     /// Does one shard. Whatever is refused because it is not so any more is left.
-    async fn run(&self, shard: DataMovementShard, run_for: Duration) {
+    async fn run(&self, mut shard: DataMovementShard, run_for: Duration) {
         let name = shard.name_any();
         loop {
             match self.claim_seen(&shard).await {
                 Ok(_) => break,
+                // Somebody else wrote to it: it may be free all the same.
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let Ok(Some(now)) = self.shards.get_opt(&name).await else { return };
+                    if now.status.as_ref().is_some_and(|status| status.state.is_some()) {
+                        return;
+                    }
+                    shard = now;
+                }
                 Err(kube::Error::Api(_)) => return,
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
