@@ -166,8 +166,6 @@ async fn conflicts_on_every_write_hold_nothing_up() {
                 drop(rabbit.movements.patch(&name, &params, &patch).await);
                 drop(rabbit.shards.patch(&name, &params, &patch).await);
             }
-            // Faster than anybody writes, but so that what was seen can be true when it is written.
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let work = all_succeed(&rabbit, &worker, 4, Duration::from_millis(500));
