@@ -1,7 +1,7 @@
 //! How fast is `longshore copy` against `cp -a` and the other copy tools, with the same fidelity, on
 //! the same tree, in one run; and how far is it from a bare loop of system calls?
-//! `cargo bench --bench against_peers -- [--quick] [--rounds N] [--only NAME] [--seed N] [--json FILE]
-//! [--svg DIR] [--write-results] [--set-up]`. See `benches/README.md`. It never fails because of a time.
+//! `cargo bench --bench against_peers -- [--quick] [--rounds N] [--only NAME] [--rows NAME] [--seed N]
+//! [--json FILE] [--svg DIR] [--write-results] [--set-up]`. See `benches/README.md`. It never fails because of a time.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a bench prints its result
 #![allow(unreachable_pub)] // one binary: `pub` says what the other modules may use
 
@@ -55,6 +55,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use results::{Results, plot};
+use rows::Row;
 
 /// What the command line asked for.
 #[derive(Default)]
@@ -65,6 +66,8 @@ pub struct Options {
     pub rounds: usize,
     /// Only these workloads; all when empty.
     pub only: Vec<String>,
+    /// Only rows whose name begins with one of these; all when empty.
+    pub rows: Vec<String>,
     /// Seed of the order of runs and of the trees.
     pub seed: u64,
     /// Where the samples are written as JSON.
@@ -73,6 +76,14 @@ pub struct Options {
     pub svg: Option<PathBuf>,
     /// Whether the results go into `benches/README.md`.
     pub write_results: bool,
+}
+
+impl Options {
+    /// Whether a row is wanted.
+    pub fn takes(&self, row: Row) -> bool {
+        let name = row.plain_name();
+        self.rows.is_empty() || self.rows.iter().any(|wanted| name.starts_with(wanted))
+    }
 }
 
 fn main() -> ExitCode {
@@ -108,6 +119,7 @@ fn options(args: &[String]) -> Result<Options> {
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
             "--seed" => options.seed = value()?.parse().context("--seed")?,
             "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
+            "--rows" => options.rows.extend(value()?.split(',').map(str::to_owned)),
             "--json" => options.json = Some(PathBuf::from(value()?)),
             "--svg" => options.svg = Some(PathBuf::from(value()?)),
             "--write-results" => options.write_results = true,

@@ -155,7 +155,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
     eprintln!("{}: tree made in {:.1} s", workload.name, started.elapsed().as_secs_f64());
 
     let mut outcome = Outcome { series: Vec::new(), absent: Vec::new(), amount };
-    for &row in &workload.rows {
+    for &row in workload.rows.iter().filter(|row| options.takes(**row)) {
         match row.missing() {
             Some(reason) => outcome.absent.push(format!("{} ({reason})", row.plain_name())),
             None => {
@@ -173,6 +173,9 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
             }
             let started = Instant::now();
             let copy = arena.fresh_target()?;
+            if workload.place == Place::Tmpfs {
+                arena::fault_in(amount.memory_bytes()).context("before a run")?;
+            }
             let failed = match one(workload, series.row, &mut arena, &copy)? {
                 Ok(sample) => {
                     series.samples.push(sample);
