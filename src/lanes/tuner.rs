@@ -6,7 +6,8 @@
 //! doubling until that gains nothing, then in finer steps both ways, then it rests, longer after each
 //! round in which nothing was gained. Fewer workers are kept only when they were as good as more of them
 //! before and after, with operations that got quicker: a step down that noise talks it into costs more
-//! than one that is not taken. A lane that gets slower as more workers crowd into it, while
+//! than one that is not taken. How far down is worth a try follows from how long operations took without a
+//! crowd (Little's law). A lane that gets slower as more workers crowd into it, while
 //! others would bear more, is bounded by itself.
 
 mod observed;
@@ -89,6 +90,8 @@ pub(crate) struct Tuner {
     window: Observed,
     /// Doubling still gains.
     ramping: bool,
+    /// Doubling has just ended, perhaps too late: the first windows of a copy rise by themselves.
+    overshot: bool,
     rest: f64,
     /// What is tried in this round after the present trial.
     agenda: Vec<Try>,
@@ -111,6 +114,7 @@ impl Tuner {
             phase: Phase::Before(Try::More),
             window: Observed::default(),
             ramping: true,
+            overshot: true,
             rest: REST_SECONDS,
             agenda: Vec::new(),
             gained: false,
@@ -173,6 +177,7 @@ impl Tuner {
             }
             Phase::During { tried, before, back, confirmed } => {
                 let during = std::mem::take(&mut self.window);
+                self.remember_quickest(&during);
                 self.judge(tried, before, during, back, confirmed);
             }
             Phase::After { before, during, fewer } => {
@@ -191,6 +196,7 @@ impl Tuner {
     }
 
     fn start_round(&mut self) {
+        self.overshot = false;
         self.window = Observed::default();
         self.gained = false;
         self.agenda.clear();
@@ -225,7 +231,13 @@ impl Tuner {
             Try::More => setting.workers = scaled(workers, factor).min(self.cap),
             // With fewer than keep the processors busy something is lost for certain.
             Try::Fewer if before.waiting < WAITING => {}
-            Try::Fewer => setting.workers = scaled(workers, 1.0 / STEP).max(self.least),
+            Try::Fewer => {
+                let step = scaled(workers, 1.0 / STEP);
+                let half = scaled(workers, 1.0 / RAMP);
+                let needed = self.without_a_crowd(&before, workers).max(half);
+                let fewer = if self.overshot { needed.min(step) } else { step };
+                setting.workers = fewer.max(self.least);
+            }
             Try::Bound(lane) => {
                 let narrower = back.bounds[lane as usize].map(|bound| scaled(bound, 1.0 / STEP));
                 setting.bounds[lane as usize] =
@@ -242,6 +254,10 @@ impl Tuner {
                     // They have no work yet: a copy's first moments say nothing about the rest.
                     self.phase = Phase::Before(Try::More);
                     return;
+                }
+                if self.ramping {
+                    // The last doublings may have been too many.
+                    self.agenda = vec![Try::Fewer];
                 }
                 self.ramping = false;
             }
@@ -264,7 +280,7 @@ impl Tuner {
         let gain = during.rate() / before.rate().max(f64::MIN_POSITIVE);
         if tried == Try::Fewer {
             let fewer = std::mem::replace(&mut self.setting, back);
-            if !during.is_enough(&before) {
+            if !during.is_enough(&before, share(&fewer, &back)) {
                 return self.next();
             }
             self.phase = Phase::After { before, during, fewer };
@@ -315,13 +331,18 @@ impl Tuner {
 
     /// Keeps fewer workers if they were enough beside what was measured before them and after them.
     fn judge_fewer(&mut self, fewer: Setting, more: &[Observed; 2], during: &Observed) {
-        if !more.iter().all(|more| during.is_enough(more)) {
+        let share = share(&fewer, &self.setting);
+        if !more.iter().all(|more| during.is_enough(more, share)) {
             return self.next();
         }
         self.setting = fewer;
         let better = |more: &Observed| during.rate() >= STEP_GAIN * more.rate();
         if more.iter().all(better) {
             self.gained = true;
+            return self.try_it(Try::Fewer, *during);
+        }
+        if self.overshot {
+            // Most of a crowd may still be there.
             return self.try_it(Try::Fewer, *during);
         }
         // Down again and again without a loss is a way to lose a little each time.
@@ -364,6 +385,21 @@ impl Tuner {
         whole(BEARABLE * rate * self.quickest[lane as usize]).max(1)
     }
 
+    /// How many of these workers would do as much if no operation queued: those that would be inside the lanes
+    /// then, those that compute, and some more, so that nothing idles.
+    fn without_a_crowd(&self, seen: &Observed, workers: usize) -> usize {
+        let inside = |lane: Lane| {
+            let rate = seen.lanes[lane as usize].0 / seen.seconds.max(f64::MIN_POSITIVE);
+            // What has not been seen often enough to be known is taken as it is.
+            let known = Some(self.quickest[lane as usize]).filter(|quickest| *quickest > 0.0);
+            known.map_or(seen.inside(lane), |quickest| rate * quickest)
+        };
+        let inside: f64 = Lane::ALL.into_iter().map(inside).sum();
+        #[allow(clippy::cast_precision_loss)] // some hundreds
+        let computing = workers as f64 * (1.0 - seen.waiting).max(0.0);
+        whole(BEARABLE * (inside + computing)).max(1)
+    }
+
     /// Tries to bound a crowded lane while more workers are there for the others.
     fn try_bound(&mut self, lane: Lane, before: Observed, back: Setting) {
         self.ramping = false;
@@ -374,6 +410,12 @@ impl Tuner {
         self.setting = setting;
         self.phase = Phase::During { tried: Try::Bound(lane), before, back, confirmed: false };
     }
+}
+
+/// Which part of the workers of one setting another one has.
+#[allow(clippy::cast_precision_loss)] // some hundreds
+fn share(of: &Setting, all: &Setting) -> f64 {
+    of.workers as f64 / all.workers as f64
 }
 
 /// A number of workers times a factor, moved by at least one.

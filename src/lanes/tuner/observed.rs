@@ -7,6 +7,8 @@ const SHRINK_LOSS: f64 = 0.98;
 /// And only if operations then take at most so much of the time that they took before: where each takes
 /// as long whoever else waits, a worker less is a loss, whatever a window says.
 const RELIEVED: f64 = 0.9;
+/// When many go at once, operations get as much shorter as there are fewer workers; so much more is noise.
+const RELIEVED_WITHIN: f64 = 1.25;
 
 /// What was observed since the last look.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,10 +51,11 @@ impl Observed {
         if passes > 0.0 { seconds / passes } else { 0.0 }
     }
 
-    /// Whether these fewer workers did as much as more of them, and their operations took less time.
-    pub(super) fn is_enough(&self, more: &Self) -> bool {
+    /// Whether this `share` of the workers did as much as all of them, and their operations took less time.
+    pub(super) fn is_enough(&self, more: &Self, share: f64) -> bool {
+        let relieved = RELIEVED.min(RELIEVED_WITHIN * share);
         self.rate() >= SHRINK_LOSS * more.rate()
-            && self.latency_all() <= RELIEVED * more.latency_all()
+            && self.latency_all() <= relieved * more.latency_all()
     }
 
     /// Seconds per operation of any lane.

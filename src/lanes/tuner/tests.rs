@@ -323,3 +323,24 @@ fn the_first_moments_of_a_copy_do_not_end_the_climbing() {
     }
     assert_eq!(tuner.setting().workers, CAP);
 }
+
+/// Eight servers at either end, each with its queue: some workers keep all of them busy, and the rest only stand in
+/// the queues. They cost CPU, and get in each other's way in one file.
+#[test]
+fn those_who_only_queue_go_home_within_three_seconds() {
+    let servers =
+        stations([(1e-4, 999, 0.0), (4e-3, 8, 0.0), (1e-4, 999, 0.0), (8e-3, 8, 0.0)], 1e-4);
+    let (best, _) = best_fixed(&servers);
+    for seed in 0..20 {
+        let (throughput, setting) = tuned_with(&servers, 16, &mut noisy(seed, 0.05), 3.0);
+        println!("seed {seed}: {:.2} with {setting:?}", throughput / best);
+        assert!(setting.workers <= 48, "seed {seed}: {setting:?}");
+        assert!(throughput >= 0.93 * best, "seed {seed}: {throughput:.0} of {best:.0}");
+    }
+}
+
+/// A factor that is new in every tick.
+fn noisy(seed: u64, deviation: f64) -> impl FnMut() -> f64 {
+    let mut noise = Noise(seed);
+    move || 1.0 + deviation * noise.normal()
+}
