@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dm_service::Readiness;
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -29,7 +30,6 @@ use self::decide::{View, decide, starts};
 use self::execute::{Error, Executor, is};
 use self::world::World;
 use crate::context::Context;
-use crate::server::Readiness;
 
 /// How often a movement that keeps changing under our hands is looked at again at once.
 const ATTEMPTS: usize = 8;

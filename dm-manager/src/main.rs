@@ -10,7 +10,6 @@ mod leader;
 mod lustre_file_system;
 mod metrics;
 mod run;
-mod server;
 mod worker_set;
 
 use clap::{Parser, Subcommand};

@@ -106,9 +106,9 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub(crate) fn text(&self) -> prometheus::Result<String> {
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(String::from_utf8(text)?)
     }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use support::manager::Manager;
 use support::rabbit::{COPY, Rabbit, is_held, outcome, state, until};
 use support::worker::Worker;
-use test_cluster::{ControlPlane, Settings};
+use test_cluster::ControlPlane;
 
 /// Creates movements and waits until all have succeeded, while a played worker does them.
 async fn all_succeed(rabbit: &Rabbit, worker: &Worker, number: usize, run_for: Duration) {
@@ -34,7 +34,7 @@ async fn all_succeed(rabbit: &Rabbit, worker: &Worker, number: usize, run_for: D
 
 #[tokio::test]
 async fn the_api_server_may_be_away_for_half_a_minute() {
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "away").await;
     let (manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.profile("copy", json!({"command": COPY})).await;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dm_service::{Readiness, since_boot};
 use futures::stream::{BoxStream, SelectAll, StreamExt, select_all};
 use kube::Api;
 use kube::runtime::WatchStreamExt;
@@ -20,9 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::admission::Admission;
 use crate::lease::Held;
 use crate::mounts::Mounts;
-use crate::server::Readiness;
 use crate::shard::{BEFORE_THE_LEASE, Conduct, Left, Life, Worker, is_free};
-use crate::time::since_boot;
 
 /// The pauses of a watch that fails: an API server that is back is noticed soon.
 const WATCH_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Order {
     /// The copy. It comes once, and first.
     Begin(Box<Assignment>),
-    /// The mover must have ended by this time on the clock of [`crate::time::since_boot`].
+    /// The mover must have ended by this time on the clock of [`dm_service::since_boot`].
     EndBy { milliseconds: u64 },
 }
 

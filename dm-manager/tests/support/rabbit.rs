@@ -47,9 +47,7 @@ impl Rabbit {
 
     /// One of its own on a given control plane.
     pub async fn on(plane: &ControlPlane, about: &str) -> Self {
-        plane.install(&printed(&["--all"])).await.unwrap();
-        let namespace = plane.namespace(about).await.unwrap();
-        let client = plane.client();
+        let (client, namespace) = plane.scene(&printed(&["--all"]), about).await;
         let node = format!("rabbit-{namespace}");
         let metadata = ObjectMeta { name: Some(node.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };

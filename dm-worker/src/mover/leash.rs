@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use dm_service::since_boot;
 use longshore::engine::Cancel;
 use longshore::exit::Outcome;
 use nix::libc::SIGTERM;
 
-use crate::time::since_boot;
 use crate::wire::Order;
 
 /// How long the copy may take to stop in order.

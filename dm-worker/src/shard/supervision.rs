@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dm_service::since_boot;
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement_shard::Counters;
 use nix::sys::signal::Signal;
@@ -16,7 +17,6 @@ use super::tally::Tally;
 use super::{BEFORE_THE_LEASE, Conduct, Life};
 use crate::api::{Refused, Status};
 use crate::process::{Heard, Mover, why_it_stays};
-use crate::time::since_boot;
 use crate::wire::{Assignment, News, Order};
 
 /// How long a mover may take to stop in order before it is killed.

@@ -24,7 +24,7 @@ use longshore::api::{DataMovementShard, Defined, definitions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use test_cluster::{ControlPlane, Settings, skip};
+use test_cluster::{ControlPlane, skip};
 
 /// The job's user and group in most tests.
 pub const USER: u32 = 4321;
@@ -49,7 +49,7 @@ pub async fn cluster(about: &str) -> Option<Cluster> {
 
 /// A cluster with a control plane of its own, which may be stopped.
 pub async fn own_cluster(about: &str) -> Option<Cluster> {
-    let plane = ControlPlane::own(Settings { controllers: false })?;
+    let plane = ControlPlane::bare()?;
     // Until the end of the process, which ends its servers too.
     set_up(Box::leak(Box::new(plane)), about).await
 }
@@ -61,9 +61,8 @@ async fn set_up(plane: &'static ControlPlane, about: &str) -> Option<Cluster> {
     }
     let ours: Vec<_> =
         definitions().into_iter().map(|(_, definition)| definition).take(1).collect();
-    plane.install(&ours).await.unwrap();
-    let namespace = plane.namespace(about).await.unwrap();
-    Some(Cluster { plane, client: plane.client(), namespace, place: Place::new(about) })
+    let (client, namespace) = plane.scene(&ours, about).await;
+    Some(Cluster { plane, client, namespace, place: Place::new(about) })
 }
 
 impl Cluster {
