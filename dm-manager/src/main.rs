@@ -6,6 +6,7 @@ mod context;
 mod crds;
 mod data_movement;
 mod events;
+mod fence;
 mod leader;
 mod lustre_file_system;
 mod metrics;

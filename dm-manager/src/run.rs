@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dm_service::{Ends, LogFormat, Readiness, host_name};
-use kube::{Client, Config};
+use kube::Client;
 
 use crate::context::{Context, Patience, Versions};
 use crate::data_movement;
 use crate::events::Events;
+use crate::fence;
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::worker_set;
@@ -63,16 +64,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut ends = Ends::listen()?;
-    let config = Config::infer().await.context("failed to find the API server")?;
-    let client = Client::try_from(config).context("failed to make a client")?;
+    let config = dm_service::api_server().await?;
+    let client = Client::try_from(config.clone()).context("failed to make a client")?;
     let identity = args.identity.clone().unwrap_or_else(|| host_name("dm-manager"));
     let metrics = Metrics::new().context("failed to make the metrics")?;
     let readiness = Readiness::default();
     let shown = metrics.clone();
     dm_service::serve(args.listen, move || shown.text(), readiness.clone()).await?;
 
-    let mut election = Election::new(client.clone(), &args.namespace, identity.clone());
-    let leadership = election.leadership();
+    let mut election = Election::new(client, &args.namespace, identity.clone());
+    let client = fence::client(config, election.leadership())?;
     let lead = async {
         let context = Context {
             versions: discovered(&client).await,
@@ -80,7 +81,6 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             client,
             namespace: args.namespace,
             node_selector: args.node_selector,
-            leadership,
             metrics,
             patience: Patience { lost_worker: Duration::from_secs(args.lost_worker_after) },
         };

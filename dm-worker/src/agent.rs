@@ -181,7 +181,7 @@ impl Agent {
         for scope in scopes {
             for selector in &selectors {
                 let number = watches.len();
-                let config = watcher::Config::default().labels(selector);
+                let config = dm_service::watching().labels(selector);
                 let events = watcher::watcher(scope.clone(), config).backoff(Pauses::default());
                 watches.push(events.map(move |event| (number, event)).boxed());
             }

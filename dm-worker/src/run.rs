@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dm_service::{Ends, LogFormat, Readiness, host_name, since_boot};
-use kube::{Client, Config};
+use kube::Client;
 use longshore::api::data_movement_shard::worker_lease;
 use tokio::sync::watch;
 
@@ -114,8 +114,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     // Before anything can be claimed, nothing of an earlier worker runs.
     let directory = RunDirectory::open(&args.run_dir)?;
     directory.end_all()?;
-    let config = Config::infer().await.context("failed to find the API server")?;
-    let client = Client::try_from(config).context("failed to make a client")?;
+    let client =
+        Client::try_from(dm_service::api_server().await?).context("failed to make a client")?;
     let metrics = Metrics::new().context("failed to make the metrics")?;
     let readiness = Readiness::default();
     let shown = metrics.clone();

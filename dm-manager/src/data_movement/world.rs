@@ -25,7 +25,7 @@ use longshore::api::{
 
 use tokio::sync::watch;
 
-use super::cache::{self, Cache, drain};
+use super::cache::{Cache, drain};
 use super::plan::{Facts, Site, Storage};
 use crate::context::Context;
 
@@ -79,8 +79,8 @@ impl World {
             everywhere(context, version, |storage: &mut NnfNodeStorage| storage.status = None)
         });
         let leases = Api::<Lease>::namespaced(context.client.clone(), &context.namespace);
-        let (leases, lease_changes) = Cache::new((), watcher(leases, cache::watch()));
-        let selected = cache::watch().labels(&context.node_selector);
+        let (leases, lease_changes) = Cache::new((), watcher(leases, dm_service::watching()));
+        let selected = dm_service::watching().labels(&context.node_selector);
         let nodes = Api::<PartialObjectMeta<Node>>::all(context.client.clone());
         let nodes = watcher(nodes, selected);
         let (nodes, node_changes) = Cache::new((), nodes.modify(strip));
@@ -294,7 +294,7 @@ where
     K: Send + Sync + 'static,
 {
     let api: Api<K> = Api::all_with(context.client.clone(), version);
-    let events = watcher(api, cache::watch()).modify(move |object| {
+    let events = watcher(api, dm_service::watching()).modify(move |object| {
         strip(object);
         trim(object);
     });
