@@ -50,6 +50,8 @@ pub(crate) struct Settings {
 
 /// A shard that this worker has to do with.
 struct Running {
+    /// The namespace and the name of the object.
+    name: String,
     seen: watch::Sender<Option<DataMovementShard>>,
     /// Which watch it came from.
     watch: usize,
@@ -278,6 +280,12 @@ impl Agent {
                 continue;
             }
             self.origins.remove(&uid(&shard));
+            let name = name(&shard);
+            if self.running.values().any(|running| running.name == name) {
+                // One of this name was deleted, and its mover may still write to the same place.
+                self.look_later(watch, shard);
+                continue;
+            }
             self.start(watch, shard, |life| Box::pin(life.carry_out(permit)));
         }
     }
@@ -295,13 +303,15 @@ impl Agent {
     ) {
         let uid = uid(&shard);
         let (sender, seen) = watch::channel(Some(shard.clone()));
-        self.running.insert(uid.clone(), Running { seen: sender, watch });
+        let running = Running { name: name(&shard), seen: sender, watch };
+        self.running.insert(uid.clone(), running);
         let life = live(Life {
             worker: Arc::clone(&self.worker),
             shard,
             seen,
             conduct: self.conduct.subscribe(),
             held: self.held.clone(),
+            inside: None,
         });
         let task = self.lives.spawn(life).id();
         self.tasks.insert(task, uid);
@@ -385,6 +395,12 @@ fn version(shard: &DataMovementShard) -> Option<u128> {
 
 fn number(version: &str) -> Option<u128> {
     version.parse().ok()
+}
+
+fn name(shard: &DataMovementShard) -> String {
+    let metadata = &shard.metadata;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("{}/{}", part(&metadata.namespace), part(&metadata.name))
 }
 
 fn uid(shard: &DataMovementShard) -> String {

@@ -170,6 +170,7 @@ impl Wanted {
 #[derive(Debug)]
 pub(crate) struct Status {
     wanted: watch::Sender<Wanted>,
+    written: watch::Receiver<Value>,
     task: JoinHandle<Result<String, Refused>>,
 }
 
@@ -177,8 +178,14 @@ impl Status {
     /// For a shard that this worker has claimed, as `version` of the object says.
     pub(crate) fn start(shard: Shard, own: Identity, version: String, seen: Seen) -> Self {
         let (wanted, wants) = watch::channel(Wanted::Nothing);
-        let task = tokio::spawn(keep(shard, own, version, seen, wants));
-        Self { wanted, task }
+        let (wrote, written) = watch::channel(Value::Null);
+        let task = tokio::spawn(keep(shard, own, version, seen, wants, wrote));
+        Self { wanted, written, task }
+    }
+
+    /// The fields that were written last.
+    pub(crate) fn written(&self) -> watch::Receiver<Value> {
+        self.written.clone()
     }
 
     /// Has fields changed, beside those of earlier calls, which may not be written yet.
@@ -212,6 +219,7 @@ async fn keep(
     mut version: String,
     seen: Seen,
     mut wants: watch::Receiver<Wanted>,
+    wrote: watch::Sender<Value>,
 ) -> Result<String, Refused> {
     let mut pause = PAUSES.0;
     loop {
@@ -232,6 +240,7 @@ async fn keep(
             Ok(written) => {
                 version = written;
                 pause = PAUSES.0;
+                wrote.send_replace(status);
                 if last || wants.changed().await.is_err() {
                     return Ok(version);
                 }

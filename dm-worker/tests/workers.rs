@@ -122,9 +122,11 @@ async fn a_frozen_worker_copies_nothing_after_its_lease() {
     let (from, to) = tree(&cluster, "fenced", None, 600).await;
     far(&cluster, "fenced").await;
     let mover = worker.mover().await;
+    // All of the node is frozen: what goes on later must not write even for a moment.
     worker.signal(Signal::SIGSTOP);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(mover), Signal::SIGSTOP).unwrap();
     let frozen = Instant::now();
-    // Its movers end themselves before the Lease runs out.
+    // Its movers end before the Lease runs out.
     gone_within(mover, Duration::from_secs(5)).await;
     assert!(frozen.elapsed() < Duration::from_secs(5));
     // The shard is put back, as the manager does when the Lease has run out, and another worker has it.

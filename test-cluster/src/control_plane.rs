@@ -301,12 +301,21 @@ impl ControlPlane {
     ///
     /// When the file cannot be written.
     pub fn write_kubeconfig(&self, file: &Path, token: &str) -> anyhow::Result<()> {
+        self.write_any_kubeconfig(file, token, &self.address())
+    }
+
+    /// Writes a kubeconfig of an administrator who takes another way.
+    pub(crate) fn write_kubeconfig_by(&self, file: &Path, address: &str) -> anyhow::Result<()> {
+        self.write_any_kubeconfig(file, &self.credentials.admin_token, address)
+    }
+
+    fn write_any_kubeconfig(&self, file: &Path, token: &str, address: &str) -> anyhow::Result<()> {
         let content = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
-                "server": self.address(),
+                "server": address,
                 "certificate-authority": self.credentials.authority_file(),
             }}],
             "users": [{"name": "test", "user": {"token": token}}],

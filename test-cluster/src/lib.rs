@@ -34,5 +34,5 @@ pub use control_plane::{ControlPlane, Settings};
 pub use eventually::eventually;
 pub use node::Node;
 pub use nodes::{NodeSettings, Nodes};
-pub use proxy::Link;
+pub use proxy::{Link, Way};
 pub use skip::skip;

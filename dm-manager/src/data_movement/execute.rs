@@ -56,10 +56,12 @@ impl Executor<'_> {
                 self.patch_shard(cancel, false).await
             }
             Action::PutBackShard => {
-                let attempts =
-                    self.shard.as_ref().and_then(|shard| shard.status.as_ref()?.attempts);
+                let before = self.shard.as_ref().and_then(|shard| shard.status.as_ref());
+                let (attempts, inside) =
+                    before.map_or((None, None), |status| (status.attempts, status.inside));
                 let mut free = status::cleared(self.shard.as_deref());
                 free["attempts"] = json!(attempts);
+                free["inside"] = json!(inside);
                 self.patch_shard(json!({"status": free}), true).await?;
                 self.context.metrics.shards_put_back.inc();
                 Ok(())

@@ -24,7 +24,7 @@ use longshore::api::{DataMovementShard, Defined, definitions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use test_cluster::{ControlPlane, skip};
+use test_cluster::{ControlPlane, Way, skip};
 
 /// The job's user and group in most tests.
 pub const USER: u32 = 4321;
@@ -165,7 +165,12 @@ impl Cluster {
 
     /// As [`Self::worker`], and not waited for.
     pub fn start_worker(&self, node: &str, options: &[&str]) -> Worker {
-        Worker::start(self, node, options)
+        Worker::start(self, node, options, &self.plane.kubeconfig())
+    }
+
+    /// As [`Self::start_worker`], over a way to the API server that can be cut.
+    pub fn start_worker_by(&self, node: &str, options: &[&str], way: &Way) -> Worker {
+        Worker::start(self, node, options, way.kubeconfig())
     }
 }
 
@@ -234,7 +239,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(cluster: &Cluster, node: &str, options: &[&str]) -> Self {
+    fn start(cluster: &Cluster, node: &str, options: &[&str], kubeconfig: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = cluster.place.path(&format!("{node}-{number}.log"));
@@ -244,9 +249,7 @@ impl Worker {
         command.args(["--pod", &format!("pod-of-{node}"), "--shards-in", &cluster.namespace]);
         command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&run_dir);
         command.args(options);
-        command
-            .env("KUBECONFIG", cluster.plane.kubeconfig())
-            .env("RUST_LOG", "info,dm_worker=debug");
+        command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", "info,dm_worker=debug");
         command.stdin(Stdio::null()).stderr(File::create(&log).unwrap());
         let child = command.spawn().unwrap();
         let pid = child.id().cast_signed();
