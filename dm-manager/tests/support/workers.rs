@@ -26,6 +26,12 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 /// A manager that runs.
 pub struct Manager(Child);
 
+impl Manager {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
 impl Drop for Manager {
     fn drop(&mut self) {
         drop(self.0.kill());
@@ -84,7 +90,7 @@ impl Scene {
 
     /// Starts a manager, which has the rights of an administrator.
     pub fn start_manager(&self, identity: &str) -> Manager {
-        let log = self.plane.directory().join(format!("{}-{identity}.log", self.namespace));
+        let log = self.log_of(identity);
         let log = File::options().create(true).append(true).open(log).unwrap();
         // The kernel kills it with the thread of the test, however that ends.
         let mut command = Command::new("setpriv");
@@ -95,6 +101,15 @@ impl Scene {
         command.env("RUST_LOG", "info");
         command.stdout(Stdio::null()).stderr(log);
         Manager(command.spawn().unwrap())
+    }
+
+    fn log_of(&self, identity: &str) -> PathBuf {
+        self.plane.directory().join(format!("{}-{identity}.log", self.namespace))
+    }
+
+    /// What a manager has logged so far.
+    pub fn log(&self, identity: &str) -> String {
+        std::fs::read_to_string(self.log_of(identity)).unwrap()
     }
 
     pub fn version(&self) -> Version {
