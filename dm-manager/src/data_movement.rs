@@ -136,7 +136,11 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
         let Some(movement) = world.movements.get(&namespace, &name) else {
             return Ok(Next::await_change());
         };
-        let shard = world.shards.get(&namespace, &name);
+        let mut shard = world.shards.get(&namespace, &name);
+        if shard.is_none() && movement.metadata.deletion_timestamp.is_some() {
+            // What lets the movement go must not just be late.
+            shard = world.ask_for_shard(&namespace, &name).await?;
+        }
         let certain = starts(&movement, shard.as_deref());
         let facts = world.facts(&movement, certain).await?;
         let silent = match &shard {

@@ -87,3 +87,37 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dm_service::since_boot;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_leader_writes_and_everybody_reads() {
+        let leadership = Leadership::default();
+        let answer = async |method: Method| {
+            let inner =
+                tower::service_fn(async |_: Request<Body>| Ok::<_, BoxError>(Response::new(())));
+            let request = Request::builder().method(method).body(Body::empty()).unwrap();
+            let answer = Fence(leadership.clone()).layer(inner).oneshot(request).await;
+            answer.map_err(kube::Error::Service)
+        };
+        let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+        let past = since_boot().checked_sub(Duration::from_millis(1));
+        for (until, holds) in
+            [(None, false), (past, false), (Some(since_boot() + Duration::from_secs(60)), true)]
+        {
+            leadership.set(until);
+            for method in writes.clone() {
+                match answer(method.clone()).await {
+                    Ok(_) => assert!(holds, "{method} went out"),
+                    Err(error) => assert!(!holds && held_back(&error), "{method}: {error}"),
+                }
+            }
+            answer(Method::GET).await.unwrap();
+        }
+    }
+}

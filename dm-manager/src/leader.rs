@@ -39,6 +39,11 @@ impl Leadership {
         self.until().is_some_and(|until| since_boot() < until)
     }
 
+    /// Sets until when it holds.
+    pub(crate) fn set(&self, until: Option<Duration>) {
+        *self.until() = until;
+    }
+
     fn until(&self) -> MutexGuard<'_, Option<Duration>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,17 +102,17 @@ impl Election {
                 Err(_) => tracing::warn!("no answer when renewing the Lease"),
             }
         }
-        *self.leadership.until() = None;
+        self.leadership.set(None);
     }
 
     /// What was asked for at a time and granted holds for others from a later time on.
     fn extend(&self, begun: Duration) {
-        *self.leadership.until() = Some(begun + RENEW_WITHIN);
+        self.leadership.set(Some(begun + RENEW_WITHIN));
     }
 
     /// Gives the Lease back, so that another one need not wait.
     pub(crate) async fn release(&mut self) {
-        *self.leadership.until() = None;
+        self.leadership.set(None);
         let Some((mut lease, _)) = self.seen.take() else { return };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) {

@@ -2,6 +2,7 @@
 //! are late, claims that go away under the workers. On a real control plane with played nodes whose pods
 //! are real processes with real mounts.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // numbers of a scrape
 
 mod support;
 #[path = "support/workers.rs"]

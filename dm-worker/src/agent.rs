@@ -239,11 +239,11 @@ impl Agent {
             return;
         }
         self.forget(&uid);
-        if !self.worker.own.has(shard.status.as_ref()) {
+        if !self.worker.own.has_lease(shard.status.as_ref()) {
             return;
         }
-        // Of an earlier process of this worker, whose movers are dead, or claimed without that its answer
-        // came back.
+        // Of an earlier process of this worker or an earlier pod of this node, whose movers are dead, or
+        // claimed without that its answer came back.
         if self.held.borrow().is_some() {
             self.start(watch, shard, |life| Box::pin(life.put_back()));
         } else {

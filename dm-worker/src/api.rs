@@ -35,11 +35,16 @@ pub(crate) struct Identity {
 impl Identity {
     /// Whether a status says that this worker has claimed the shard.
     pub(crate) fn has(&self, status: Option<&DataMovementShardStatus>) -> bool {
+        self.has_lease(status)
+            && status.is_some_and(|status| status.worker.as_deref() == Some(&self.worker))
+    }
+
+    /// Whether a status says that this worker has claimed the shard, or one before it on this node, in
+    /// whatever pod that was.
+    pub(crate) fn has_lease(&self, status: Option<&DataMovementShardStatus>) -> bool {
         status.is_some_and(|status| {
             let running = status.state.as_ref().is_some_and(|state| *state == ShardState::Running);
-            running
-                && status.worker.as_deref() == Some(&self.worker)
-                && status.lease.as_deref() == Some(&self.lease)
+            running && status.lease.as_deref() == Some(&self.lease)
         })
     }
 }

@@ -156,11 +156,17 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         movers: args.movers.into(),
         drain: Duration::from_secs(args.drain_seconds.into()),
     };
-    let agent = Agent::new(settings, Arc::new(worker), mounts, readiness, held);
+    let worker = Arc::new(worker);
+    let agent = Agent::new(settings, Arc::clone(&worker), mounts, readiness, held);
     agent.run(ends.asked()).await;
     lease.abort();
     drop(lease.await);
-    claimant.give_back().await;
+    if worker.directory.has_running() {
+        // Held in the kernel: whoever comes next has to wait until the Lease has run out.
+        tracing::error!("a mover has not ended, so the Lease is not given back");
+    } else {
+        claimant.give_back().await;
+    }
     tracing::info!("ended");
     Ok(())
 }

@@ -151,6 +151,21 @@ impl World {
         }
     }
 
+    /// The shard of a movement, as the API server has it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not say.
+    pub(crate) async fn ask_for_shard(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> kube::Result<Option<Arc<DataMovementShard>>> {
+        let version = &self.context.versions.shard;
+        let api = Api::namespaced_with(self.context.client.clone(), namespace, version);
+        Ok(api.get_opt(name).await?.map(Arc::new))
+    }
+
     /// For how long the Lease of the worker that has claimed a shard has been over; none while it holds.
     /// A watch may be late, so the API server is asked before a Lease is taken to be over.
     ///

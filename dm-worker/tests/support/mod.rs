@@ -165,12 +165,17 @@ impl Cluster {
 
     /// As [`Self::worker`], and not waited for.
     pub fn start_worker(&self, node: &str, options: &[&str]) -> Worker {
-        Worker::start(self, node, options, &self.plane.kubeconfig())
+        Worker::start(self, node, &format!("pod-of-{node}"), options, &self.plane.kubeconfig())
+    }
+
+    /// As [`Self::start_worker`], in another pod.
+    pub fn start_worker_in(&self, pod: &str, node: &str, options: &[&str]) -> Worker {
+        Worker::start(self, node, pod, options, &self.plane.kubeconfig())
     }
 
     /// As [`Self::start_worker`], over a way to the API server that can be cut.
     pub fn start_worker_by(&self, node: &str, options: &[&str], way: &Way) -> Worker {
-        Worker::start(self, node, options, way.kubeconfig())
+        Worker::start(self, node, &format!("pod-of-{node}"), options, way.kubeconfig())
     }
 }
 
@@ -239,14 +244,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(cluster: &Cluster, node: &str, options: &[&str], kubeconfig: &Path) -> Self {
+    fn start(
+        cluster: &Cluster,
+        node: &str,
+        pod: &str,
+        options: &[&str],
+        kubeconfig: &Path,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = cluster.place.path(&format!("{node}-{number}.log"));
         let run_dir = cluster.place.path(&format!("run-{node}"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_dm-worker"));
         command.args(["run", "--node", node, "--namespace", &cluster.namespace]);
-        command.args(["--pod", &format!("pod-of-{node}"), "--shards-in", &cluster.namespace]);
+        command.args(["--pod", pod, "--shards-in", &cluster.namespace]);
         command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&run_dir);
         command.args(options);
         command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", "info,dm_worker=debug");
