@@ -9,13 +9,13 @@ use longshore::api::{
 };
 
 use crate::events::Events;
-use crate::leader::Leadership;
 use crate::metrics::Metrics;
 
 /// What every controller is given. A clone is the same.
 #[derive(Clone)]
 pub(crate) struct Context {
-    /// The API server, without a limit on the rate of requests.
+    /// The API server, without a limit on the rate of requests. Nothing is written through it while this
+    /// replica does not lead.
     pub(crate) client: Client,
     /// The versions of the kinds on this cluster.
     pub(crate) versions: Versions,
@@ -23,8 +23,6 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     /// The label, `KEY=VALUE`, of the nodes that have workers.
     pub(crate) node_selector: String,
-    /// Whether this replica leads at this moment.
-    pub(crate) leadership: Leadership,
     /// Kubernetes Events.
     pub(crate) events: Events,
     /// What `/metrics` shows.

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dm_service::Readiness;
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -29,7 +30,6 @@ use self::decide::{View, decide, starts};
 use self::execute::{Error, Executor, is};
 use self::world::World;
 use crate::context::Context;
-use crate::server::Readiness;
 
 /// How often a movement that keeps changing under our hands is looked at again at once.
 const ATTEMPTS: usize = 8;
@@ -136,7 +136,11 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
         let Some(movement) = world.movements.get(&namespace, &name) else {
             return Ok(Next::await_change());
         };
-        let shard = world.shards.get(&namespace, &name);
+        let mut shard = world.shards.get(&namespace, &name);
+        if shard.is_none() && movement.metadata.deletion_timestamp.is_some() {
+            // What lets the movement go must not just be late.
+            shard = world.ask_for_shard(&namespace, &name).await?;
+        }
         let certain = starts(&movement, shard.as_deref());
         let facts = world.facts(&movement, certain).await?;
         let silent = match &shard {

@@ -1,5 +1,6 @@
-//! Which replica of the manager acts: the one that holds a Lease. It only elects; every write of the
-//! controllers is conditional as well, so that a leader that has not yet noticed its end does no harm.
+//! Which replica of the manager acts: the one that holds a Lease. It only elects; what keeps the others
+//! from writing is in `fence`, and every write of the controllers is conditional as well, for one that is
+//! on its way when the Lease runs out.
 //!
 //! The rules are those of client-go's `leaderelection`: the time of the holder is never compared with the
 //! time of this machine, only how long the Lease has stayed the same is measured here.
@@ -7,12 +8,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dm_service::since_boot;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 /// The name of the Lease.
 pub(crate) const LEASE: &str = "longshore-manager";
@@ -26,18 +28,23 @@ const RENEW_WITHIN: Duration = Duration::from_secs(7);
 /// How often a leader renews, and others look.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Whether this replica leads, by its own clock: what was stopped for a while and goes on must not act on
-/// what it saw before. A clone is the same.
-#[derive(Clone, Default)]
-pub(crate) struct Leadership(Arc<Mutex<Option<Instant>>>);
+/// Whether this replica leads, by a clock that goes on while this process, or this machine, is stopped:
+/// who goes on after that must not act on what it saw before. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leadership(Arc<Mutex<Option<Duration>>>);
 
 impl Leadership {
     /// Whether it holds now.
     pub(crate) fn holds(&self) -> bool {
-        self.until().is_some_and(|until| Instant::now() < until)
+        self.until().is_some_and(|until| since_boot() < until)
     }
 
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+    /// Sets until when it holds.
+    pub(crate) fn set(&self, until: Option<Duration>) {
+        *self.until() = until;
+    }
+
+    fn until(&self) -> MutexGuard<'_, Option<Duration>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -47,7 +54,7 @@ pub(crate) struct Election {
     leases: Api<Lease>,
     identity: String,
     /// The Lease as last seen, and since when it has been so.
-    seen: Option<(Lease, Instant)>,
+    seen: Option<(Lease, Duration)>,
     leadership: Leadership,
 }
 
@@ -67,7 +74,7 @@ impl Election {
     /// Returns when this candidate leads. Calls `spoken` each time the API server has answered.
     pub(crate) async fn acquire(&mut self, spoken: impl Fn()) {
         loop {
-            let begun = Instant::now();
+            let begun = since_boot();
             match timeout(RENEW_WITHIN, self.attempt()).await {
                 Ok(Ok(true)) => return self.extend(begun),
                 Ok(Ok(false)) => spoken(),
@@ -80,11 +87,11 @@ impl Election {
 
     /// Renews as long as that works, and returns when this candidate leads no more.
     pub(crate) async fn keep(&mut self) {
-        let mut renewed = Instant::now();
-        while renewed.elapsed() < RENEW_WITHIN {
+        let mut renewed = since_boot();
+        while since_boot() < renewed + RENEW_WITHIN {
             sleep(PERIOD).await;
-            let left = RENEW_WITHIN.saturating_sub(renewed.elapsed());
-            let begun = Instant::now();
+            let left = (renewed + RENEW_WITHIN).saturating_sub(since_boot());
+            let begun = since_boot();
             match timeout(left, self.attempt()).await {
                 Ok(Ok(true)) => {
                     renewed = begun;
@@ -95,17 +102,17 @@ impl Election {
                 Err(_) => tracing::warn!("no answer when renewing the Lease"),
             }
         }
-        *self.leadership.until() = None;
+        self.leadership.set(None);
     }
 
     /// What was asked for at a time and granted holds for others from a later time on.
-    fn extend(&self, begun: Instant) {
-        *self.leadership.until() = Some(begun + RENEW_WITHIN);
+    fn extend(&self, begun: Duration) {
+        self.leadership.set(Some(begun + RENEW_WITHIN));
     }
 
     /// Gives the Lease back, so that another one need not wait.
     pub(crate) async fn release(&mut self) {
-        *self.leadership.until() = None;
+        self.leadership.set(None);
         let Some((mut lease, _)) = self.seen.take() else { return };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) {
@@ -133,7 +140,7 @@ impl Election {
         }
         match self.replace(&self.renewed(current)).await {
             Ok(lease) => {
-                self.seen = Some((lease, Instant::now()));
+                self.seen = Some((lease, since_boot()));
                 Ok(true)
             }
             Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409) => {
@@ -149,7 +156,7 @@ impl Election {
         let lease = self.renewed(Lease { metadata, spec: None });
         match self.leases.create(&PostParams::default(), &lease).await {
             Ok(lease) => {
-                self.seen = Some((lease, Instant::now()));
+                self.seen = Some((lease, since_boot()));
                 Ok(true)
             }
             Err(kube::Error::Api(refused)) if refused.code == 409 => Ok(false),
@@ -171,7 +178,7 @@ impl Election {
         let same =
             self.seen.as_ref().is_some_and(|(seen, _)| seen.metadata.resource_version == *version);
         if !same {
-            self.seen = Some((lease.clone(), Instant::now()));
+            self.seen = Some((lease.clone(), since_boot()));
         }
     }
 
@@ -182,7 +189,7 @@ impl Election {
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
         let duration = seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let duration = duration.map_or(DURATION, Duration::from_secs);
-        self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() > duration)
+        self.seen.as_ref().is_some_and(|(_, since)| since_boot() > *since + duration)
     }
 
     fn renewed(&self, mut lease: Lease) -> Lease {

@@ -6,11 +6,11 @@ mod context;
 mod crds;
 mod data_movement;
 mod events;
+mod fence;
 mod leader;
 mod lustre_file_system;
 mod metrics;
 mod run;
-mod server;
 mod worker_set;
 
 use clap::{Parser, Subcommand};

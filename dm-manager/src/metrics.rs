@@ -6,6 +6,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::fence;
+
 /// The numbers. A clone is the same.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -19,7 +21,7 @@ pub(crate) struct Metrics {
     /// Looks that ended in an error and are repeated, by controller.
     pub(crate) reconcile_failures: IntCounterVec,
     /// Requests to the API server that the controllers made, by kind of object, verb and answer.
-    pub(crate) requests: IntCounterVec,
+    requests: IntCounterVec,
     /// Movements that are there, by state.
     pub(crate) movements: IntGaugeVec,
     /// Movements that ended, by outcome.
@@ -105,10 +107,25 @@ impl Metrics {
         })
     }
 
+    /// Counts a request by how it was answered.
+    pub(crate) fn request<T>(&self, resource: &str, verb: &str, answer: &kube::Result<T>) {
+        let outcome = match answer {
+            Ok(_) => "done",
+            Err(kube::Error::Api(refused)) => match refused.code {
+                404 => "not_found",
+                409 => "conflict",
+                _ => "refused",
+            },
+            Err(error) if fence::held_back(error) => "held_back",
+            Err(_) => "unreachable",
+        };
+        self.requests.with_label_values(&[resource, verb, outcome]).inc();
+    }
+
     /// The text that Prometheus reads.
-    pub(crate) fn text(&self) -> prometheus::Result<String> {
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(String::from_utf8(text)?)
     }
 }

@@ -5,17 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
-use kube::{Client, Config};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use dm_service::{Ends, LogFormat, Readiness, host_name};
+use kube::Client;
 
 use crate::context::{Context, Patience, Versions};
 use crate::data_movement;
 use crate::events::Events;
+use crate::fence;
 use crate::leader::Election;
 use crate::metrics::Metrics;
-use crate::server::{self, Readiness};
 use crate::worker_set;
 
 /// Run the controllers
@@ -54,48 +52,28 @@ pub(crate) struct Args {
     log_format: LogFormat,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// One JSON object per line
-    Json,
-    /// For people
-    Text,
-}
-
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
 /// When there is no API server configured, or the address cannot be listened on.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    log_to_standard_error(args.log_format);
-    // Two threads: the work is to wait for the API server, and memory counts.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("failed to start the runtime")?.block_on(serve(args))
-}
-
-fn log_to_standard_error(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
+    dm_service::log_to_standard_error(args.log_format, "info");
+    dm_service::block_on(serve(args))
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
-    let config = Config::infer().await.context("failed to find the API server")?;
-    let client = Client::try_from(config).context("failed to make a client")?;
-    let identity = args.identity.clone().unwrap_or_else(host_name);
+    let mut ends = Ends::listen()?;
+    let config = dm_service::api_server().await?;
+    let client = Client::try_from(config.clone()).context("failed to make a client")?;
+    let identity = args.identity.clone().unwrap_or_else(|| host_name("dm-manager"));
     let metrics = Metrics::new().context("failed to make the metrics")?;
     let readiness = Readiness::default();
-    server::start(args.listen, metrics.clone(), readiness.clone()).await?;
+    let shown = metrics.clone();
+    dm_service::serve(args.listen, move || shown.text(), readiness.clone()).await?;
 
-    let mut election = Election::new(client.clone(), &args.namespace, identity.clone());
-    let leadership = election.leadership();
+    let mut election = Election::new(client, &args.namespace, identity.clone());
+    let client = fence::client(config, election.leadership())?;
     let lead = async {
         let context = Context {
             versions: discovered(&client).await,
@@ -103,7 +81,6 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             client,
             namespace: args.namespace,
             node_selector: args.node_selector,
-            leadership,
             metrics,
             patience: Patience { lost_worker: Duration::from_secs(args.lost_worker_after) },
         };
@@ -111,8 +88,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = lead => {}
-        _ = terminated.recv() => tracing::info!("ending on SIGTERM"),
-        _ = interrupted.recv() => tracing::info!("ending on SIGINT"),
+        () = ends.asked() => {}
     }
     election.release().await;
     Ok(())
@@ -159,9 +135,4 @@ async fn discovered(client: &Client) -> Versions {
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    name.map_or_else(|_| "dm-manager".to_owned(), |name| name.trim().to_owned())
 }

@@ -122,9 +122,8 @@ fn every_kind() -> Vec<Kind> {
 /// The control plane with all definitions, and a namespace.
 async fn cluster(about: &str) -> Option<(&'static ControlPlane, Client, String)> {
     let plane = ControlPlane::shared()?;
-    plane.install(&printed(&["--all"])).await.unwrap();
-    let namespace = plane.namespace(about).await.unwrap();
-    Some((plane, plane.client(), namespace))
+    let (client, namespace) = plane.scene(&printed(&["--all"]), about).await;
+    Some((plane, client, namespace))
 }
 
 /// Creates an object with its status, as it can only be done in two steps where the status is apart.

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Taint};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
@@ -16,25 +16,13 @@ use kube::{Api, Client, ResourceExt};
 use longshore::api::{Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager};
 use serde_json::{Value, json};
 use support::printed;
-use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings};
+use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings, eventually};
 
-const LIMIT: Duration = Duration::from_secs(90);
 const WORKERS: &str = "nnf-dm-system";
 const FINALIZER: &str = "dm.cray.hpe.com";
 
 /// The user and group of the jobs.
 const USER: u32 = 4711;
-
-async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = found().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// The worker's program, which lies beside the manager's when the whole workspace was built.
 fn worker() -> Option<PathBuf> {

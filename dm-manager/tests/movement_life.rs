@@ -19,7 +19,7 @@ use support::worker::{Worker, counters};
 #[tokio::test]
 async fn a_command_that_copies_nothing_succeeds() {
     let Some(rabbit) = Rabbit::new("true").await else { return };
-    let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
+    let (manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.profile("nothing", json!({"command": "true"})).await;
     rabbit.create(&rabbit.movement("copy", "nothing")).await;
     let shard = worker.claim("copy").await;
@@ -36,6 +36,8 @@ async fn a_command_that_copies_nothing_succeeds() {
     assert!(is_held(&rabbit.movements.get("copy").await.unwrap()), "until it is deleted");
     rabbit.delete("copy").await;
     rabbit.gone("copy").await;
+    let numbers = manager.get("/metrics").1;
+    assert!(!numbers.contains("outcome=\"not_found\""), "requests about what is gone: {numbers}");
 }
 
 #[tokio::test]
@@ -142,7 +144,15 @@ async fn cancelled_while_it_runs_it_ends_when_the_mover_has() {
 #[tokio::test]
 async fn cancelled_before_the_start_it_ends_too() {
     let Some(rabbit) = Rabbit::new("never").await else { return };
+    // One that a program before this one had started, and that nobody knows any more.
+    rabbit.copy("unknown").await;
+    let running =
+        json!({"status": {"state": "Running", "startTime": "2026-11-21T00:00:00.000000Z"}});
+    let params = PatchParams::default();
+    rabbit.movements.patch_status("unknown", &params, &Patch::Merge(running)).await.unwrap();
+    rabbit.cancel("unknown").await;
     let _manager = rabbit.manager();
+    assert_eq!(outcome(&rabbit.finished("unknown").await), Some(Outcome::Cancelled));
     let mut movement = rabbit.movement("at-once", "nope");
     movement.spec.cancel = Some(true);
     rabbit.create(&movement).await;

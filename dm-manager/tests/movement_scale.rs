@@ -19,7 +19,7 @@ use support::manager::Manager;
 use support::rabbit::{COPY, Rabbit, outcome, state};
 use support::real_worker::{Place, RealWorker, same};
 use support::worker::Worker;
-use test_cluster::{ControlPlane, Settings};
+use test_cluster::ControlPlane;
 
 /// When movements were first seen to run, and to be finished.
 type Seen = HashMap<(String, State), Instant>;
@@ -118,7 +118,7 @@ async fn at_once(rabbit: &Rabbit, manager: &Manager, movements: &[NnfDataMovemen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_at_once_take_six_writes_each() {
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "many").await;
     let (manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.profile("copy", json!({"command": COPY})).await;
@@ -131,7 +131,7 @@ async fn three_hundred_at_once_take_six_writes_each() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_real_copies_at_once() {
     let Some(place) = Place::new("many") else { return };
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "real").await;
     let manager = rabbit.manager();
     rabbit.profile("copy", json!({"command": COPY})).await;
@@ -186,7 +186,7 @@ async fn one_by_one(rabbit: &Rabbit, movements: &[NnfDataMovement]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_movement_runs_soon_after_it_is_created() {
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "one").await;
     let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.profile("copy", json!({"command": COPY})).await;
@@ -199,7 +199,7 @@ async fn one_movement_runs_soon_after_it_is_created() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_real_copy_runs_soon_after_it_is_created() {
     let Some(place) = Place::new("one") else { return };
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "real").await;
     let (_manager, _worker) = (rabbit.manager(), RealWorker::start(&rabbit, &place, &[]));
     // Long enough to be seen.
@@ -219,7 +219,7 @@ async fn one_real_copy_runs_soon_after_it_is_created() {
 
 #[tokio::test]
 async fn progress_costs_one_write_of_each_object_for_each_report() {
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "reports").await;
     let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.copy("copy").await;

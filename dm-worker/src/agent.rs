@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dm_service::{Readiness, since_boot};
 use futures::stream::{BoxStream, SelectAll, StreamExt, select_all};
 use kube::Api;
 use kube::runtime::WatchStreamExt;
@@ -20,9 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::admission::Admission;
 use crate::lease::Held;
 use crate::mounts::Mounts;
-use crate::server::Readiness;
 use crate::shard::{BEFORE_THE_LEASE, Conduct, Left, Life, Worker, is_free};
-use crate::time::since_boot;
 
 /// The pauses of a watch that fails: an API server that is back is noticed soon.
 const WATCH_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
@@ -51,6 +50,8 @@ pub(crate) struct Settings {
 
 /// A shard that this worker has to do with.
 struct Running {
+    /// The namespace and the name of the object.
+    name: String,
     seen: watch::Sender<Option<DataMovementShard>>,
     /// Which watch it came from.
     watch: usize,
@@ -182,7 +183,7 @@ impl Agent {
         for scope in scopes {
             for selector in &selectors {
                 let number = watches.len();
-                let config = watcher::Config::default().labels(selector);
+                let config = dm_service::watching().labels(selector);
                 let events = watcher::watcher(scope.clone(), config).backoff(Pauses::default());
                 watches.push(events.map(move |event| (number, event)).boxed());
             }
@@ -238,11 +239,11 @@ impl Agent {
             return;
         }
         self.forget(&uid);
-        if !self.worker.own.has(shard.status.as_ref()) {
+        if !self.worker.own.has_lease(shard.status.as_ref()) {
             return;
         }
-        // Of an earlier process of this worker, whose movers are dead, or claimed without that its answer
-        // came back.
+        // Of an earlier process of this worker or an earlier pod of this node, whose movers are dead, or
+        // claimed without that its answer came back.
         if self.held.borrow().is_some() {
             self.start(watch, shard, |life| Box::pin(life.put_back()));
         } else {
@@ -279,6 +280,12 @@ impl Agent {
                 continue;
             }
             self.origins.remove(&uid(&shard));
+            let name = name(&shard);
+            if self.running.values().any(|running| running.name == name) {
+                // One of this name was deleted, and its mover may still write to the same place.
+                self.look_later(watch, shard);
+                continue;
+            }
             self.start(watch, shard, |life| Box::pin(life.carry_out(permit)));
         }
     }
@@ -296,13 +303,15 @@ impl Agent {
     ) {
         let uid = uid(&shard);
         let (sender, seen) = watch::channel(Some(shard.clone()));
-        self.running.insert(uid.clone(), Running { seen: sender, watch });
+        let running = Running { name: name(&shard), seen: sender, watch };
+        self.running.insert(uid.clone(), running);
         let life = live(Life {
             worker: Arc::clone(&self.worker),
             shard,
             seen,
             conduct: self.conduct.subscribe(),
             held: self.held.clone(),
+            inside: None,
         });
         let task = self.lives.spawn(life).id();
         self.tasks.insert(task, uid);
@@ -386,6 +395,12 @@ fn version(shard: &DataMovementShard) -> Option<u128> {
 
 fn number(version: &str) -> Option<u128> {
     version.parse().ok()
+}
+
+fn name(shard: &DataMovementShard) -> String {
+    let metadata = &shard.metadata;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("{}/{}", part(&metadata.namespace), part(&metadata.name))
 }
 
 fn uid(shard: &DataMovementShard) -> String {

@@ -35,11 +35,16 @@ pub(crate) struct Identity {
 impl Identity {
     /// Whether a status says that this worker has claimed the shard.
     pub(crate) fn has(&self, status: Option<&DataMovementShardStatus>) -> bool {
+        self.has_lease(status)
+            && status.is_some_and(|status| status.worker.as_deref() == Some(&self.worker))
+    }
+
+    /// Whether a status says that this worker has claimed the shard, or one before it on this node, in
+    /// whatever pod that was.
+    pub(crate) fn has_lease(&self, status: Option<&DataMovementShardStatus>) -> bool {
         status.is_some_and(|status| {
             let running = status.state.as_ref().is_some_and(|state| *state == ShardState::Running);
-            running
-                && status.worker.as_deref() == Some(&self.worker)
-                && status.lease.as_deref() == Some(&self.lease)
+            running && status.lease.as_deref() == Some(&self.lease)
         })
     }
 }
@@ -170,6 +175,7 @@ impl Wanted {
 #[derive(Debug)]
 pub(crate) struct Status {
     wanted: watch::Sender<Wanted>,
+    written: watch::Receiver<Value>,
     task: JoinHandle<Result<String, Refused>>,
 }
 
@@ -177,8 +183,14 @@ impl Status {
     /// For a shard that this worker has claimed, as `version` of the object says.
     pub(crate) fn start(shard: Shard, own: Identity, version: String, seen: Seen) -> Self {
         let (wanted, wants) = watch::channel(Wanted::Nothing);
-        let task = tokio::spawn(keep(shard, own, version, seen, wants));
-        Self { wanted, task }
+        let (wrote, written) = watch::channel(Value::Null);
+        let task = tokio::spawn(keep(shard, own, version, seen, wants, wrote));
+        Self { wanted, written, task }
+    }
+
+    /// The fields that were written last.
+    pub(crate) fn written(&self) -> watch::Receiver<Value> {
+        self.written.clone()
     }
 
     /// Has fields changed, beside those of earlier calls, which may not be written yet.
@@ -212,6 +224,7 @@ async fn keep(
     mut version: String,
     seen: Seen,
     mut wants: watch::Receiver<Wanted>,
+    wrote: watch::Sender<Value>,
 ) -> Result<String, Refused> {
     let mut pause = PAUSES.0;
     loop {
@@ -232,6 +245,7 @@ async fn keep(
             Ok(written) => {
                 version = written;
                 pause = PAUSES.0;
+                wrote.send_replace(status);
                 if last || wants.changed().await.is_err() {
                     return Ok(version);
                 }

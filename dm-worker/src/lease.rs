@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dm_service::since_boot;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client};
@@ -13,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
-use crate::time::{now, since_boot};
+use crate::time::now;
 
 /// How often a Lease is renewed before it runs out.
 const RENEWALS: u32 = 8;

@@ -90,6 +90,12 @@ impl RunDirectory {
         running
     }
 
+    /// Whether a mover that was noted is still there.
+    pub(crate) fn has_running(&self) -> bool {
+        let files = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        files.map(|file| file.path()).any(|file| self.running(&file).is_some())
+    }
+
     /// The process that a file names, if it is that process still.
     fn running(&self, file: &Path) -> Option<u32> {
         let note: Note = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
@@ -156,6 +162,7 @@ mod tests {
         }
         let directory = RunDirectory::open(&path).unwrap();
         assert_eq!(directory.still_there("left"), Some(children[0].id()));
+        assert!(directory.has_running());
         // In another thread, because a child is there until it is waited for.
         let ended = std::thread::scope(|scope| {
             let ending = scope.spawn(|| directory.end_all());
@@ -165,6 +172,7 @@ mod tests {
         });
         assert!(!ended.success());
         assert_eq!(directory.still_there("left"), None);
+        assert!(!directory.has_running());
         assert!(children[1].try_wait().unwrap().is_none(), "another process lives");
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "only the lock is left");
         children[1].kill().unwrap();

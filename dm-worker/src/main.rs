@@ -12,7 +12,6 @@ mod mounts;
 mod mover;
 mod process;
 mod run;
-mod server;
 mod shard;
 mod time;
 mod wire;

@@ -8,6 +8,7 @@
 
 mod bounds;
 mod leash;
+mod placing;
 mod preparation;
 
 use std::io::{self, BufRead, Write};
@@ -25,6 +26,7 @@ use longshore::report::Report;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use self::leash::Go;
 use crate::wire::{self, Assignment, News, Order};
 
 /// Carries out one copy, which is told to it on standard input.
@@ -42,12 +44,13 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         return ExitCode::from(Outcome::Refused.code());
     }
     let Some(copy) = first_order() else {
-        return ExitCode::SUCCESS; // somebody else has the shard
+        // Somebody else has the shard, or the order did not arrive: nothing was done.
+        return ExitCode::from(Outcome::Terminated.code());
     };
     let cancel = Cancel::default();
     let started = listen(&cancel).and_then(|()| leash::hold(&cancel));
     let outcome = match started {
-        Ok(()) => carry_out(&copy, &cancel),
+        Ok(go) => carry_out(&copy, &cancel, &go),
         Err(error) => Err(format!("failed to start the mover: {error}")),
     };
     let outcome = outcome.unwrap_or_else(|text| {
@@ -63,7 +66,7 @@ fn first_order() -> Option<Box<Assignment>> {
     io::stdin().lock().read_line(&mut line).ok()?;
     match serde_json::from_str(&line).ok()? {
         Order::Begin(copy) => Some(copy),
-        Order::EndBy { .. } => None,
+        Order::EndBy { .. } | Order::Go => None,
     }
 }
 
@@ -83,11 +86,14 @@ fn listen(cancel: &Cancel) -> io::Result<()> {
 ///
 /// # Errors
 /// A sentence about why nothing was copied.
-fn carry_out(copy: &Assignment, cancel: &Cancel) -> Result<Outcome, String> {
-    let request = preparation::prepare(copy)?;
+fn carry_out(copy: &Assignment, cancel: &Cancel, go: &Go) -> Result<Outcome, String> {
+    let mut request = preparation::prepare(copy)?;
     if copy.dry_run {
         say(&News::Summary { text: String::new() });
         return Ok(Outcome::Complete);
+    }
+    if placing::place(copy, &mut request, go).is_none() {
+        return Ok(Outcome::Terminated); // the worker is gone
     }
     let report = run_engine(&request, cancel, copy.count_ahead).map_err(|refusal| {
         let mut text = refusal.to_string();

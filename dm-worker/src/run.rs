@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::ValueEnum;
-use kube::{Client, Config};
+use dm_service::{Ends, LogFormat, Readiness, host_name, since_boot};
+use kube::Client;
 use longshore::api::data_movement_shard::worker_lease;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 use crate::agent::{Agent, Settings};
 use crate::api::Identity;
@@ -19,9 +17,7 @@ use crate::lease::Claimant;
 use crate::leftover::RunDirectory;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
-use crate::server::{self, Readiness};
 use crate::shard::{BEFORE_THE_LEASE, Limits, Worker};
-use crate::time::since_boot;
 
 /// Claim the shards of this node and have them copied
 ///
@@ -101,14 +97,6 @@ pub(crate) struct Args {
     log_format: LogFormat,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// One JSON object per line
-    Json,
-    /// For people
-    Text,
-}
-
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -116,40 +104,27 @@ enum LogFormat {
 /// When there is no API server configured, the address cannot be listened on, or another worker has the
 /// run directory.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    log_to_standard_error(args.log_format);
-    // Two threads: the work is to wait for movers and for the API server, and memory counts.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("failed to start the runtime")?.block_on(serve(args))
-}
-
-fn log_to_standard_error(format: LogFormat) {
     // What the client says of a request that failed, whoever sent it says too.
-    let default = "info,kube_client::client::builder=off";
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
+    dm_service::log_to_standard_error(args.log_format, "info,kube_client::client::builder=off");
+    dm_service::block_on(serve(args))
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let mut ends = Ends::listen()?;
     // Before anything can be claimed, nothing of an earlier worker runs.
     let directory = RunDirectory::open(&args.run_dir)?;
     directory.end_all()?;
-    let config = Config::infer().await.context("failed to find the API server")?;
-    let client = Client::try_from(config).context("failed to make a client")?;
+    let client =
+        Client::try_from(dm_service::api_server().await?).context("failed to make a client")?;
     let metrics = Metrics::new().context("failed to make the metrics")?;
     let readiness = Readiness::default();
-    server::start(args.listen, metrics.clone(), readiness.clone()).await?;
+    let shown = metrics.clone();
+    dm_service::serve(args.listen, move || shown.text(), readiness.clone()).await?;
     // An empty list in the environment is one empty word.
     let points = args.mount.into_iter().filter(|point| !point.as_os_str().is_empty()).collect();
     let mounts = Mounts::new(points, args.job_storage);
     tokio::spawn(mounts.clone().keep());
-    let pod = args.pod.unwrap_or_else(host_name);
+    let pod = args.pod.unwrap_or_else(|| host_name("worker"));
     let claimant = Claimant {
         client: client.clone(),
         namespace: args.namespace,
@@ -181,25 +156,19 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         movers: args.movers.into(),
         drain: Duration::from_secs(args.drain_seconds.into()),
     };
-    let agent = Agent::new(settings, Arc::new(worker), mounts, readiness, held);
-    let end = async {
-        tokio::select! {
-            _ = terminated.recv() => tracing::info!("ending on SIGTERM"),
-            _ = interrupted.recv() => tracing::info!("ending on SIGINT"),
-        }
-    };
-    agent.run(end).await;
+    let worker = Arc::new(worker);
+    let agent = Agent::new(settings, Arc::clone(&worker), mounts, readiness, held);
+    agent.run(ends.asked()).await;
     lease.abort();
     drop(lease.await);
-    claimant.give_back().await;
+    if worker.directory.has_running() {
+        // Held in the kernel: whoever comes next has to wait until the Lease has run out.
+        tracing::error!("a mover has not ended, so the Lease is not given back");
+    } else {
+        claimant.give_back().await;
+    }
     tracing::info!("ended");
     Ok(())
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_else(|_| "worker".to_owned())
 }
 
 const _: () = assert!(BEFORE_THE_LEASE.as_secs() < 4, "the shortest Lease has time for work");

@@ -74,6 +74,8 @@ pub(crate) struct Life {
     pub(crate) seen: Seen,
     pub(crate) conduct: watch::Receiver<Conduct>,
     pub(crate) held: watch::Receiver<Held>,
+    /// Whether the source goes inside the destination, once an attempt has decided that.
+    pub(crate) inside: Option<bool>,
 }
 
 /// What is left to do.
@@ -113,7 +115,10 @@ impl Life {
     pub(crate) async fn put_back(self) -> Left {
         let status = if self.is_to_be_cancelled() {
             self.worker.metrics.finished(Outcome::Cancelled);
-            outcome::over(&outcome::cancelled(None), &Tally::default())
+            // Its mover is gone, unless a filesystem holds it in the kernel: then that is said.
+            let stays = self.worker.directory.still_there(self.uid());
+            let cancelled = outcome::cancelled_and(stays.map(why_it_stays).as_deref());
+            outcome::over(&cancelled, &Tally::default())
         } else {
             self.worker.metrics.released();
             outcome::released()
@@ -233,6 +238,7 @@ impl Life {
         if let Some(newest) = self.seen.borrow().clone().filter(is_free) {
             self.shard = newest;
         }
+        self.inside = self.shard.status.as_ref().and_then(|status| status.inside);
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();

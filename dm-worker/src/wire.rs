@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Order {
     /// The copy. It comes once, and first.
     Begin(Box<Assignment>),
-    /// The mover must have ended by this time on the clock of [`crate::time::since_boot`].
+    /// The mover must have ended by this time on the clock of [`dm_service::since_boot`].
     EndBy { milliseconds: u64 },
+    /// What [`News::Placed`] said is noted, so the copy may begin.
+    Go,
 }
 
 /// One copy.
@@ -30,6 +32,9 @@ pub(crate) struct Assignment {
     pub(crate) dry_run: bool,
     /// Somebody wants to know how much there is to copy.
     pub(crate) count_ahead: bool,
+    /// Whether the source goes inside the destination, where an earlier attempt has decided that.
+    #[serde(default)]
+    pub(crate) inside: Option<bool>,
 }
 
 /// From the mover.
@@ -38,6 +43,9 @@ pub(crate) struct Assignment {
 pub(crate) enum News {
     /// The destination is ready; this is what it came to.
     Prepared { destination: String },
+    /// Whether the source goes inside the destination, by what was there before the first byte. The mover
+    /// waits until that is noted: an attempt after this one finds what this one has made.
+    Placed { inside: bool },
     /// The request cannot be carried out, and nothing was copied.
     Refused { text: String },
     /// Once a second while it copies, by the library.

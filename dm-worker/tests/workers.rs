@@ -115,6 +115,23 @@ async fn a_killed_worker_leaves_no_mover_and_its_successor_goes_on() {
     assert_eq!(cluster.leases().await, 0);
 }
 
+/// A pod that was lost with its node comes back as another one.
+#[tokio::test]
+async fn a_worker_in_another_pod_goes_on_with_what_the_one_before_it_had() {
+    let Some(cluster) = cluster("other-pod").await else { return };
+    let worker = cluster.worker("n1", &["--lease-seconds", "4"]).await;
+    let (from, to) = slow_tree(&cluster, "left", Some("n1")).await;
+    far(&cluster, "left").await;
+    worker.kill().await;
+    let worker = cluster.start_worker_in("another-pod", "n1", &["--lease-seconds", "4"]);
+    let status = cluster.finished("left").await;
+    assert_eq!((outcome(&status).as_str(), status.attempts), ("Success", Some(2)), "{status:#?}");
+    assert_eq!(status.worker.as_deref(), Some("another-pod"));
+    assert_same(&from, &to);
+    worker.end().await;
+    assert_eq!(cluster.leases().await, 0);
+}
+
 #[tokio::test]
 async fn a_frozen_worker_copies_nothing_after_its_lease() {
     let Some(cluster) = cluster("fenced").await else { return };
@@ -122,9 +139,11 @@ async fn a_frozen_worker_copies_nothing_after_its_lease() {
     let (from, to) = tree(&cluster, "fenced", None, 600).await;
     far(&cluster, "fenced").await;
     let mover = worker.mover().await;
+    // All of the node is frozen: what goes on later must not write even for a moment.
     worker.signal(Signal::SIGSTOP);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(mover), Signal::SIGSTOP).unwrap();
     let frozen = Instant::now();
-    // Its movers end themselves before the Lease runs out.
+    // Its movers end before the Lease runs out.
     gone_within(mover, Duration::from_secs(5)).await;
     assert!(frozen.elapsed() < Duration::from_secs(5));
     // The shard is put back, as the manager does when the Lease has run out, and another worker has it.

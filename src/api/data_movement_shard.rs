@@ -223,6 +223,10 @@ pub struct DataMovementShardStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub destination: Option<String>,
+    /// Whether the source goes inside the destination: what the first attempt found there, which holds for
+    /// those that follow. Absent where that does not depend on what is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inside: Option<bool>,
     /// When the mover started last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<MicroTime>,

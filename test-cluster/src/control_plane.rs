@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Config};
 use serde_json::json;
@@ -95,6 +96,15 @@ impl ControlPlane {
     /// When it can have one, and that does not start.
     pub fn own(settings: Settings) -> Option<Self> {
         Self::find(settings).map_err(|reason| skip(&reason)).ok()
+    }
+
+    /// As [`Self::own`], with the API server alone.
+    ///
+    /// # Panics
+    ///
+    /// As that.
+    pub fn bare() -> Option<Self> {
+        Self::own(Settings { controllers: false })
     }
 
     /// A running control plane, or why this machine cannot have one.
@@ -291,12 +301,21 @@ impl ControlPlane {
     ///
     /// When the file cannot be written.
     pub fn write_kubeconfig(&self, file: &Path, token: &str) -> anyhow::Result<()> {
+        self.write_any_kubeconfig(file, token, &self.address())
+    }
+
+    /// Writes a kubeconfig of an administrator who takes another way.
+    pub(crate) fn write_kubeconfig_by(&self, file: &Path, address: &str) -> anyhow::Result<()> {
+        self.write_any_kubeconfig(file, &self.credentials.admin_token, address)
+    }
+
+    fn write_any_kubeconfig(&self, file: &Path, token: &str, address: &str) -> anyhow::Result<()> {
         let content = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
-                "server": self.address(),
+                "server": address,
                 "certificate-authority": self.credentials.authority_file(),
             }}],
             "users": [{"name": "test", "user": {"token": token}}],
@@ -363,6 +382,22 @@ impl ControlPlane {
         let answer = accounts.create_token_request(name, &PostParams::default(), &request).await;
         let answer = answer.context("failed to ask for a token")?;
         answer.status.and_then(|status| status.token).context("the answer has no token")
+    }
+
+    /// What most tests begin with: definitions are installed, and there is a namespace for it alone.
+    ///
+    /// # Panics
+    ///
+    /// When the API server refuses.
+    pub async fn scene(
+        &self,
+        definitions: &[CustomResourceDefinition],
+        about: &str,
+    ) -> (Client, String) {
+        let installed = self.install(definitions).await;
+        installed.unwrap_or_else(|error| panic!("the definitions are not installed: {error:#}"));
+        let namespace = self.namespace(about).await;
+        (self.client(), namespace.unwrap_or_else(|error| panic!("{error:#}")))
     }
 
     /// Makes a namespace for a test, with a name of its own.

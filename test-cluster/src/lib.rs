@@ -11,6 +11,7 @@ mod container;
 mod control_plane;
 mod credentials;
 mod environment;
+mod eventually;
 mod install;
 mod kubelet;
 mod loopback;
@@ -30,7 +31,8 @@ mod skip;
 mod volume;
 
 pub use control_plane::{ControlPlane, Settings};
+pub use eventually::eventually;
 pub use node::Node;
 pub use nodes::{NodeSettings, Nodes};
-pub use proxy::Link;
+pub use proxy::{Link, Way};
 pub use skip::skip;

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Config};
 use serde_json::json;
-use test_cluster::{ControlPlane, Settings};
+use test_cluster::ControlPlane;
 
 /// Long enough for a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ async fn controllers_make_the_pods_of_a_daemon_set_and_collect_what_nobody_owns(
 
 #[tokio::test]
 async fn the_api_server_goes_away_and_comes_back_with_everything() {
-    let Some(plane) = ControlPlane::own(Settings { controllers: false }) else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
     let namespace = plane.namespace("outage").await.unwrap();
     let config_maps: Api<ConfigMap> = Api::namespaced(plane.client(), &namespace);
     config_maps.create(&PostParams::default(), &config_map("kept")).await.unwrap();

@@ -15,26 +15,10 @@ use k8s_openapi::api::core::v1::{
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use test_cluster::{ControlPlane, Link, NodeSettings, Nodes};
+use test_cluster::{ControlPlane, Link, NodeSettings, Nodes, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Long enough for a machine that is busy with other tests.
-const LIMIT: Duration = Duration::from_secs(60);
 const PORT: u16 = 8080;
-
-async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut found: impl FnMut() -> F,
-) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = found().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// A namespace with nodes of its own, and a DaemonSet on them.
 struct Scene {
@@ -58,8 +42,7 @@ impl Scene {
         }
         // Pods are refused until the namespace's service account is there.
         let accounts: Api<ServiceAccount> = Api::namespaced(plane.client(), &scene.namespace);
-        eventually("a service account", || async { accounts.get_opt("default").await.unwrap() })
-            .await;
+        eventually("a service account", async || accounts.get_opt("default").await.unwrap()).await;
         Some(scene)
     }
 
@@ -118,7 +101,7 @@ impl Scene {
     /// The pod on a node, when there is one that fits.
     async fn pod(&self, node: &str, what: &str, fits: impl Fn(&Pod) -> bool) -> Pod {
         let node = self.node_name(node);
-        let found = eventually(what, || async {
+        let found = eventually(what, async || {
             let pods = self.pods().list(&ListParams::default()).await.unwrap().items;
             let here = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.as_ref() == Some(&node);
             pods.into_iter().find(|pod| here(pod) && fits(pod))
@@ -166,7 +149,7 @@ fn lives(pid: u32) -> bool {
 
 async fn get(pod: &Pod, path: &str) -> String {
     let address = pod.status.as_ref().unwrap().pod_ip.clone().unwrap();
-    eventually("an answer over HTTP", || async {
+    eventually("an answer over HTTP", async || {
         let mut stream = tokio::net::TcpStream::connect(format!("{address}:{PORT}")).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -188,7 +171,7 @@ async fn pods_run_on_every_node_and_tell_whether_they_are_ready() {
     fs::write(scene.node("a").path("/mnt/nnf/ready"), "").unwrap();
     scene.pod("a", "a pod that is ready", ready).await;
     let daemon_sets: Api<DaemonSet> = Api::namespaced(scene.client.clone(), &scene.namespace);
-    eventually("the DaemonSet to count one", || async {
+    eventually("the DaemonSet to count one", async || {
         let status = daemon_sets.get("daemon").await.unwrap().status?;
         (status.number_ready == 1 && status.desired_number_scheduled == 2).then_some(())
     })
@@ -252,7 +235,7 @@ async fn a_claim_is_mounted_when_it_is_bound_and_the_node_can() {
     let complaint = async |node: &str, text: &str| {
         let name = scene.pod(node, "a pod", |_| true).await.name_any();
         let events: Api<Event> = Api::namespaced(scene.client.clone(), &scene.namespace);
-        eventually(text, || async {
+        eventually(text, async || {
             let events = events.list(&ListParams::default()).await.unwrap().items;
             let mut mine =
                 events.iter().filter(|event| event.involved_object.name.as_ref() == Some(&name));
@@ -307,7 +290,7 @@ async fn a_pod_ends_in_order_when_it_can_and_by_force_when_it_does_not() {
     let begun = Instant::now();
     scene.pods().delete(&pod.name_any(), &DeleteParams::default()).await.unwrap();
     let uid = pod.uid();
-    eventually("the pod to be gone", || async {
+    eventually("the pod to be gone", async || {
         let pods = scene.pods().list(&ListParams::default()).await.unwrap().items;
         pods.iter().all(|pod| pod.uid() != uid).then_some(())
     })
@@ -328,7 +311,7 @@ async fn a_pod_ends_in_order_when_it_can_and_by_force_when_it_does_not() {
     get(&pod, "/readyz").await;
     let pid = scene.node("a").process_of(&scene.namespace, &pod.name_any(), "one").unwrap();
     scene.pods().delete(&pod.name_any(), &DeleteParams::default()).await.unwrap();
-    eventually("it to end by itself", || async { (!lives(pid)).then_some(()) }).await;
+    eventually("it to end by itself", async || (!lives(pid)).then_some(())).await;
     scene.pod("a", "another pod", |other| other.uid() != pod.uid() && runs(other)).await;
 }
 
@@ -395,7 +378,7 @@ async fn a_node_that_is_cut_off_runs_on_without_the_api_server() {
     let left = scene.pod("a", "the pod", |_| true).await;
     assert!(left.metadata.deletion_timestamp.is_some());
     scene.node("a").link(Link::Up);
-    eventually("it to end now", || async { (!lives(pid)).then_some(()) }).await;
+    eventually("it to end now", async || (!lives(pid)).then_some(())).await;
     scene.pod("a", "another pod", |other| other.uid() != pod.uid() && runs(other)).await;
 }
 

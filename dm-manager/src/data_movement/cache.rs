@@ -151,11 +151,6 @@ pub(crate) fn logged<K>(change: watcher::Result<K>) -> Option<K> {
     change.inspect_err(|error| tracing::warn!(%error, "a watch failed and begins again")).ok()
 }
 
-/// How a watch is set up: it ends every minute, so that one which was cut off unnoticed is not for long.
-pub(crate) fn watch() -> watcher::Config {
-    watcher::Config::default().timeout(60)
-}
-
 fn key<K: Resource>(object: &K) -> (String, String) {
     let metadata = object.meta();
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -20,9 +19,6 @@ use super::status;
 use super::world::World;
 use crate::context::Context;
 
-/// The API server has this long to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -32,12 +28,6 @@ pub(crate) enum Error {
     /// The API server refused, or could not be reached.
     #[error(transparent)]
     Request(#[from] kube::Error),
-    /// Another replica may lead by now.
-    #[error("the Lease of the leader has run out")]
-    NotLeading,
-    /// The API server did not answer.
-    #[error("no answer within {ANSWER_WITHIN:?}")]
-    Silence,
 }
 
 /// Carries out actions on one movement.
@@ -66,10 +56,12 @@ impl Executor<'_> {
                 self.patch_shard(cancel, false).await
             }
             Action::PutBackShard => {
-                let attempts =
-                    self.shard.as_ref().and_then(|shard| shard.status.as_ref()?.attempts);
+                let before = self.shard.as_ref().and_then(|shard| shard.status.as_ref());
+                let (attempts, inside) =
+                    before.map_or((None, None), |status| (status.attempts, status.inside));
                 let mut free = status::cleared(self.shard.as_deref());
                 free["attempts"] = json!(attempts);
+                free["inside"] = json!(inside);
                 self.patch_shard(json!({"status": free}), true).await?;
                 self.context.metrics.shards_put_back.inc();
                 Ok(())
@@ -323,31 +315,16 @@ impl Executor<'_> {
         Ok(there)
     }
 
-    /// Makes a request, with a limit on its time, and counts it.
+    /// Makes a request, and counts it.
     async fn request<T>(
         &self,
         resource: &str,
         verb: &str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
-        if !self.context.leadership.holds() {
-            return Err(Error::NotLeading);
-        }
-        let answer = match tokio::time::timeout(ANSWER_WITHIN, request).await {
-            Ok(answer) => answer.map_err(Error::Request),
-            Err(_) => Err(Error::Silence),
-        };
-        let outcome = match &answer {
-            Ok(_) => "done",
-            Err(Error::Request(kube::Error::Api(refused))) => match refused.code {
-                404 => "not_found",
-                409 => "conflict",
-                _ => "refused",
-            },
-            Err(_) => "unreachable",
-        };
-        self.context.metrics.requests.with_label_values(&[resource, verb, outcome]).inc();
-        answer
+        let answer = request.await;
+        self.context.metrics.request(resource, verb, &answer);
+        answer.map_err(Error::Request)
     }
 }
 

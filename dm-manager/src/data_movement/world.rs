@@ -25,7 +25,7 @@ use longshore::api::{
 
 use tokio::sync::watch;
 
-use super::cache::{self, Cache, drain};
+use super::cache::{Cache, drain};
 use super::plan::{Facts, Site, Storage};
 use crate::context::Context;
 
@@ -79,8 +79,8 @@ impl World {
             everywhere(context, version, |storage: &mut NnfNodeStorage| storage.status = None)
         });
         let leases = Api::<Lease>::namespaced(context.client.clone(), &context.namespace);
-        let (leases, lease_changes) = Cache::new((), watcher(leases, cache::watch()));
-        let selected = cache::watch().labels(&context.node_selector);
+        let (leases, lease_changes) = Cache::new((), watcher(leases, dm_service::watching()));
+        let selected = dm_service::watching().labels(&context.node_selector);
         let nodes = Api::<PartialObjectMeta<Node>>::all(context.client.clone());
         let nodes = watcher(nodes, selected);
         let (nodes, node_changes) = Cache::new((), nodes.modify(strip));
@@ -149,6 +149,21 @@ impl World {
             Some(_) => Site::Node(namespace.to_owned()),
             None => Site::Foreign,
         }
+    }
+
+    /// The shard of a movement, as the API server has it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not say.
+    pub(crate) async fn ask_for_shard(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> kube::Result<Option<Arc<DataMovementShard>>> {
+        let version = &self.context.versions.shard;
+        let api = Api::namespaced_with(self.context.client.clone(), namespace, version);
+        Ok(api.get_opt(name).await?.map(Arc::new))
     }
 
     /// For how long the Lease of the worker that has claimed a shard has been over; none while it holds.
@@ -294,7 +309,7 @@ where
     K: Send + Sync + 'static,
 {
     let api: Api<K> = Api::all_with(context.client.clone(), version);
-    let events = watcher(api, cache::watch()).modify(move |object| {
+    let events = watcher(api, dm_service::watching()).modify(move |object| {
         strip(object);
         trim(object);
     });

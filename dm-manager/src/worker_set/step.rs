@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::{
     LustreFileSystem, NnfDataMovementManager, Version, data_movement_manager as manager_object,
@@ -29,6 +29,9 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long own writes may take to be seen, before it is assumed that they are undone.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// When a view that is behind is looked at again, if nothing comes into it before.
+const BEHIND: Duration = Duration::from_millis(100);
 
 /// When to look again.
 pub(crate) enum Next {
@@ -127,6 +130,11 @@ impl Keeper {
         }
     }
 
+    /// Whether there was a write to an object that has not come into view yet.
+    pub(super) fn is_being_written<K: Resource>(&self, object: &K) -> bool {
+        object.meta().uid.as_ref().is_some_and(|uid| self.written.contains_key(uid))
+    }
+
     /// Until when own writes may still come into view, when there are such.
     fn behind(&mut self, view: &View) -> Option<Instant> {
         let mut seen = HashMap::new();
@@ -177,12 +185,7 @@ impl Keeper {
         verb: &str,
         answer: kube::Result<T>,
     ) -> kube::Result<T> {
-        let outcome = match &answer {
-            Ok(_) => "ok",
-            Err(kube::Error::Api(refusal)) if refusal.code == 409 => "conflict",
-            Err(_) => "error",
-        };
-        self.context.metrics.requests.with_label_values(&[resource, verb, outcome]).inc();
+        self.context.metrics.request(resource, verb, &answer);
         answer
     }
 
@@ -201,6 +204,10 @@ impl Keeper {
             judgement.accepted.iter().filter(|one| !one.is_deleted()).collect();
         let (bound, unbound): (Vec<&FileSystem>, Vec<_>) =
             wanted.into_iter().partition(|one| view.is_bound(&one.claim));
+        // A claim that is going is kept by those who have it, and is made anew only when it is gone: it has
+        // to be taken from the workers, or none that starts could ever have it.
+        let unbound: Vec<_> =
+            unbound.into_iter().filter(|one| !view.is_going(&one.claim)).collect();
         let mounted: Vec<FileSystem> = judgement
             .accepted
             .iter()
@@ -227,7 +234,7 @@ impl Keeper {
             beyond,
             status.map_or(0, |status| status.desired_number_scheduled),
         );
-        let Some(written) = self.write_daemon_set(live.as_deref(), meant).await? else {
+        let Some(written) = self.write_daemon_set(view, live.as_deref(), meant).await? else {
             return Ok(live.map(|live| (*live).clone()));
         };
         let volumes: Vec<&str> = target.iter().map(|one| one.name.as_str()).collect();
@@ -236,9 +243,10 @@ impl Keeper {
         Ok(Some(written))
     }
 
-    /// Writes the DaemonSet, unless it is as it should be.
+    /// Writes the DaemonSet, unless it is as it should be, or made of what is not so any more.
     async fn write_daemon_set(
         &mut self,
+        view: &View,
         live: Option<&DaemonSet>,
         meant: DaemonSet,
     ) -> anyhow::Result<Option<DaemonSet>> {
@@ -273,10 +281,32 @@ impl Keeper {
                 return Ok(None);
             }
         }
+        if !self.is_up_to_date(view).await? {
+            self.at(Instant::now() + BEHIND);
+            return Ok(None);
+        }
         let answer = api.replace(daemon_set::NAME, &how, &next).await;
         let written = self.counted("daemonsets", "update", answer).context(about)?;
         self.filled = Some(written.clone());
         Ok(Some(written))
+    }
+
+    /// Whether the filesystems are as they are known. Watches come back one after the other when the API
+    /// server was away, and what was decided between them would restart every worker once for each.
+    async fn is_up_to_date(&self, view: &View) -> anyhow::Result<bool> {
+        let Some(version) = &self.context.versions.lustre_file_system else { return Ok(true) };
+        let api: Api<LustreFileSystem> = Api::all_with(self.context.client.clone(), version);
+        let answer = api.list(&ListParams::default()).await;
+        let there = self.counted("lustrefilesystems", "list", answer);
+        let there = there.context("failed to list the filesystems")?;
+        let what = |one: &LustreFileSystem| {
+            (one.uid(), one.metadata.deletion_timestamp.is_some(), one.spec.clone())
+        };
+        let mut there: Vec<_> = there.iter().map(what).collect();
+        let mut known: Vec<_> = view.file_systems().iter().map(what).collect();
+        there.sort_by(|one, other| one.0.cmp(&other.0));
+        known.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(there == known)
     }
 
     /// Whether what is wanted has not changed for a while, and nothing more is expected soon.
@@ -327,7 +357,10 @@ impl Keeper {
         let version = version.context("the kind of the manager object is unknown")?;
         let api: Api<NnfDataMovementManager> =
             Api::namespaced_with(self.context.client.clone(), &self.context.namespace, &version);
-        let patch = Patch::Merge(json!({"status": {"ready": ready}}));
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": manager.resource_version(), "uid": manager.uid()},
+            "status": {"ready": ready},
+        }));
         let how = PatchParams::default();
         let answer = api.patch_status(manager_object::NAME, &how, &patch).await;
         let written = self.counted("nnfdatamovementmanagers", "patch", answer);

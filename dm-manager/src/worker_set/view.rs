@@ -51,24 +51,23 @@ impl View {
         let mut watches = Watches::new();
         let client = || context.client.clone();
         let namespace = context.namespace.as_str();
-        let named =
-            |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let named = |name: &str| dm_service::watching().fields(&format!("metadata.name={name}"));
         let version = context.versions.manager.clone()?;
         let manager = Api::namespaced_with(client(), namespace, &version);
         let config = named(data_movement_manager::NAME);
         let manager = watch(manager, config, version, wake, &mut watches);
         let file_systems = context.versions.lustre_file_system.clone().map(|version| {
             let all = Api::all_with(client(), &version);
-            watch(all, watcher::Config::default(), version, wake, &mut watches)
+            watch(all, dm_service::watching(), version, wake, &mut watches)
         });
-        let workers = watcher::Config::default().labels(&format!("{WORKER_LABEL}=true"));
-        let warnings = watcher::Config::default().fields("type=Warning,involvedObject.kind=Pod");
-        let made = watcher::Config::default().labels(MADE_FOR[0]);
+        let workers = dm_service::watching().labels(&format!("{WORKER_LABEL}=true"));
+        let warnings = dm_service::watching().fields("type=Warning,involvedObject.kind=Pod");
+        let made = dm_service::watching().labels(MADE_FOR[0]);
         let made = makes_volumes.then(|| {
             let volumes = watch(Api::all(client()), made.clone(), (), wake, &mut watches);
             (volumes, watch(Api::all(client()), made, (), wake, &mut watches))
         });
-        let (sets, all) = (named(daemon_set::NAME), watcher::Config::default());
+        let (sets, all) = (named(daemon_set::NAME), dm_service::watching());
         let view = Self {
             namespace: namespace.to_owned(),
             manager,
@@ -146,6 +145,12 @@ impl View {
         })
     }
 
+    /// Whether a claim of the workers is being deleted.
+    pub(crate) fn is_going(&self, claim: &str) -> bool {
+        let key = reflector::ObjectRef::new(claim).within(&self.namespace);
+        self.claims.get(&key).is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+    }
+
     /// The last warnings about volumes of pods that run nothing yet, by the pod's uid.
     pub(crate) fn mount_warnings(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
@@ -198,7 +203,7 @@ fn watch_leases(api: Api<Lease>, wake: &Arc<Notify>, watches: &mut Watches) -> S
         let mounts = lease.annotations().get(MOUNTS_ANNOTATION).cloned();
         said.insert(lease.name_any(), mounts.clone()) != Some(mounts)
     };
-    watch_what_matters(api, watcher::Config::default(), (), wake, watches, matters)
+    watch_what_matters(api, dm_service::watching(), (), wake, watches, matters)
 }
 
 /// Watches objects of a kind, and wakes when an event matters.

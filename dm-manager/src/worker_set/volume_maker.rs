@@ -1,12 +1,13 @@
 //! Making and removing the PersistentVolumes and claims of filesystems, in place of lustre-fs-operator.
 //! What they are is in `lustre_file_system::volumes`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -30,7 +31,11 @@ impl Keeper {
         judgement: &Judgement,
         driver: Driver,
     ) -> anyhow::Result<()> {
-        for one in judgement.accepted.iter().filter(|one| !one.is_deleted()) {
+        let live = judgement.accepted.iter().filter(|one| !one.is_deleted());
+        // What was just written to says something else than what is known of it.
+        let known: Vec<&FileSystem> =
+            live.filter(|one| !self.is_being_written(&one.object)).collect();
+        for one in known {
             let mut status = serde_json::Map::new();
             for (namespace, mode) in wanted(&one.object) {
                 let there = self.make_volume(view, one, &namespace, &mode, driver).await;
@@ -53,6 +58,34 @@ impl Keeper {
             }
             self.say_volumes(one, Value::Object(status)).await?;
         }
+        self.remove_ownerless(view, judgement).await
+    }
+
+    /// Removes what was made for filesystems that are gone: a replica that was stopped may have had its
+    /// last request carried out after another one had removed everything.
+    async fn remove_ownerless(&self, view: &View, judgement: &Judgement) -> anyhow::Result<()> {
+        let Some((volumes, claims)) = view.volumes() else { return Ok(()) };
+        let labels = volumes.iter().map(|volume| volume.labels());
+        let labels = labels.chain(claims.iter().map(|claim| claim.labels()));
+        let named = labels.filter_map(|labels| {
+            Some((labels.get(MADE_FOR[1])?.clone(), labels.get(MADE_FOR[0])?.clone()))
+        });
+        let refused = judgement.refused.iter().map(|(one, _)| one);
+        let known: BTreeSet<(String, String)> = judgement
+            .accepted
+            .iter()
+            .chain(refused)
+            .map(|one| (one.object.namespace().unwrap_or_default(), one.name.clone()))
+            .collect();
+        for (namespace, name) in named.collect::<BTreeSet<_>>().difference(&known) {
+            // It may just not have come into view yet.
+            let answer = self.file_systems(namespace).get_opt(name).await;
+            let found = self.counted("lustrefilesystems", "get", answer);
+            if found.context("failed to ask for a filesystem")?.is_none() {
+                tracing::warn!(namespace, name, "removing volumes of a filesystem that is gone");
+                self.remove(namespace, name, |_| false).await?;
+            }
+        }
         Ok(())
     }
 
@@ -74,11 +107,14 @@ impl Keeper {
             None => {
                 self.made("persistentvolumes", api.create(&PostParams::default(), &volume).await)?
             }
+            // One that is going is replaced when it is gone.
+            Some(old) if old.metadata.deletion_timestamp.is_some() => return Ok(false),
             // A new claim cannot bind to the volume of an old one of the same name.
             Some(old) if phase(old) == "Released" => {
-                let patch = Patch::Merge(
-                    json!({"spec": {"claimRef": {"uid": null, "resourceVersion": null}}}),
-                );
+                let patch = Patch::Merge(json!({
+                    "metadata": {"resourceVersion": old.resource_version(), "uid": old.uid()},
+                    "spec": {"claimRef": {"uid": null, "resourceVersion": null}},
+                }));
                 let answer = api.patch(&name, &PatchParams::default(), &patch).await;
                 self.made("persistentvolumes", answer)?;
             }
@@ -132,7 +168,10 @@ impl Keeper {
         }
         self.remove_unwanted(one).await?;
         let api = self.file_systems(&one.object.namespace().unwrap_or_default());
-        let patch = Patch::Merge(json!({"status": {"namespaces": patch}}));
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": one.object.resource_version(), "uid": one.object.uid()},
+            "status": {"namespaces": patch},
+        }));
         let answer = api.patch_status(&one.name, &PatchParams::default(), &patch).await;
         let written = self.counted("lustrefilesystems", "patch", answer);
         self.wrote(&written.context("failed to write the status of a filesystem")?);
@@ -149,7 +188,8 @@ impl Keeper {
                         == name
             })
         };
-        self.remove(one, kept).await
+        let namespace = one.object.namespace().unwrap_or_default();
+        self.remove(&namespace, &one.name, kept).await
     }
 
     /// Removes all volumes and claims of a filesystem.
@@ -158,13 +198,18 @@ impl Keeper {
     ///
     /// When the API server refuses.
     pub(super) async fn remove_volumes(&self, one: &FileSystem) -> anyhow::Result<()> {
-        self.remove(one, |_| false).await
+        let namespace = one.object.namespace().unwrap_or_default();
+        self.remove(&namespace, &one.name, |_| false).await
     }
 
-    async fn remove(&self, one: &FileSystem, kept: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    async fn remove(
+        &self,
+        namespace: &str,
+        name: &str,
+        kept: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<()> {
         let client = self.context.client.clone();
-        let namespace = one.object.namespace().unwrap_or_default();
-        let labels = format!("{}={},{}={namespace}", MADE_FOR[0], one.name, MADE_FOR[1]);
+        let labels = format!("{}={name},{}={namespace}", MADE_FOR[0], MADE_FOR[1]);
         let mine = ListParams::default().labels(&labels);
         let all: Api<PersistentVolumeClaim> = Api::all(client.clone());
         let claims = self.counted("persistentvolumeclaims", "list", all.list(&mine).await);
@@ -172,7 +217,7 @@ impl Keeper {
             if !kept(&claim.name_any()) && claim.metadata.deletion_timestamp.is_none() {
                 let of = claim.namespace().unwrap_or_default();
                 let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &of);
-                let answer = api.delete(&claim.name_any(), &DeleteParams::default()).await;
+                let answer = api.delete(&claim.name_any(), &just(&claim)).await;
                 self.gone("persistentvolumeclaims", answer)?;
             }
         }
@@ -180,7 +225,7 @@ impl Keeper {
         let volumes = self.counted("persistentvolumes", "list", all.list(&mine).await);
         for volume in volumes.context("failed to list volumes")? {
             if !kept(&volume.name_any()) && volume.metadata.deletion_timestamp.is_none() {
-                let answer = all.delete(&volume.name_any(), &DeleteParams::default()).await;
+                let answer = all.delete(&volume.name_any(), &just(&volume)).await;
                 self.gone("persistentvolumes", answer)?;
             }
         }
@@ -193,6 +238,12 @@ impl Keeper {
             answer => answer.map(drop).with_context(|| format!("failed to delete {resource}")),
         }
     }
+}
+
+/// Deletes this object, and not another one of its name.
+fn just<K: Resource>(object: &K) -> DeleteParams {
+    let uid = object.meta().uid.clone();
+    DeleteParams::default().preconditions(Preconditions { uid, resource_version: None })
 }
 
 fn phase(of: &PersistentVolume) -> &str {

@@ -1,6 +1,7 @@
 //! A rabbit for tests of data movements: a node with its namespace, a manager that looks after it, and
 //! the objects that a movement names. The worker on it is played by the test ([`super::worker`]).
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, ObjectReference};
@@ -47,9 +48,7 @@ impl Rabbit {
 
     /// One of its own on a given control plane.
     pub async fn on(plane: &ControlPlane, about: &str) -> Self {
-        plane.install(&printed(&["--all"])).await.unwrap();
-        let namespace = plane.namespace(about).await.unwrap();
-        let client = plane.client();
+        let (client, namespace) = plane.scene(&printed(&["--all"]), about).await;
         let node = format!("rabbit-{namespace}");
         let metadata = ObjectMeta { name: Some(node.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };
@@ -109,8 +108,13 @@ impl Rabbit {
 
     /// Starts a manager by a name, with further arguments.
     pub fn manager_with(&self, identity: &str, arguments: &[&str]) -> Manager {
+        self.manager_by(&self.kubeconfig, identity, arguments)
+    }
+
+    /// The same with a kubeconfig of its own.
+    pub fn manager_by(&self, kubeconfig: &Path, identity: &str, arguments: &[&str]) -> Manager {
         Manager::start(&manager::Settings {
-            kubeconfig: &self.kubeconfig,
+            kubeconfig,
             namespace: &self.namespace,
             identity,
             node_selector: &format!("test={}", self.namespace),

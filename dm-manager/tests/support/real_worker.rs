@@ -16,21 +16,39 @@ pub const USER: u32 = 1001;
 /// A running worker. It is killed when this is dropped.
 pub struct RealWorker {
     child: Child,
+    run_dir: PathBuf,
 }
 
 impl RealWorker {
-    /// Starts one in a directory, which is where it notes what it does.
+    /// Starts that of the rabbit's node, which notes what it does in a directory.
     pub fn start(rabbit: &Rabbit, place: &Place, arguments: &[&str]) -> Self {
+        Self::start_by(rabbit, place, &rabbit.node, &rabbit.kubeconfig, arguments)
+    }
+
+    /// Starts that of any node, with a kubeconfig of its own.
+    pub fn start_by(
+        rabbit: &Rabbit,
+        place: &Place,
+        node: &str,
+        kubeconfig: &Path,
+        arguments: &[&str],
+    ) -> Self {
+        let run_dir = place.path(&format!("run-{node}"));
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(dm_worker()).arg("run");
-        command.args(["--namespace", &rabbit.namespace, "--node", &rabbit.node]);
-        command.args(["--pod", "worker-0", "--listen", "127.0.0.1:0"]);
+        command.args(["--namespace", &rabbit.namespace, "--node", node]);
+        command.args(["--pod", &format!("worker-of-{node}"), "--listen", "127.0.0.1:0"]);
         command.args(["--shards-in", &rabbit.namespace, "--shards-in", &rabbit.node]);
-        command.arg("--run-dir").arg(place.path("run")).args(arguments);
-        command.env("KUBECONFIG", &rabbit.kubeconfig);
-        let log = fs::File::options().create(true).append(true).open(place.path("worker.log"));
+        command.arg("--run-dir").arg(&run_dir).args(arguments);
+        command.env("KUBECONFIG", kubeconfig);
+        let log = place.path(&format!("{node}.log"));
+        let log = fs::File::options().create(true).append(true).open(log);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.unwrap());
-        Self { child: command.spawn().unwrap() }
+        Self { child: command.spawn().unwrap(), run_dir }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
     }
 
     /// Ends it at once, as a crash would.
@@ -38,6 +56,26 @@ impl RealWorker {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+
+    /// Asks it to end: it does so in order, and leaves nothing on its node.
+    pub fn end(mut self) {
+        signal(self.pid(), "TERM");
+        assert!(self.child.wait().unwrap().success(), "an end in order");
+        let left: Vec<_> = fs::read_dir(&self.run_dir).unwrap().map(Result::unwrap).collect();
+        assert!(left.iter().all(|entry| entry.file_name() == "lock"), "{left:?}");
+    }
+}
+
+/// Sends a process a signal by its name.
+pub fn signal(pid: i32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Whether a process runs, and has not ended.
+pub fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 impl Drop for RealWorker {

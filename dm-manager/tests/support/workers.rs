@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -14,11 +13,9 @@ use kube::{Api, Client, ResourceExt};
 use longshore::api::data_movement_manager as manager_object;
 use longshore::api::{LustreFileSystem, NnfDataMovementManager, Version};
 use serde_json::{Value, json};
+pub use test_cluster::eventually;
 use test_cluster::{ControlPlane, NodeSettings, Nodes};
 use tokio::sync::{Mutex, MutexGuard};
-
-/// Long enough for a machine that is busy with other tests.
-pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// What keeps filesystems until they are unmounted.
 pub const FINALIZER: &str = "dm.cray.hpe.com";
@@ -26,20 +23,14 @@ pub const FINALIZER: &str = "dm.cray.hpe.com";
 /// Filesystems are seen by every manager of a control plane, so one test has it at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Waits until `found` has a value.
-pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = found().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// A manager that runs.
 pub struct Manager(Child);
+
+impl Manager {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Manager {
     fn drop(&mut self) {
@@ -70,14 +61,13 @@ impl Scene {
             claims: BTreeMap::new(),
         };
         let played = plane.nodes(settings).unwrap()?;
-        plane.install(&crate::printed(&["--all"])).await.unwrap();
-        let namespace = plane.namespace(about).await.unwrap();
+        let (client, namespace) = plane.scene(&crate::printed(&["--all"]), about).await;
         // What makes it is the service account that the workers have.
         plane.service_account_token(&namespace, "nnf-dm-node-controller").await.unwrap();
         let scene = Self {
             plane,
             nodes: played,
-            client: plane.client(),
+            client,
             namespace,
             lustre: tempfile::tempdir().unwrap(),
             options: vec!["--create-volumes-for=hpe".to_owned()],
@@ -100,7 +90,7 @@ impl Scene {
 
     /// Starts a manager, which has the rights of an administrator.
     pub fn start_manager(&self, identity: &str) -> Manager {
-        let log = self.plane.directory().join(format!("{}-{identity}.log", self.namespace));
+        let log = self.log_of(identity);
         let log = File::options().create(true).append(true).open(log).unwrap();
         // The kernel kills it with the thread of the test, however that ends.
         let mut command = Command::new("setpriv");
@@ -111,6 +101,15 @@ impl Scene {
         command.env("RUST_LOG", "info");
         command.stdout(Stdio::null()).stderr(log);
         Manager(command.spawn().unwrap())
+    }
+
+    fn log_of(&self, identity: &str) -> PathBuf {
+        self.plane.directory().join(format!("{}-{identity}.log", self.namespace))
+    }
+
+    /// What a manager has logged so far.
+    pub fn log(&self, identity: &str) -> String {
+        std::fs::read_to_string(self.log_of(identity)).unwrap()
     }
 
     pub fn version(&self) -> Version {

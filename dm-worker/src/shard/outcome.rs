@@ -40,7 +40,7 @@ pub(super) enum End {
     Stays(String),
 }
 
-/// What the mover said before its end.
+/// What the mover said.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Said {
     /// Why it refused.
@@ -49,6 +49,10 @@ pub(super) struct Said {
     pub(super) summary: Option<String>,
     /// What it wrote to standard error.
     pub(super) errors: String,
+    /// Whether the source goes inside the destination, until that is heeded.
+    pub(super) placed: Option<bool>,
+    /// It waits until that is noted.
+    pub(super) waits: bool,
 }
 
 /// What becomes of the shard.
@@ -79,8 +83,12 @@ pub(super) fn judge(end: &End, asked: Option<Reason>, said: &Said) -> Verdict {
         End::Exited(status) => status,
         End::Stays(why) => return stays(why, asked),
     };
-    // What it had finished before it was asked to end is finished.
-    if let Some(code @ 0..=3) = status.code() {
+    // What it had finished before it was asked to end is finished. Who copied everything says so too: a
+    // code alone may be that of somebody who never began.
+    let silent = status.code() == Some(0) && said.summary.is_none();
+    if let Some(code @ 0..=3) = status.code()
+        && !silent
+    {
         return match asked {
             Some(Reason::Lost | Reason::Deleted) => Verdict::Nothing,
             _ => Verdict::Over(finished(code, said)),
@@ -110,16 +118,15 @@ pub(super) fn cancelled(exit_code: Option<i32>) -> Result {
     Result { outcome: Outcome::Cancelled, exit_code, message: String::new(), error: None }
 }
 
+/// The end of a shard that was cancelled, and in words why its mover stays, if it does.
+pub(super) fn cancelled_and(stays: Option<&str>) -> Result {
+    let Some(why) = stays else { return cancelled(None) };
+    Result { message: why.to_owned(), error: Some(error(why, None)), ..cancelled(None) }
+}
+
 fn stays(why: &str, asked: Option<Reason>) -> Verdict {
     let text = match asked {
-        Some(Reason::Cancel) => {
-            return Verdict::Over(Result {
-                outcome: Outcome::Cancelled,
-                exit_code: None,
-                message: why.to_owned(),
-                error: Some(error(why, None)),
-            });
-        }
+        Some(Reason::Cancel) => return Verdict::Over(cancelled_and(Some(why))),
         Some(Reason::Stall(still)) => format!("{}: {why}", stalled(still)),
         Some(Reason::Deleted | Reason::Lost) => return Verdict::Nothing,
         Some(Reason::Release) => return Verdict::Release,
@@ -291,7 +298,7 @@ mod tests {
         let said = Said {
             refused: Some("no".to_owned()),
             summary: Some("how".to_owned()),
-            errors: String::new(),
+            ..Said::default()
         };
         let own = |code| outcome(judge(&exited(code), None, &said));
         assert_eq!(own(0), (Outcome::Success, Some(0), "how".to_owned()));
@@ -299,14 +306,19 @@ mod tests {
         assert_eq!(own(2), (Outcome::Invalid, Some(2), "no".to_owned()));
         assert_eq!(own(3), (Outcome::Failed, Some(3), "exit status 3: how".to_owned()));
         // An end by accident is no outcome, and neither is one that nobody here asked for.
-        for end in [killed(9), exited(101), exited(143)] {
+        for end in [killed(9), exited(101), exited(143), exited(4), exited(130)] {
             assert!(matches!(judge(&end, None, &said), Verdict::Again(_)), "{end:?}");
         }
+        // Who never began says nothing.
+        let nothing = Said::default();
+        assert!(matches!(judge(&exited(0), None, &nothing), Verdict::Again(_)));
+        let cancelled = outcome(judge(&exited(0), Some(Reason::Cancel), &nothing));
+        assert_eq!(cancelled.0, Outcome::Cancelled);
     }
 
     #[test]
     fn who_is_asked_to_end_and_has_finished_has_finished() {
-        let said = Said::default();
+        let said = Said { summary: Some(String::new()), ..Said::default() };
         let cancel = Some(Reason::Cancel);
         assert_eq!(outcome(judge(&exited(0), cancel, &said)).0, Outcome::Success);
         assert_eq!(

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dm_service::since_boot;
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement_shard::Counters;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::outcome::{self, End, Reason, Said, Verdict, judge};
@@ -16,7 +18,6 @@ use super::tally::Tally;
 use super::{BEFORE_THE_LEASE, Conduct, Life};
 use crate::api::{Refused, Status};
 use crate::process::{Heard, Mover, why_it_stays};
-use crate::time::since_boot;
 use crate::wire::{Assignment, News, Order};
 
 /// How long a mover may take to stop in order before it is killed.
@@ -110,6 +111,12 @@ impl Supervision {
     }
 }
 
+/// Returns when a status was written that says whether the source goes inside the destination; false
+/// when none will be.
+async fn has_inside(written: &mut watch::Receiver<Value>) -> bool {
+    written.wait_for(|last| last.get("inside").is_some()).await.is_ok()
+}
+
 impl Life {
     fn assignment(&self) -> Assignment {
         let spec = &self.shard.spec;
@@ -120,6 +127,7 @@ impl Life {
             preparation: spec.preparation.clone(),
             dry_run: spec.dry_run == Some(true),
             count_ahead: self.progress_interval().is_some(),
+            inside: self.inside,
         }
     }
 
@@ -139,6 +147,7 @@ impl Life {
         mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
         self.put_off_end(&mut mover).await;
         let mut said = Said::default();
+        let mut placed = status.written();
         let mut watch = Supervision::new(self.worker.limits.stall, self.progress_interval());
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,7 +169,16 @@ impl Life {
                     Ok(()) => self.put_off_end(&mut mover).await,
                     Err(_) => watch.end(Reason::Release, &mover),
                 },
+                true = has_inside(&mut placed), if said.waits => {
+                    said.waits = false;
+                    mover.tell(&Order::Go).await;
+                }
                 _ = ticks.tick() => {}
+            }
+            if let Some(inside) = said.placed.take() {
+                self.inside = Some(inside);
+                said.waits = true;
+                status.set(json!({"inside": inside}));
             }
             if let Some(reason) = self.reason() {
                 watch.end(reason, &mover);
@@ -244,6 +262,10 @@ impl Life {
             News::Progress(progress) => {
                 watch.stall.look(&progress, since_boot());
                 tally.progress(&progress, metrics);
+            }
+            News::Placed { inside } => {
+                watch.stall.moved(since_boot());
+                said.placed = Some(inside);
             }
             News::Done(done) => {
                 watch.stall.moved(since_boot());

@@ -24,7 +24,7 @@ use longshore::api::{DataMovementShard, Defined, definitions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use test_cluster::{ControlPlane, Settings, skip};
+use test_cluster::{ControlPlane, Way, skip};
 
 /// The job's user and group in most tests.
 pub const USER: u32 = 4321;
@@ -49,7 +49,7 @@ pub async fn cluster(about: &str) -> Option<Cluster> {
 
 /// A cluster with a control plane of its own, which may be stopped.
 pub async fn own_cluster(about: &str) -> Option<Cluster> {
-    let plane = ControlPlane::own(Settings { controllers: false })?;
+    let plane = ControlPlane::bare()?;
     // Until the end of the process, which ends its servers too.
     set_up(Box::leak(Box::new(plane)), about).await
 }
@@ -61,9 +61,8 @@ async fn set_up(plane: &'static ControlPlane, about: &str) -> Option<Cluster> {
     }
     let ours: Vec<_> =
         definitions().into_iter().map(|(_, definition)| definition).take(1).collect();
-    plane.install(&ours).await.unwrap();
-    let namespace = plane.namespace(about).await.unwrap();
-    Some(Cluster { plane, client: plane.client(), namespace, place: Place::new(about) })
+    let (client, namespace) = plane.scene(&ours, about).await;
+    Some(Cluster { plane, client, namespace, place: Place::new(about) })
 }
 
 impl Cluster {
@@ -166,7 +165,17 @@ impl Cluster {
 
     /// As [`Self::worker`], and not waited for.
     pub fn start_worker(&self, node: &str, options: &[&str]) -> Worker {
-        Worker::start(self, node, options)
+        Worker::start(self, node, &format!("pod-of-{node}"), options, &self.plane.kubeconfig())
+    }
+
+    /// As [`Self::start_worker`], in another pod.
+    pub fn start_worker_in(&self, pod: &str, node: &str, options: &[&str]) -> Worker {
+        Worker::start(self, node, pod, options, &self.plane.kubeconfig())
+    }
+
+    /// As [`Self::start_worker`], over a way to the API server that can be cut.
+    pub fn start_worker_by(&self, node: &str, options: &[&str], way: &Way) -> Worker {
+        Worker::start(self, node, &format!("pod-of-{node}"), options, way.kubeconfig())
     }
 }
 
@@ -235,19 +244,23 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(cluster: &Cluster, node: &str, options: &[&str]) -> Self {
+    fn start(
+        cluster: &Cluster,
+        node: &str,
+        pod: &str,
+        options: &[&str],
+        kubeconfig: &Path,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = cluster.place.path(&format!("{node}-{number}.log"));
         let run_dir = cluster.place.path(&format!("run-{node}"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_dm-worker"));
         command.args(["run", "--node", node, "--namespace", &cluster.namespace]);
-        command.args(["--pod", &format!("pod-of-{node}"), "--shards-in", &cluster.namespace]);
+        command.args(["--pod", pod, "--shards-in", &cluster.namespace]);
         command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&run_dir);
         command.args(options);
-        command
-            .env("KUBECONFIG", cluster.plane.kubeconfig())
-            .env("RUST_LOG", "info,dm_worker=debug");
+        command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", "info,dm_worker=debug");
         command.stdin(Stdio::null()).stderr(File::create(&log).unwrap());
         let child = command.spawn().unwrap();
         let pid = child.id().cast_signed();

@@ -1,4 +1,4 @@
-//! What the manager answers over HTTP: whether it lives (`/healthz`), whether it is of use (`/readyz`),
+//! What a program answers over HTTP: whether it lives (`/healthz`), whether it is of use (`/readyz`),
 //! and its numbers (`/metrics`). It changes nothing.
 
 use std::net::SocketAddr;
@@ -12,16 +12,13 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::metrics::Metrics;
-
-/// Whether the manager is of use: it has spoken with the API server, and knows what there is or waits
-/// for another replica to end. A clone is the same.
-#[derive(Clone, Default)]
-pub(crate) struct Readiness(Arc<AtomicBool>);
+/// Whether a program is of use, which it says itself. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
     /// Says whether it is.
-    pub(crate) fn set(&self, ready: bool) {
+    pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
     }
 
@@ -30,14 +27,14 @@ impl Readiness {
     }
 }
 
-/// Answers on an address until the process ends.
+/// Answers on an address until the process ends; `numbers` are the text of `/metrics`.
 ///
 /// # Errors
 ///
 /// When the address cannot be listened on.
-pub(crate) async fn start(
+pub async fn serve(
     address: SocketAddr,
-    metrics: Metrics,
+    numbers: impl Fn() -> anyhow::Result<String> + Clone + Send + Sync + 'static,
     readiness: Readiness,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await;
@@ -48,7 +45,7 @@ pub(crate) async fn start(
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(readiness)
-        .route("/metrics", get(numbers).with_state(metrics));
+        .route("/metrics", get(async move || text(numbers())));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "failed to serve");
@@ -64,6 +61,6 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str)
     }
 }
 
-async fn numbers(State(metrics): State<Metrics>) -> Result<String, (StatusCode, String)> {
-    metrics.text().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+fn text(numbers: anyhow::Result<String>) -> Result<String, (StatusCode, String)> {
+    numbers.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))
 }

@@ -1,0 +1,87 @@
+//! Where a directory goes that nobody prepared a destination for: by cp's rule it depends on what is there,
+//! and an attempt after the first finds what that one has made.
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // tests
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use longshore::api::DataMovementShard;
+use support::{Cluster, assert_same, cluster, outcome};
+use test_cluster::Link;
+
+/// A copy of a directory as it is asked for without `createDestDir`.
+fn unprepared(cluster: &Cluster, name: &str, from: &Path, to: &Path) -> DataMovementShard {
+    let mut shard = cluster.shard(name, Some("n1"), from, to);
+    shard.spec.preparation = None;
+    shard
+}
+
+/// The worker copies everything, cannot say so, and is killed: nothing is left of the copy but what it made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_end_nobody_heard_of_is_repeated_in_its_place() {
+    let Some(cluster) = cluster("unheard").await else { return };
+    let way = cluster.plane.way().await.unwrap();
+    let worker = cluster.start_worker_by("n1", &[], &way);
+    worker.ready().await;
+    let from = cluster.place.tree("in", 240);
+    let to = cluster.place.directory("out");
+    let there = cluster.place.directory("out/there");
+    // One becomes its destination, the other goes inside one that is there.
+    for (name, to, inside) in [("new", to.join("new"), false), ("old", there, true)] {
+        let mut shard = unprepared(&cluster, name, &from, &to);
+        shard.spec.options = Some(vec!["--ops-limit=60".to_owned()]);
+        cluster.create(&shard).await;
+        let status = cluster.until(name, "copying", |status| status.counters.is_some()).await;
+        assert_eq!(status.inside, Some(inside), "noted before the first byte");
+    }
+    let movers = worker.movers();
+    way.set(Link::Refused);
+    for mover in movers {
+        support::gone_within(mover, support::SOON).await;
+    }
+    worker.kill().await;
+    let worker = cluster.worker("n1", &[]).await;
+    for (name, copy) in [("new", to.join("new")), ("old", to.join("there/in"))] {
+        let status = cluster.finished(name).await;
+        assert_eq!(
+            (outcome(&status).as_str(), status.attempts),
+            ("Success", Some(2)),
+            "{status:#?}"
+        );
+        assert_same(&from, &copy);
+    }
+    worker.end().await;
+    assert_eq!(cluster.leases().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_are_killed_at_any_moment_copy_to_one_place() {
+    let Some(cluster) = cluster("killed-at-random").await else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = now.as_secs() ^ u64::from(now.subsec_nanos());
+    eprintln!("seed {seed}");
+    let mut random = seed | 1;
+    let from = cluster.place.tree("in", 30);
+    let to = cluster.place.directory("out");
+    let mut worker = cluster.worker("n1", &[]).await;
+    for round in 0..10 {
+        let name = format!("round-{round}");
+        let copy = to.join(&name);
+        let mut shard = unprepared(&cluster, &name, &from, &copy);
+        shard.spec.options = Some(vec!["--ops-limit=400".to_owned()]);
+        cluster.create(&shard).await;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        tokio::time::sleep(Duration::from_millis(random % 300)).await;
+        worker.kill().await;
+        worker = cluster.worker("n1", &[]).await;
+        let status = cluster.finished(&name).await;
+        assert_eq!(outcome(&status), "Success", "{status:#?}");
+        assert_same(&from, &copy); // and not a level deeper as well
+    }
+    worker.end().await;
+    assert_eq!(std::fs::read_dir(&worker.run_dir).unwrap().count(), 1, "only the lock is left");
+}

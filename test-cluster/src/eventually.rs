@@ -1,0 +1,25 @@
+//! Waiting in tests: for what is to come, with a deadline, and never for a time.
+
+use std::time::{Duration, Instant};
+
+/// Long enough for a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// How often is looked.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Waits until `found` has a value.
+///
+/// # Panics
+///
+/// When it has none for too long.
+pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = found().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
