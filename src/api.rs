@@ -26,6 +26,7 @@ pub mod open;
 mod resource;
 pub mod resource_error;
 mod schema;
+pub mod shard_progress;
 pub mod storage;
 pub mod workflow;
 

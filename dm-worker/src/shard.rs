@@ -26,6 +26,7 @@ use crate::lease::Held;
 use crate::leftover::RunDirectory;
 use crate::metrics::Metrics;
 use crate::process::{Mover, why_it_stays};
+use crate::reports::Reports;
 use outcome::Verdict;
 use tally::Tally;
 
@@ -42,6 +43,7 @@ pub(crate) struct Worker {
     /// The node's name, as a salt.
     pub(crate) node: String,
     pub(crate) directory: RunDirectory,
+    pub(crate) reports: Reports,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
 }
@@ -276,7 +278,7 @@ impl Life {
         let last = loop {
             let begun = Instant::now();
             let verdict = match (mover, self.reason()) {
-                (Ok(mover), _) => self.supervise(mover, &mut status, &mut tally).await,
+                (Ok(mover), _) => self.supervise(mover, attempts, &mut status, &mut tally).await,
                 (Err(_), Some(reason)) => outcome::unstarted(reason),
                 (Err(error), None) => {
                     let text = format!("failed to start a mover: {error}");
@@ -321,10 +323,13 @@ impl Life {
         };
         // Nothing of it runs any more: what is left is to say so, however long that takes.
         drop(permit);
-        match last {
+        let left = match last {
             Some(last) => left(status.finish(last).await, version),
             None => Left::Tried(version),
-        }
+        };
+        // What the Lease said of it was true until now.
+        self.worker.reports.forget(&self.name());
+        left
     }
 }
 
