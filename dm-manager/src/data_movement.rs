@@ -171,7 +171,7 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
             patience: context.patience.lost_worker,
             now: Timestamp::now(),
         });
-        let mut executor = Executor { context, world, movement, shard };
+        let mut executor = Executor { context, world, movement, shard, ending: false };
         let mut done = Ok(());
         for action in decision.actions {
             done = executor.carry_out(action).await;

@@ -167,6 +167,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let lease = tokio::spawn(claimant.clone().hold(holding));
     let worker = Worker {
         client,
+        turns: Arc::default(),
         own: Identity { worker: pod, lease: format!("{}/{}", claimant.namespace, claimant.name) },
         node: args.node.clone(),
         directory,

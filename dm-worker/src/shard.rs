@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement::Outcome;
+use longshore::api::turns::Turns;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -39,6 +40,7 @@ const AFTER_AN_ACCIDENT: Duration = Duration::from_secs(1);
 /// What all shards of this worker share.
 pub(crate) struct Worker {
     pub(crate) client: Client,
+    pub(crate) turns: Arc<Turns>,
     pub(crate) own: Identity,
     /// The node's name, as a salt.
     pub(crate) node: String,
@@ -126,7 +128,8 @@ impl Life {
     }
 
     fn target(&self) -> Shard {
-        Shard::new(&self.worker.client, &self.shard, self.worker.metrics.clone())
+        let Worker { client, turns, metrics, .. } = &*self.worker;
+        Shard::new(client, &self.shard, Arc::clone(turns), metrics.clone())
     }
 
     fn status(&self, version: String) -> Status {
@@ -238,7 +241,7 @@ impl Life {
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();
-        let result = self.target().write(&version, &status).await;
+        let result = self.target().write(&version, &status, false).await;
         let (word, result) = match result {
             Ok(version) => ("won", Ok(version)),
             // The watch brings what it is now.

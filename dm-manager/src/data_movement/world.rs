@@ -19,6 +19,7 @@ use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement::{Endpoint, NnfDataMovement};
 use longshore::api::open::Open;
 use longshore::api::storage::FileSystemType;
+use longshore::api::turns::Turns;
 use longshore::api::{
     DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
 };
@@ -57,6 +58,8 @@ pub(crate) struct World {
     leases: Cache<Lease>,
     /// What the Leases say.
     pub(crate) progress: Progress,
+    /// Whose request is next.
+    pub(crate) turns: Turns,
     nodes: Cache<PartialObjectMeta<Node>>,
     /// The revision of each Lease by name, and since when it has been so by the clock of this machine:
     /// the clocks of others are not trusted.
@@ -108,6 +111,7 @@ impl World {
             node_storages,
             leases,
             progress: Progress::default(),
+            turns: Turns::default(),
             nodes,
             renewed: Mutex::default(),
             complete: watch::Sender::new(false),
