@@ -32,21 +32,24 @@ fn promtool() -> Option<PathBuf> {
     programs.find(|program| program.exists())
 }
 
-/// Has promtool look at what is scraped.
-fn lint(promtool: &Path, whose: &str, text: &str) {
+/// What promtool finds in what is scraped; nothing when all is well.
+fn lint(promtool: &Path, text: &str) -> String {
     let mut command = Command::new(promtool);
     command.args(["check", "metrics"]).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{whose}: {said}");
+    assert_eq!(output.status.success(), said.is_empty(), "{said}");
+    said.into_owned()
 }
 
 fn lint_both(promtool: Option<&PathBuf>, manager: &Manager, worker: &RealWorker) {
     if let Some(promtool) = promtool {
-        lint(promtool, "the manager", &manager.get("/metrics").1);
-        lint(promtool, "the worker", &worker.metrics());
+        assert_eq!(lint(promtool, &manager.get("/metrics").1), "");
+        assert_eq!(lint(promtool, &worker.metrics()), "");
+        let wrong = lint(promtool, "# TYPE wrong counter\nwrong 1\n");
+        assert!(wrong.contains("_total"), "it finds what is wrong: {wrong}");
     }
 }
 

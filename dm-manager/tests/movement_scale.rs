@@ -22,6 +22,7 @@ use support::scale::{at_once, one_by_one};
 use support::scenes;
 use support::worker::Worker;
 use test_cluster::{ControlPlane, Settings};
+use tokio::sync::watch;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_at_once_take_six_writes_each() {
@@ -161,10 +162,16 @@ async fn writes_that_are_refused_are_not_lost() {
             assert!(data.ends_with(&format!("({} bytes)", 1000 + copy)), "{data}");
         }
     };
-    tokio::select! {
-        () = work => {}
-        () = disturb(&rabbit) => {}
-    }
+    let (stop, stopped) = watch::channel(());
+    let work = async {
+        work.await;
+        drop(stop);
+    };
+    tokio::join!(
+        work,
+        disturb(&rabbit.movements, stopped.clone()),
+        disturb(&rabbit.shards, stopped)
+    );
     let written = ledger.so_far().await;
     eprintln!("{written:?}");
     assert_eq!(written.unchanged, 0, "{written:?}");
@@ -185,19 +192,18 @@ async fn writes_that_are_refused_are_not_lost() {
     );
 }
 
-/// Changes movements and shards whenever they have changed, which is when somebody is about to write what
-/// follows from that.
-async fn disturb(rabbit: &Rabbit) {
-    tokio::join!(disturb_all(&rabbit.movements), disturb_all(&rabbit.shards));
-}
-
-async fn disturb_all<K>(api: &Api<K>)
+/// Changes objects whenever they have changed, which is when somebody is about to write what follows from
+/// that, until it is stopped.
+async fn disturb<K>(api: &Api<K>, mut stopped: watch::Receiver<()>)
 where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
     let objects = watcher(api.clone(), watcher::Config::default()).default_backoff();
     let changed = objects.applied_objects().filter_map(async |object| object.ok());
+    // What was begun is ended in order, so that it is counted.
+    let stopped = async move { drop(stopped.changed().await) };
     changed
+        .take_until(Box::pin(stopped))
         .for_each_concurrent(4, async |object| {
             let round = object.resource_version();
             let patch = Patch::Merge(json!({"metadata": {"annotations": {"round": round}}}));

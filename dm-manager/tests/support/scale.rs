@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use longshore::api::data_movement::{Outcome, State};
@@ -17,6 +16,9 @@ use super::rabbit::{Rabbit, outcome, state};
 
 /// Whatever takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// Creations that are under way at the same time.
+const CREATED_AT_ONCE: usize = 32;
 
 /// When movements, by namespace and name, were first seen to run, and to be finished.
 type Seen = HashMap<(String, State), Instant>;
@@ -117,7 +119,9 @@ pub async fn at_once(
     let create = async |(rabbit, movement): &(&Rabbit, NnfDataMovement)| {
         (key(&rabbit.create(movement).await), Instant::now())
     };
-    let creations = join_all(movements.iter().map(create));
+    // As a creator has them made that has one client: each request under way is a connection here.
+    let creations = stream::iter(movements).map(create).buffer_unordered(CREATED_AT_ONCE);
+    let creations = creations.collect::<Vec<_>>();
     let all = async { tokio::join!(watch(&first.client, movements.len()), creations) };
     let (seen, created) = tokio::time::timeout(LIMIT, all).await.expect("all are finished in time");
     let finished = begin.elapsed();
