@@ -33,6 +33,19 @@ PROGRAMS
     fi
 fi
 
+# Of Debian's package prometheus (19 MB) only the linter is wanted: installed, it would start a server.
+promtool="${XDG_CACHE_HOME:-$HOME/.cache}/longshore/promtool"
+if ! PATH="$PATH:$promtool" command -v promtool > /dev/null && command -v apt-get > /dev/null; then
+    echo "fetching promtool for the tests"
+    mkdir -p "$promtool"
+    get=(apt-get download -qq prometheus)
+    (
+        cd "$promtool" && { "${get[@]}" 2> /dev/null || { apt-get update -qq && "${get[@]}"; }; } &&
+            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components 3 ./usr/bin/promtool &&
+            rm prometheus_*.deb
+    ) || echo "not fetched; the test that needs it will be skipped"
+fi
+
 # The control plane that some tests talk to takes ten minutes to build where it is not built yet: it is
 # built while everything else is compiled, and the tests that need it wait for it.
 test-cluster/control-plane/build.sh > /dev/null &

@@ -6,6 +6,7 @@ mod command;
 mod decide;
 mod execute;
 mod plan;
+mod progress;
 mod status;
 mod text;
 mod words;
@@ -90,6 +91,18 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
             futures::stream::iter(there.collect::<Vec<_>>())
         })
     };
+    // What a worker says of its shards.
+    let of_leases = {
+        let (world, version) = (Arc::clone(&world), version.clone());
+        sources.leases.flat_map(move |change| {
+            let news = logged(change).map(|lease| world.progress.heed(&lease)).unwrap_or_default();
+            let movements = news.into_iter().filter_map(|(namespace, name)| {
+                let movement = &world.shards.get(&namespace, &name)?.spec.movement.name;
+                Some(ObjectRef::new_with(movement, version.clone()).within(&namespace))
+            });
+            futures::stream::iter(movements.collect::<Vec<_>>())
+        })
+    };
     let manager = Arc::new(Manager {
         context: context.clone(),
         world: Arc::clone(&world),
@@ -99,6 +112,7 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
     let looking = Controller::for_stream_with(movements, store, version)
         .reconcile_on(of_shards)
         .reconcile_on(of_nodes)
+        .reconcile_on(of_leases)
         .run(look, again_after_failure, manager)
         // A movement that is gone is one of the changes; there is nothing to look at.
         .for_each(|_| std::future::ready(()));
@@ -110,6 +124,9 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
             counted
                 .failures()
                 .retain(|movement, _| world.movements.store().get(movement).is_some());
+            let is_there =
+                |namespace: &str, name: &str| world.shards.get(namespace, name).is_some();
+            world.progress.retain(is_there);
             tokio::time::sleep(COUNT).await;
         }
     };
@@ -147,16 +164,18 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
             Some(shard) => world.silent(shard).await?,
             None => None,
         };
+        let progress = shard.as_ref().and_then(|shard| world.progress.of(shard));
         let decision = decide(&View {
             movement: &movement,
             shard: shard.as_deref(),
+            progress: progress.as_ref(),
             silent,
             site: world.site(&namespace),
             facts: &facts,
             patience: context.patience.lost_worker,
             now: Timestamp::now(),
         });
-        let mut executor = Executor { context, world, movement, shard };
+        let mut executor = Executor { context, world, movement, shard, ending: false };
         let mut done = Ok(());
         for action in decision.actions {
             done = executor.carry_out(action).await;

@@ -91,8 +91,8 @@ impl Metrics {
             )?,
             movement_start: histogram(
                 "longshore_movement_start_seconds",
-                "Time from the creation of a data movement to its start.",
-                vec![0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 1.0, 3.0, 10.0, 60.0, 600.0],
+                "Time from the creation of a data movement, which is known to the second, to its start.",
+                vec![1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 3600.0],
             )?,
             movement_duration: histogram(
                 "longshore_movement_duration_seconds",

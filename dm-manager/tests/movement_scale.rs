@@ -1,120 +1,28 @@
 //! How many writes, how fast and how much memory, against a real API server, with a played worker and with
-//! the real one. Times depend on the machine and are printed, not judged, save that nothing hangs.
+//! the real one. Times depend on the machine and are printed, not judged, save that nothing hangs; the
+//! bench `movements` prints them beside the aims.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub)] // tests
 
 mod support;
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::{join_all, select};
-use kube::ResourceExt;
-use kube::api::DeleteParams;
+use futures::future::select;
+use futures::{StreamExt, stream};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
-use longshore::api::NnfDataMovement;
-use longshore::api::data_movement::{Outcome, State};
+use kube::{Api, Resource, ResourceExt};
+use longshore::api::data_movement::Outcome;
 use serde_json::json;
-use support::manager::Manager;
-use support::rabbit::{COPY, Rabbit, outcome, state};
-use support::real_worker::{Place, RealWorker, same};
+use support::ledger::Ledger;
+use support::manager::value;
+use support::rabbit::{COPY, Rabbit, outcome};
+use support::real_worker::{RealWorker, same};
+use support::scale::{at_once, one_by_one};
+use support::scenes;
 use support::worker::Worker;
 use test_cluster::ControlPlane;
-
-/// When movements were first seen to run, and to be finished.
-type Seen = HashMap<(String, State), Instant>;
-
-/// Watches until so many movements are finished.
-async fn watch(rabbit: &Rabbit, number: usize) -> Seen {
-    let events = watcher(rabbit.movements.clone(), watcher::Config::default());
-    let mut events = std::pin::pin!(events.default_backoff().applied_objects());
-    let mut seen = Seen::new();
-    while seen.keys().filter(|(_, state)| *state == State::Finished).count() < number {
-        let Some(Ok(movement)) = events.next().await else { continue };
-        if let Some(state) = state(&movement) {
-            seen.entry((movement.name_any(), state)).or_insert_with(Instant::now);
-        }
-    }
-    seen
-}
-
-/// The writes of movements and shards that the API server has answered, by resource, verb and answer.
-async fn writes(rabbit: &Rabbit) -> HashMap<String, f64> {
-    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
-    let text = rabbit.client.request_text(request).await.unwrap();
-    let mut counted = HashMap::new();
-    for line in text.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
-        let label = |name: &str| {
-            let start = line.find(&format!("{name}=\""))? + name.len() + 2;
-            line[start..].split('"').next().map(str::to_owned)
-        };
-        let resource = label("resource").unwrap_or_default();
-        let verb = label("verb").unwrap_or_default();
-        let ours = ["nnfdatamovements", "datamovementshards"].contains(&resource.as_str());
-        if ours && ["POST", "PUT", "PATCH", "APPLY", "DELETE"].contains(&verb.as_str()) {
-            let answer = label("code").unwrap_or_default();
-            let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
-            *counted.entry(format!("{resource} {verb} {answer}")).or_insert(0.0) += value;
-        }
-    }
-    counted
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-/// Creates movements all at once, waits until all have succeeded, and checks what that took.
-async fn at_once(rabbit: &Rabbit, manager: &Manager, movements: &[NnfDataMovement]) {
-    while manager.get("/readyz").0 != 200 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let before = writes(rabbit).await;
-    let begin = Instant::now();
-    let create = async |movement| (rabbit.create(movement).await.name_any(), Instant::now());
-    let creations = join_all(movements.iter().map(create));
-    let (seen, created) = tokio::join!(watch(rabbit, movements.len()), creations);
-    let took = begin.elapsed();
-    let after = writes(rabbit).await;
-    for movement in movements {
-        let status = rabbit.finished(&movement.name_any()).await;
-        assert_eq!(outcome(&status), Some(Outcome::Success), "{status:?}");
-        assert!(status.restarts.is_none() && status.start_time <= status.end_time);
-    }
-    let mut total = 0.0;
-    for (what, count) in &after {
-        let count = count - before.get(what).unwrap_or(&0.0);
-        eprintln!("{count} {what}");
-        let done = what.ends_with("200") || what.ends_with("201");
-        // The shards are the worker's to write, and it may find that it was too late.
-        let ours = what.starts_with("nnfdatamovements");
-        assert!(count < 0.5 || done || !ours, "a write of the manager was refused: {what}");
-        total += if done { count } else { 0.0 };
-    }
-    // The creation of the movement itself is not ours.
-    let each = total / f64::from(u32::try_from(movements.len()).unwrap()) - 1.0;
-    let last_created = created.iter().map(|(_, at)| *at).max().unwrap();
-    // Where the end was seen first, that it ran was not worth a write any more.
-    let waits = created.into_iter().map(|(name, created)| {
-        let at = |state| seen.get(&(name.clone(), state));
-        let ran = at(State::Running).or(at(State::Finished)).unwrap();
-        ran.saturating_duration_since(created)
-    });
-    let waits: Vec<Duration> = waits.collect();
-    eprintln!(
-        "{} movements: created within {:?}, finished within {took:?}, waited {:?} at most, {:?} in the \
-         median; {each:.2} writes each, manager {} MiB at most",
-        movements.len(),
-        last_created.duration_since(begin),
-        waits.iter().max().unwrap(),
-        median(waits.clone()),
-        manager.memory_peak() / 1024
-    );
-    assert!(each <= 6.0, "{each} writes each");
-    assert!(manager.memory_peak() < 60 * 1024, "{} KiB", manager.memory_peak());
-    assert!(took < Duration::from_secs(120), "{took:?}");
-}
+use tokio::sync::watch;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_at_once_take_six_writes_each() {
@@ -122,66 +30,22 @@ async fn three_hundred_at_once_take_six_writes_each() {
     let rabbit = Rabbit::on(&plane, "many").await;
     let (manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.profile("copy", json!({"command": COPY})).await;
-    let movements: Vec<_> =
-        (0..300).map(|index| rabbit.movement(&format!("copy-{index}"), "copy")).collect();
-    let work = at_once(&rabbit, &manager, &movements);
+    let movements: Vec<_> = (0..300)
+        .map(|index| (&rabbit, rabbit.movement(&format!("copy-{index}"), "copy")))
+        .collect();
+    let work = async {
+        let took = at_once(&manager, &[], &movements).await;
+        eprintln!("{took}");
+        took.check(60.0);
+    };
     select(Box::pin(work), Box::pin(worker.serve(Duration::ZERO))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_real_copies_at_once() {
-    let Some(place) = Place::new("many") else { return };
-    let Some(plane) = ControlPlane::bare() else { return };
-    let rabbit = Rabbit::on(&plane, "real").await;
-    let manager = rabbit.manager();
-    rabbit.profile("copy", json!({"command": COPY})).await;
-    place.directory("in");
-    place.directory("out");
-    let copy = |index: usize| {
-        place.file(&format!("in/{index}"), 1000 + index);
-        let mut movement = rabbit.movement(&format!("copy-{index}"), "copy");
-        let spec = &mut movement.spec;
-        spec.source.as_mut().unwrap().path = Some(place.text(&format!("in/{index}")));
-        spec.destination.as_mut().unwrap().path = Some(place.text(&format!("out/{index}")));
-        movement
-    };
-    let movements: Vec<_> = (0..300).map(copy).collect();
-    let _worker = RealWorker::start(&rabbit, &place, &[]);
-    // The first shows that the worker is there.
-    rabbit.create(&movements[0]).await;
-    rabbit.finished("copy-0").await;
-    rabbit.delete("copy-0").await;
-    rabbit.gone("copy-0").await;
-    rabbit.shards.delete("copy-0", &DeleteParams::default()).await.unwrap();
-    at_once(&rabbit, &manager, &movements).await;
-    assert!(same(&place.path("in"), &place.path("out")));
-}
-
-/// Creates movements one after the other, each when the one before is finished, and says how long it took
-/// from the answer to the creation until they were seen to run.
-async fn one_by_one(rabbit: &Rabbit, movements: &[NnfDataMovement]) {
-    let (mut running, mut finished) = (Vec::new(), Vec::new());
-    for (index, movement) in movements.iter().enumerate() {
-        let create = async {
-            rabbit.create(movement).await;
-            Instant::now()
-        };
-        // Those before are finished already, and are seen at once.
-        let (seen, created) = tokio::join!(watch(rabbit, index + 1), create);
-        let since = |state| {
-            let at = seen.get(&(movement.name_any(), state));
-            at.map(|at| at.saturating_duration_since(created))
-        };
-        running.extend(since(State::Running));
-        finished.extend(since(State::Finished));
-    }
-    eprintln!(
-        "created to Running {:?} (median of {}), to Finished {:?}",
-        median(running.clone()),
-        running.len(),
-        median(finished)
-    );
-    assert!(median(running) < Duration::from_secs(1));
+    let Some(took) = scenes::many_on_one_worker(300).await else { return };
+    eprintln!("{took}");
+    took.check(60.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,40 +56,30 @@ async fn one_movement_runs_soon_after_it_is_created() {
     rabbit.profile("copy", json!({"command": COPY})).await;
     let movements: Vec<_> =
         (0..30).map(|index| rabbit.movement(&format!("copy-{index}"), "copy")).collect();
-    let work = one_by_one(&rabbit, &movements);
+    let work = async {
+        let took = one_by_one(&rabbit, &movements).await;
+        eprintln!("{took:?}");
+        assert!(took.running < Duration::from_secs(1));
+    };
     select(Box::pin(work), Box::pin(worker.serve(Duration::from_millis(50)))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_real_copy_runs_soon_after_it_is_created() {
-    let Some(place) = Place::new("one") else { return };
-    let Some(plane) = ControlPlane::bare() else { return };
-    let rabbit = Rabbit::on(&plane, "real").await;
-    let (_manager, _worker) = (rabbit.manager(), RealWorker::start(&rabbit, &place, &[]));
-    // Long enough to be seen.
-    let command = "longshore copy --bandwidth-limit 1M $SRC $DEST";
-    rabbit.profile("copy", json!({"command": command})).await;
-    place.file("in", 200_000);
-    place.directory("out");
-    let copy = |index: usize| {
-        let mut movement = rabbit.movement(&format!("copy-{index}"), "copy");
-        let spec = &mut movement.spec;
-        spec.source.as_mut().unwrap().path = Some(place.text("in"));
-        spec.destination.as_mut().unwrap().path = Some(place.text(&format!("out/{index}")));
-        movement
-    };
-    one_by_one(&rabbit, &(0..30).map(copy).collect::<Vec<_>>()).await;
+    let Some(took) = scenes::one_after_the_other(30).await else { return };
+    eprintln!("{took:?}");
+    assert!(took.running < Duration::from_secs(1));
 }
 
 #[tokio::test]
-async fn progress_costs_one_write_of_each_object_for_each_report() {
+async fn a_report_of_progress_costs_one_write() {
     let Some(plane) = ControlPlane::bare() else { return };
     let rabbit = Rabbit::on(&plane, "reports").await;
     let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
     rabbit.copy("copy").await;
     worker.claim("copy").await;
     rabbit.running("copy").await;
-    let before = writes(&rabbit).await;
+    let ledger = Ledger::open(&rabbit.client, &rabbit.namespace).await;
     for bytes in [100, 200, 300, 400, 500] {
         worker.progress("copy", bytes).await;
         let percent = i32::try_from(bytes / 10).unwrap();
@@ -237,8 +91,132 @@ async fn progress_costs_one_write_of_each_object_for_each_report() {
             })
             .await;
     }
-    let after = writes(&rabbit).await;
-    let counted = |what: &str| after.get(what).unwrap_or(&0.0) - before.get(what).unwrap_or(&0.0);
-    assert!((counted("nnfdatamovements PATCH 200") - 5.0).abs() < 0.1, "{after:?}");
-    assert!((counted("datamovementshards PATCH 200") - 5.0).abs() < 0.1, "{after:?}");
+    // A renewal without news costs none.
+    worker.renew().await;
+    let written = ledger.so_far().await;
+    assert_eq!(written.done, [("nnfdatamovements PATCH".to_owned(), 5)].into(), "{written:?}");
+    assert_eq!((written.unchanged, written.refused.len()), (0, 0), "{written:?}");
+}
+
+/// Real copies that report each second: of movements and shards there is not more than one write for each
+/// movement and interval beside the six, and the Lease of their worker is renewed once in an interval,
+/// however many they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_copies_that_report_cost_one_write_an_interval() {
+    let Some(took) = scenes::copies_that_report(5, 5, 1).await else { return };
+    eprintln!("{took:?}");
+    let intervals = took.lasted.as_secs() + 1;
+    assert!(took.of_reports >= 5, "there were reports: {took:?}");
+    assert!(took.of_reports <= 5 * intervals, "{took:?}");
+    assert!(took.written.renewals <= intervals + 1, "{took:?}");
+    assert_eq!((took.written.unchanged, took.written.refused.len()), (0, 0), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_ledger_sees_a_write_that_changes_nothing_and_one_that_is_refused() {
+    let Some(plane) = ControlPlane::bare() else { return };
+    let rabbit = Rabbit::on(&plane, "ledger").await;
+    let ledger = Ledger::open(&rabbit.client, &rabbit.namespace).await;
+    let movement = rabbit.create(&rabbit.movement("one", "none")).await;
+    let params = PatchParams::default();
+    let label = Patch::Merge(json!({"metadata": {"labels": {"some": "word"}}}));
+    for _ in 0..2 {
+        rabbit.movements.patch("one", &params, &label).await.unwrap();
+    }
+    let stale = Patch::Merge(json!({
+        "metadata": {"labels": {"other": "word"}, "resourceVersion": movement.resource_version()},
+    }));
+    rabbit.movements.patch("one", &params, &stale).await.unwrap_err();
+    rabbit.delete("one").await;
+    let written = ledger.so_far().await;
+    let done = [("DELETE", 1), ("PATCH", 2), ("POST", 1)];
+    let done = done.map(|(verb, count)| (format!("nnfdatamovements {verb}"), count));
+    assert_eq!(written.done, done.into());
+    assert_eq!(written.refused, [("nnfdatamovements PATCH 409".to_owned(), 1)].into());
+    assert_eq!(written.unchanged, 1);
+}
+
+/// Somebody else changes movements and shards all the time, so that many writes are refused. Each is made
+/// again: every end is written, with the numbers of the worker, and none changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_are_refused_are_not_lost() {
+    const COPIES: usize = 40;
+    let Some(place) = scenes::place("refused") else { return };
+    let Some(plane) = ControlPlane::bare() else { return };
+    let rabbit = Rabbit::on(&plane, "refused").await;
+    let manager = rabbit.manager();
+    let worker = RealWorker::start(&rabbit, &place, &[]);
+    worker.ready().await;
+    rabbit.profile("copy", json!({"command": COPY})).await;
+    let ledger = Ledger::open(&rabbit.client, &rabbit.namespace).await;
+    let create = async |copy: usize| {
+        let name = format!("copy-{copy}");
+        rabbit.create(&scenes::of_file(&rabbit, &place, &name, "", 1000 + copy)).await;
+    };
+    let work = async {
+        stream::iter(0..COPIES).map(create).buffer_unordered(COPIES).collect::<Vec<_>>().await;
+        for copy in 0..COPIES {
+            let status = rabbit.finished(&format!("copy-{copy}")).await;
+            assert_eq!(outcome(&status), Some(Outcome::Success), "{status:?}");
+            let data = status.command_status.unwrap().data.unwrap();
+            assert!(data.ends_with(&format!("({} bytes)", 1000 + copy)), "{data}");
+        }
+    };
+    let (stop, stopped) = watch::channel(());
+    let work = async {
+        work.await;
+        drop(stop);
+    };
+    tokio::join!(
+        work,
+        disturb(&rabbit.movements, stopped.clone()),
+        disturb(&rabbit.shards, stopped)
+    );
+    let written = ledger.so_far().await;
+    eprintln!("{written:?}");
+    assert_eq!(written.unchanged, 0, "{written:?}");
+    assert!(same(&place.path("in"), &place.path("out")));
+    // All that was refused was refused to those two, who know of it.
+    let text = manager.get("/metrics").1;
+    let of_manager = value(&text, "longshore_api_requests_total{", "outcome=\"conflict\"");
+    let text = worker.metrics();
+    let of_worker = value(&text, "longshore_worker_shard_writes_total{", "result=\"conflict\"");
+    let refused: u64 = written.refused.values().sum();
+    assert!(written.refused.keys().all(|what| what.ends_with("PATCH 409")), "{written:?}");
+    assert!(refused > 20, "the disturbance does not disturb: {written:?}");
+    #[allow(clippy::cast_precision_loss)] // they are few
+    let refused = refused as f64;
+    assert!(
+        (of_manager + of_worker - refused).abs() < 0.5,
+        "{of_manager} + {of_worker}: {refused}"
+    );
+}
+
+/// Changes objects whenever they have changed, which is when somebody is about to write what follows from
+/// that, until it is stopped.
+async fn disturb<K>(api: &Api<K>, mut stopped: watch::Receiver<()>)
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let objects = watcher(api.clone(), watcher::Config::default()).default_backoff();
+    let changed = objects.applied_objects().filter_map(async |object| object.ok());
+    // What was begun is ended in order, so that it is counted.
+    let stopped = async move { drop(stopped.changed().await) };
+    changed
+        .take_until(Box::pin(stopped))
+        .for_each_concurrent(4, async |object| {
+            let round = object.resource_version();
+            let patch = Patch::Merge(json!({"metadata": {"annotations": {"round": round}}}));
+            api.patch(&object.name_any(), &PatchParams::default(), &patch).await.unwrap();
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn movements_over_many_workers() {
+    let full = std::env::var("LONGSHORE_SCALE").is_ok_and(|scale| scale == "full");
+    let (nodes, movements, memory_mib) = if full { (20, 1000, 150.0) } else { (6, 150, 60.0) };
+    let Some(took) = scenes::over_many_workers(nodes, movements, full).await else { return };
+    eprintln!("{nodes} workers: {took}");
+    took.check(memory_mib);
 }

@@ -1,11 +1,13 @@
 //! Writes to a shard's status that are safe beside other writers: each names the version of the object
 //! that it is based on. It decides nothing about what is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use longshore::api::data_movement_shard::{DataMovementShardStatus, ShardState};
+use longshore::api::turns::Turns;
 use longshore::api::{DataMovementShard, Defined};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -77,27 +79,41 @@ pub(crate) struct Shard {
     api: Api<DataMovementShard>,
     name: String,
     uid: String,
+    turns: Arc<Turns>,
     metrics: Metrics,
 }
 
 impl Shard {
-    pub(crate) fn new(client: &Client, shard: &DataMovementShard, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        shard: &DataMovementShard,
+        turns: Arc<Turns>,
+        metrics: Metrics,
+    ) -> Self {
         let version = DataMovementShard::DEFINITION.storage_version();
         let namespace = shard.metadata.namespace.as_deref().unwrap_or("default");
         Self {
             api: Api::namespaced_with(client.clone(), namespace, &version),
             name: shard.metadata.name.clone().unwrap_or_default(),
             uid: shard.metadata.uid.clone().unwrap_or_default(),
+            turns,
             metrics,
         }
     }
 
-    /// Changes fields of the status of exactly this version of the object; null takes a field away.
-    /// Returns the version that it has then.
+    /// Changes fields of the status of exactly this version of the object, when it is its turn, which comes
+    /// later for what says that a shard has ended; null takes a field away. Returns the version that the
+    /// object has then.
     ///
     /// # Errors
     /// When nothing was changed, or nobody knows.
-    pub(crate) async fn write(&self, version: &str, status: &Value) -> Result<String, Failure> {
+    pub(crate) async fn write(
+        &self,
+        version: &str,
+        status: &Value,
+        end: bool,
+    ) -> Result<String, Failure> {
+        let _turn = self.turns.next(end).await;
         let patch = json!({
             // A shard that was made anew under the same name is another one.
             "metadata": {"resourceVersion": version, "uid": self.uid},
@@ -241,7 +257,7 @@ async fn keep(
         };
         let newer = seen.borrow().as_ref().and_then(|seen| newer(seen, &version, &own));
         version = newer.unwrap_or(version);
-        let failure = match shard.write(&version, &status).await {
+        let failure = match shard.write(&version, &status, last).await {
             Ok(written) => {
                 version = written;
                 pause = PAUSES.0;

@@ -1,5 +1,5 @@
-//! The Lease of this node's worker: taken at the start, renewed as long as the worker lives, given back
-//! at its end. It says how long movers may run, and ends none.
+//! The Lease of this node's worker: taken at the start, renewed as long as the worker lives and whenever
+//! it has something to say, given back at its end. It says how long movers may run, and ends none.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,11 +9,13 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client};
 use longshore::api::data_movement_shard::MOUNTS_ANNOTATION;
+use longshore::api::shard_progress::PROGRESS_ANNOTATION;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
+use crate::reports::Reports;
 use crate::time::now;
 
 /// How often a Lease is renewed before it runs out.
@@ -38,6 +40,7 @@ pub(crate) struct Claimant {
     pub(crate) nonce: String,
     pub(crate) duration: Duration,
     pub(crate) mounts: Mounts,
+    pub(crate) reports: Reports,
     pub(crate) metrics: Metrics,
 }
 
@@ -100,6 +103,7 @@ impl Claimant {
                 () = sleep(pause) => {}
                 // Readers of the manager wait for this.
                 () = self.mounts.changed(), if current.is_some() => {}
+                () = self.reports.due(), if current.is_some() => {}
             }
         }
     }
@@ -154,6 +158,10 @@ impl Claimant {
         spec.renew_time = Some(time);
         let annotations = lease.metadata.annotations.get_or_insert_with(BTreeMap::new);
         annotations.insert(MOUNTS_ANNOTATION.to_owned(), self.mounts.text());
+        match self.reports.text() {
+            Some(text) => annotations.insert(PROGRESS_ANNOTATION.to_owned(), text),
+            None => annotations.remove(PROGRESS_ANNOTATION),
+        };
     }
 
     /// Gives it back: nobody has to wait until it runs out. Nothing of this worker runs any more.

@@ -11,6 +11,7 @@ mod metrics;
 mod mounts;
 mod mover;
 mod process;
+mod reports;
 mod run;
 mod shard;
 mod time;

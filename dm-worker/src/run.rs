@@ -17,6 +17,7 @@ use crate::lease::Claimant;
 use crate::leftover::RunDirectory;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
+use crate::reports::Reports;
 use crate::shard::{BEFORE_THE_LEASE, Limits, Worker};
 
 /// Claim the shards of this node and have them copied
@@ -124,6 +125,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let points = args.mount.into_iter().filter(|point| !point.as_os_str().is_empty()).collect();
     let mounts = Mounts::new(points, args.job_storage);
     tokio::spawn(mounts.clone().keep());
+    let reports = Reports::default();
     let pod = args.pod.unwrap_or_else(|| host_name("worker"));
     let claimant = Claimant {
         client: client.clone(),
@@ -133,15 +135,18 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         pod: pod.clone(),
         duration: Duration::from_secs(args.lease_seconds.into()),
         mounts: mounts.clone(),
+        reports: reports.clone(),
         metrics: metrics.clone(),
     };
     let (holding, held) = watch::channel(None);
     let lease = tokio::spawn(claimant.clone().hold(holding));
     let worker = Worker {
         client,
+        turns: Arc::default(),
         own: Identity { worker: pod, lease: format!("{}/{}", claimant.namespace, claimant.name) },
         node: args.node.clone(),
         directory,
+        reports,
         metrics,
         limits: Limits {
             memory_bytes: u64::from(args.mover_memory) << 20,

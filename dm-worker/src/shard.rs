@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement::Outcome;
+use longshore::api::turns::Turns;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -26,6 +27,7 @@ use crate::lease::Held;
 use crate::leftover::RunDirectory;
 use crate::metrics::Metrics;
 use crate::process::{Mover, why_it_stays};
+use crate::reports::Reports;
 use outcome::Verdict;
 use tally::Tally;
 
@@ -38,10 +40,12 @@ const AFTER_AN_ACCIDENT: Duration = Duration::from_secs(1);
 /// What all shards of this worker share.
 pub(crate) struct Worker {
     pub(crate) client: Client,
+    pub(crate) turns: Arc<Turns>,
     pub(crate) own: Identity,
     /// The node's name, as a salt.
     pub(crate) node: String,
     pub(crate) directory: RunDirectory,
+    pub(crate) reports: Reports,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
 }
@@ -129,7 +133,8 @@ impl Life {
     }
 
     fn target(&self) -> Shard {
-        Shard::new(&self.worker.client, &self.shard, self.worker.metrics.clone())
+        let Worker { client, turns, metrics, .. } = &*self.worker;
+        Shard::new(client, &self.shard, Arc::clone(turns), metrics.clone())
     }
 
     fn status(&self, version: String) -> Status {
@@ -242,7 +247,7 @@ impl Life {
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();
-        let result = self.target().write(&version, &status).await;
+        let result = self.target().write(&version, &status, false).await;
         let (word, result) = match result {
             Ok(version) => ("won", Ok(version)),
             // The watch brings what it is now.
@@ -282,7 +287,7 @@ impl Life {
         let last = loop {
             let begun = Instant::now();
             let verdict = match (mover, self.reason()) {
-                (Ok(mover), _) => self.supervise(mover, &mut status, &mut tally).await,
+                (Ok(mover), _) => self.supervise(mover, attempts, &mut status, &mut tally).await,
                 (Err(_), Some(reason)) => outcome::unstarted(reason),
                 (Err(error), None) => {
                     let text = format!("failed to start a mover: {error}");
@@ -327,10 +332,13 @@ impl Life {
         };
         // Nothing of it runs any more: what is left is to say so, however long that takes.
         drop(permit);
-        match last {
+        let left = match last {
             Some(last) => left(status.finish(last).await, version),
             None => Left::Tried(version),
-        }
+        };
+        // What the Lease said of it was true until now.
+        self.worker.reports.forget(&self.name());
+        left
     }
 }
 

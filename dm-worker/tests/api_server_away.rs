@@ -24,7 +24,7 @@ async fn copies_go_on_while_the_api_server_is_away() {
         cluster.create(&shard).await;
     }
     cluster.running("short").await;
-    cluster.until("long", "copying", |status| status.counters.is_some()).await;
+    cluster.copied("long", 0).await;
     worker.until("running both", || worker.movers().len() == 2).await;
     let movers = worker.movers();
     let away = Instant::now();
@@ -62,7 +62,7 @@ async fn copies_end_before_the_lease_and_go_on_when_the_api_server_is_back() {
     let mut shard = cluster.shard("long", Some("n1"), &from, &to);
     shard.spec.options = Some(vec!["--ops-limit=40".to_owned()]);
     cluster.create(&shard).await;
-    cluster.until("long", "copying", |status| status.counters.is_some()).await;
+    cluster.copied("long", 0).await;
     let mover = worker.mover().await;
     cluster.plane.stop_api_server().unwrap();
     support::gone_within(mover, Duration::from_secs(5)).await;

@@ -38,7 +38,7 @@ async fn a_cancelled_copy_has_ended_within_two_seconds() {
     let worker = cluster.worker("n1", &[]).await;
     let shard = slow(&cluster, "cancelled");
     cluster.create(&shard).await;
-    cluster.until("cancelled", "copying", |status| status.counters.is_some()).await;
+    cluster.copied("cancelled", 0).await;
     let mover = worker.mover().await;
     let asked = Instant::now();
     cluster.cancel("cancelled").await;
@@ -112,10 +112,7 @@ async fn a_killed_mover_is_started_again_and_goes_on_where_it_was() {
     let mut shard = cluster.shard("killed", Some("n1"), &from, &to);
     shard.spec.options = Some(vec!["--ops-limit=60".to_owned()]);
     cluster.create(&shard).await;
-    let far = |status: &longshore::api::data_movement_shard::DataMovementShardStatus| {
-        status.counters.as_ref().is_some_and(|counters| counters.files > 100)
-    };
-    cluster.until("killed", "far", far).await;
+    cluster.copied("killed", 101).await;
     signal(worker.mover().await, Signal::SIGKILL);
     let status =
         cluster.until("killed", "started again", |status| status.attempts == Some(2)).await;
@@ -190,7 +187,7 @@ async fn what_does_not_move_is_stopped_with_a_reason() {
     let worker = cluster.worker("n1", &["--stall-seconds", "3"]).await;
     let shard = slow(&cluster, "stalled");
     cluster.create(&shard).await;
-    cluster.until("stalled", "copying", |status| status.counters.is_some()).await;
+    cluster.copied("stalled", 0).await;
     let mover = worker.mover().await;
     signal(mover, Signal::SIGSTOP);
     let status = cluster.finished("stalled").await;
@@ -219,7 +216,7 @@ async fn a_copy_on_a_filesystem_that_hangs_is_given_up_with_words() {
         let mut shard = cluster.shard(name, Some("n1"), &from, &at.join(name));
         shard.spec.options = Some(vec!["--ops-limit=10".to_owned()]);
         cluster.create(&shard).await;
-        cluster.until(name, "copying", |status| status.counters.is_some()).await;
+        cluster.copied(name, 0).await;
         lustre.ost(0).stall();
         let mover = worker.mover().await;
         if name == "hangs" {

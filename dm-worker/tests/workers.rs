@@ -34,10 +34,7 @@ async fn tree(
 }
 
 async fn far(cluster: &Cluster, name: &str) {
-    let far = |status: &longshore::api::data_movement_shard::DataMovementShardStatus| {
-        status.counters.as_ref().is_some_and(|counters| counters.files > 100)
-    };
-    cluster.until(name, "far", far).await;
+    cluster.copied(name, 101).await;
 }
 
 #[tokio::test]

@@ -236,17 +236,15 @@ pub struct DataMovementShardStatus {
     /// The exit code of the mover, as `longshore copy` defines them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// What was done so far.
+    /// What was done, once it is finished. While it runs the worker's Lease says that
+    /// ([`super::shard_progress`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
-    /// How much of it is done; absent as long as nobody knows how much there is. It never falls while
-    /// the shard is claimed, and is 100 only when everything was copied.
+    /// How much of it was done, once it is finished; absent when nobody knew how much there was. It is
+    /// 100 only when everything was copied.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<i32>,
-    /// When the counters were read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub progress_time: Option<MicroTime>,
     /// In words: what failed, the summary of what was copied, or while it runs what is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32_768))]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use longshore::api::data_movement::{FINALIZER, NnfDataMovement, NnfDataMovementStatus, State};
 use longshore::api::data_movement_shard::{DataMovementShard, DataMovementShardStatus, ShardState};
+use longshore::api::shard_progress::ShardProgress;
 
 use super::plan::{Facts, Plan, Site, plan};
 use super::status;
@@ -28,6 +29,8 @@ pub(crate) struct View<'a> {
     pub(crate) movement: &'a NnfDataMovement,
     /// The shard of that name, if there is one.
     pub(crate) shard: Option<&'a DataMovementShard>,
+    /// How far its worker says that it is.
+    pub(crate) progress: Option<&'a ShardProgress>,
     /// For how long the worker that has claimed the shard has been without a valid Lease.
     pub(crate) silent: Option<Duration>,
     /// Where the movements of its namespace are done.
@@ -222,7 +225,7 @@ fn running(
     if view.movement.spec.cancel == Some(true) {
         actions.extend(cancel_once(object));
     }
-    let status = status::running(before, shard);
+    let status = status::running(before, shard, view.progress);
     if status != *before {
         actions.push(Action::Write(Box::new(status)));
     }

@@ -37,6 +37,8 @@ pub(crate) struct Executor<'a> {
     /// As it was seen, and then as it was answered.
     pub(crate) movement: Arc<NnfDataMovement>,
     pub(crate) shard: Option<Arc<DataMovementShard>>,
+    /// Whether what is to be said is that the movement has ended.
+    pub(crate) ending: bool,
 }
 
 impl Executor<'_> {
@@ -247,6 +249,8 @@ impl Executor<'_> {
     }
 
     async fn write(&mut self, status: &NnfDataMovementStatus) -> Result<(), Error> {
+        let before = self.movement.status.clone();
+        self.ending = status.state.as_ref().is_some_and(|state| *state == State::Finished);
         match self.write_once(status).await {
             // A status that the API server finds too large is worth more short than not at all.
             Err(Error::Request(kube::Error::Api(refused))) if is_too_large(&refused) => {
@@ -255,7 +259,7 @@ impl Executor<'_> {
             }
             written => written,
         }?;
-        self.count(status);
+        self.count(before.as_ref(), status);
         Ok(())
     }
 
@@ -278,13 +282,21 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Counts what a status that was written says.
-    fn count(&self, status: &NnfDataMovementStatus) {
+    /// Counts what a status that was written says, and the one before did not.
+    fn count(&self, before: Option<&NnfDataMovementStatus>, status: &NnfDataMovementStatus) {
         let metrics = &self.context.metrics;
         let seconds = |from: k8s_openapi::jiff::Timestamp, to: k8s_openapi::jiff::Timestamp| {
             to.duration_since(from).as_secs_f64().max(0.0)
         };
         let start = status.start_time.as_ref();
+        let first = before.is_none_or(|before| before.start_time.is_none());
+        // What no worker had has not started.
+        if first
+            && status.command_status.is_some()
+            && let (Some(created), Some(start)) = (self.movement.creation_timestamp(), start)
+        {
+            metrics.movement_start.observe(seconds(created.0, start.0));
+        }
         if status.state.as_ref().is_some_and(|state| *state == State::Finished) {
             let outcome = status.status.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::info!(movement = self.name(), outcome, message = status.message, "finished");
@@ -292,10 +304,6 @@ impl Executor<'_> {
             if let (Some(start), Some(end)) = (start, status.end_time.as_ref()) {
                 metrics.movement_duration.observe(seconds(start.0, end.0));
             }
-        } else if status.command_status.as_ref().is_some_and(|command| command.progress.is_none())
-            && let (Some(created), Some(start)) = (self.movement.creation_timestamp(), start)
-        {
-            metrics.movement_start.observe(seconds(created.0, start.0));
         }
     }
 
@@ -315,13 +323,14 @@ impl Executor<'_> {
         Ok(there)
     }
 
-    /// Makes a request, and counts it.
+    /// Makes a request when it is its turn, and counts it.
     async fn request<T>(
         &self,
         resource: &str,
         verb: &str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
+        let _turn = self.world.turns.next(self.ending).await;
         let answer = request.await;
         self.context.metrics.request(resource, verb, &answer);
         answer.map_err(Error::Request)

@@ -8,21 +8,41 @@ use k8s_openapi::jiff::Timestamp;
 use longshore::api::data_movement::{CommandStatus, NnfDataMovementStatus, Outcome, State};
 use longshore::api::data_movement_shard::{Counters, DataMovementShard, DataMovementShardStatus};
 use longshore::api::resource_error::{ErrorType, Severity};
+use longshore::api::shard_progress::ShardProgress;
 use longshore::api::{Open, ResourceError};
 use serde_json::{Map, Value};
 
 use super::text;
 
-/// The status of a movement whose shard is being worked on.
+/// The status of a movement whose shard is being worked on, and is so far as its worker said last. What
+/// was said before is left as long as nothing newer is said of the same claim.
 pub(crate) fn running(
     before: &NnfDataMovementStatus,
     shard: &DataMovementShardStatus,
+    progress: Option<&ShardProgress>,
 ) -> NnfDataMovementStatus {
+    let same = before.start_time.is_some() && before.start_time == shard.start_time;
+    let shown = before.command_status.as_ref().filter(|_| same);
+    let last = shown.and_then(|shown| shown.last_message_time.as_ref());
+    let news = progress.filter(|news| last.is_none_or(|last| last.0 < news.time.0));
+    let mut command = match (news, shown) {
+        (Some(news), _) => said_so_far(shard, news),
+        (None, Some(shown)) => shown.clone(),
+        (None, None) => CommandStatus {
+            elapsed_time: Some(text::go_duration(Duration::ZERO)),
+            ..CommandStatus::default()
+        },
+    };
+    command.command = shard.command.as_deref().map(bounded);
+    // What is wrong is worth more than how far it is.
+    if let Some(line) = shard.message.as_deref().and_then(|text| text.lines().next()) {
+        command.last_message = Some(bounded(line) + "\n");
+    }
     NnfDataMovementStatus {
         state: Some(State::Running.into()),
         start_time: shard.start_time.clone(),
         restarts: restarts(before, shard),
-        command_status: Some(command_status(shard, shard.progress_time.as_ref())),
+        command_status: Some(command),
         // Whatever an attempt before this one said is not so any more.
         ..NnfDataMovementStatus::default()
     }
@@ -47,7 +67,7 @@ pub(crate) fn finished(
         status: Some(outcome.into()),
         start_time: Some(shard.start_time.clone().unwrap_or_else(|| end.clone())),
         restarts: restarts(before, shard),
-        command_status: Some(command_status(shard, Some(&end))),
+        command_status: Some(said_at_the_end(shard, &end)),
         end_time: Some(end),
         ..NnfDataMovementStatus::default()
     };
@@ -232,30 +252,39 @@ fn restarts(before: &NnfDataMovementStatus, shard: &DataMovementShardStatus) -> 
     (restarts > 0).then_some(restarts)
 }
 
-fn command_status(shard: &DataMovementShardStatus, news: Option<&MicroTime>) -> CommandStatus {
-    let start = shard.start_time.as_ref();
-    let elapsed = match (start, news) {
-        (Some(start), Some(news)) => between(start, news),
-        _ => Duration::ZERO,
-    };
+/// How far it is.
+fn said_so_far(shard: &DataMovementShardStatus, news: &ShardProgress) -> CommandStatus {
+    let elapsed = elapsed(shard, &news.time);
+    let counters = &news.counters;
+    let (bytes, total) = (unsigned(counters.bytes), unsigned(counters.total_bytes));
+    CommandStatus {
+        elapsed_time: Some(text::go_duration(elapsed)),
+        progress: news.percent,
+        last_message: Some(text::progress(bytes, total, news.percent, elapsed)),
+        last_message_time: Some(news.time.clone()),
+        ..CommandStatus::default()
+    }
+}
+
+/// What was done.
+fn said_at_the_end(shard: &DataMovementShardStatus, end: &MicroTime) -> CommandStatus {
+    let elapsed = elapsed(shard, end);
     let mut status = CommandStatus {
         command: shard.command.as_deref().map(bounded),
         elapsed_time: Some(text::go_duration(elapsed)),
         ..CommandStatus::default()
     };
     let Some(counters) = &shard.counters else { return status };
-    let bytes = unsigned(counters.bytes);
-    let said = shard.message.as_deref().filter(|_| shard.outcome.is_none());
+    let (bytes, total) = (unsigned(counters.bytes), unsigned(counters.total_bytes));
     status.progress = shard.percent;
-    status.last_message = Some(match said.and_then(|text| text.lines().next()) {
-        Some(line) => bounded(line) + "\n",
-        None => text::progress(bytes, unsigned(counters.total_bytes), shard.percent, elapsed),
-    });
-    status.last_message_time = news.cloned();
-    if shard.outcome.is_some() {
-        summarise(&mut status, counters, elapsed);
-    }
+    status.last_message = Some(text::progress(bytes, total, shard.percent, elapsed));
+    status.last_message_time = Some(end.clone());
+    summarise(&mut status, counters, elapsed);
     status
+}
+
+fn elapsed(shard: &DataMovementShardStatus, until: &MicroTime) -> Duration {
+    shard.start_time.as_ref().map_or(Duration::ZERO, |start| between(start, until))
 }
 
 /// What dcp says at the end.
@@ -317,10 +346,14 @@ mod tests {
     #[test]
     fn progress_and_summary_are_dcps() {
         let mut value = json!({
-            "state": "Running", "attempts": 1, "command": "copy", "percent": 50,
-            "startTime": "2026-11-21T00:00:00.000000Z", "progressTime": "2026-11-21T00:00:02.500000Z",
-            "counters": {"bytes": 5_368_709_120_i64, "totalBytes": 10_737_418_240_i64, "files": 1},
+            "state": "Running", "attempts": 1, "command": "copy",
+            "startTime": "2026-11-21T00:00:00.000000Z",
         });
+        let said: ShardProgress = serde_json::from_value(json!({
+            "uid": "1", "attempt": 1, "percent": 50, "time": "2026-11-21T00:00:02.500000Z",
+            "counters": {"bytes": 5_368_709_120_i64, "totalBytes": 10_737_418_240_i64, "files": 1},
+        }))
+        .unwrap();
         let before = NnfDataMovementStatus::default();
         let expected = json!({
             "state": "Running", "startTime": "2026-11-21T00:00:00.000000Z",
@@ -330,12 +363,29 @@ mod tests {
                 "lastMessageTime": "2026-11-21T00:00:02.500000Z",
             },
         });
-        let while_running = running(&before, &shard(value.clone()));
+        let while_running = running(&before, &shard(value.clone()), Some(&said));
         assert_eq!(json(&while_running), expected);
+        let once_more = running(&while_running, &shard(value.clone()), Some(&said));
+        assert_eq!(changes(Some(&while_running), &once_more), None, "a write that changes nothing");
+        let later = running(&while_running, &shard(value.clone()), None);
+        assert_eq!(later, while_running, "what was said is not taken back");
+        let mut older = said.clone();
+        older.time.0 -= k8s_openapi::jiff::SignedDuration::from_secs(1);
+        older.percent = Some(20);
+        let older = running(&while_running, &shard(value.clone()), Some(&older));
+        assert_eq!(older, while_running, "nothing goes back");
+        let mut wrong = value.clone();
+        wrong["message"] = json!("attempt 2 goes on\nand on");
+        let wrong = running(&while_running, &shard(wrong), None).command_status.unwrap();
+        assert_eq!(wrong.last_message.as_deref(), Some("attempt 2 goes on\n"));
+        assert_eq!(wrong.progress, Some(50));
+        let mut anew = value.clone();
+        anew["startTime"] = json!("2026-11-21T00:01:00.000000Z");
+        let anew = running(&while_running, &shard(anew), None).command_status.unwrap();
         assert_eq!(
-            changes(Some(&while_running), &while_running),
-            None,
-            "no write that changes nothing"
+            (anew.progress, anew.last_message),
+            (None, None),
+            "another one begins at nothing"
         );
 
         value["state"] = json!("Finished");
@@ -405,15 +455,18 @@ mod tests {
     fn every_start_after_the_first_is_counted() {
         let first = shard(json!({"attempts": 1, "startTime": "2026-11-21T00:00:00Z"}));
         let again = shard(json!({"attempts": 2, "startTime": "2026-11-21T00:00:09Z"}));
-        let one = running(&NnfDataMovementStatus::default(), &first);
+        let one = running(&NnfDataMovementStatus::default(), &first, None);
         assert_eq!(one.restarts, None);
-        assert_eq!(running(&one, &first).restarts, None);
-        let two = running(&one, &again);
+        assert_eq!(running(&one, &first, None).restarts, None);
+        let two = running(&one, &again, None);
         assert_eq!(two.restarts, Some(1));
-        assert_eq!(running(&two, &again).restarts, Some(1));
+        assert_eq!(running(&two, &again, None).restarts, Some(1));
         // Running without a shard: a program before this one had started it.
-        let untracked =
-            running(&one, &shard(json!({"attempts": 1, "startTime": "2026-11-21T00:01:00Z"})));
+        let untracked = running(
+            &one,
+            &shard(json!({"attempts": 1, "startTime": "2026-11-21T00:01:00Z"})),
+            None,
+        );
         assert_eq!(untracked.restarts, Some(1));
     }
 
@@ -437,7 +490,7 @@ mod tests {
     fn what_is_gone_is_removed_by_the_patch() {
         let mut before = cancelled(&NnfDataMovementStatus::default(), NOW);
         before.message = Some("old".to_owned());
-        let after = running(&before, &shard(json!({"startTime": "2026-11-21T00:00:00Z"})));
+        let after = running(&before, &shard(json!({"startTime": "2026-11-21T00:00:00Z"})), None);
         let patch = changes(Some(&before), &after).unwrap();
         assert_eq!(patch["message"], Value::Null);
         assert_eq!(patch["endTime"], Value::Null);

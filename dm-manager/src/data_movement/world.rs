@@ -19,6 +19,7 @@ use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement::{Endpoint, NnfDataMovement};
 use longshore::api::open::Open;
 use longshore::api::storage::FileSystemType;
+use longshore::api::turns::Turns;
 use longshore::api::{
     DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
 };
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 
 use super::cache::{Cache, drain};
 use super::plan::{Facts, Site, Storage};
+use super::progress::Progress;
 use crate::context::Context;
 
 /// What fills the caches as long as it is polled.
@@ -35,6 +37,7 @@ pub(crate) struct Sources {
     pub(crate) movements: Changes<NnfDataMovement>,
     pub(crate) shards: Changes<DataMovementShard>,
     pub(crate) nodes: Changes<PartialObjectMeta<Node>>,
+    pub(crate) leases: Changes<Lease>,
     /// The rest.
     pub(crate) others: Watching,
 }
@@ -53,6 +56,10 @@ pub(crate) struct World {
     storages: Option<Cache<NnfStorage>>,
     node_storages: Option<Cache<NnfNodeStorage>>,
     leases: Cache<Lease>,
+    /// What the Leases say.
+    pub(crate) progress: Progress,
+    /// Whose request is next.
+    pub(crate) turns: Turns,
     nodes: Cache<PartialObjectMeta<Node>>,
     /// The revision of each Lease by name, and since when it has been so by the clock of this machine:
     /// the clocks of others are not trusted.
@@ -79,14 +86,14 @@ impl World {
             everywhere(context, version, |storage: &mut NnfNodeStorage| storage.status = None)
         });
         let leases = Api::<Lease>::namespaced(context.client.clone(), &context.namespace);
-        let (leases, lease_changes) = Cache::new((), watcher(leases, dm_service::watching()));
+        let leases = watcher(leases, dm_service::watching()).modify(strip);
+        let (leases, lease_changes) = Cache::new((), leases);
         let selected = dm_service::watching().labels(&context.node_selector);
         let nodes = Api::<PartialObjectMeta<Node>>::all(context.client.clone());
         let nodes = watcher(nodes, selected);
         let (nodes, node_changes) = Cache::new((), nodes.modify(strip));
 
-        let mut watches: Vec<Watching> =
-            vec![Box::pin(drain(profile_changes)), Box::pin(drain(lease_changes))];
+        let mut watches: Vec<Watching> = vec![Box::pin(drain(profile_changes))];
         let storages = storages.map(|(cache, changes)| {
             watches.push(Box::pin(drain(changes)));
             cache
@@ -103,6 +110,8 @@ impl World {
             storages,
             node_storages,
             leases,
+            progress: Progress::default(),
+            turns: Turns::default(),
             nodes,
             renewed: Mutex::default(),
             complete: watch::Sender::new(false),
@@ -111,6 +120,7 @@ impl World {
             movements: movement_changes,
             shards: shard_changes,
             nodes: node_changes.boxed(),
+            leases: lease_changes.boxed(),
             others: Box::pin(async move { drop(join_all(watches).await) }),
         };
         (Arc::new(world), sources)

@@ -97,14 +97,7 @@ impl Manager {
 
     /// What it answers to a GET: the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        let mut connection = TcpStream::connect(self.address).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: manager\r\nConnection: close\r\n\r\n");
-        connection.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+        get(self.address, path)
     }
 
     /// The value of a metric with its labels, 0 where it was never counted.
@@ -121,4 +114,27 @@ impl Drop for Manager {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The answer to a GET: the status and the body.
+pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// The sum of the metrics whose lines begin so and have that among their labels.
+pub fn value(text: &str, begins: &str, has: &str) -> f64 {
+    let lines = text.lines().filter(|line| {
+        let named = line
+            .strip_prefix(begins)
+            .is_some_and(|rest| begins.ends_with(['{', ' ']) || rest.starts_with(' '));
+        named && line.contains(has)
+    });
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }

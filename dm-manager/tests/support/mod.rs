@@ -2,9 +2,13 @@
 #![allow(dead_code, unreachable_pub)] // every test crate includes all of it and uses its own part
 
 pub mod example;
+pub mod fleet;
+pub mod ledger;
 pub mod manager;
 pub mod rabbit;
 pub mod real_worker;
+pub mod scale;
+pub mod scenes;
 pub mod worker;
 
 use std::process::Command;

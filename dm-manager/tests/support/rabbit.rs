@@ -48,13 +48,20 @@ impl Rabbit {
 
     /// One of its own on a given control plane.
     pub async fn on(plane: &ControlPlane, about: &str) -> Self {
-        let (client, namespace) = plane.scene(&printed(&["--all"]), about).await;
-        let node = format!("rabbit-{namespace}");
+        let (_, namespace) = plane.scene(&printed(&["--all"]), about).await;
+        let rabbit = Self::of_node(plane, &namespace, format!("rabbit-{namespace}")).await;
+        rabbit.join().await;
+        rabbit
+    }
+
+    /// The one of a node, which is made elsewhere, and of the manager in a namespace.
+    pub async fn of_node(plane: &ControlPlane, namespace: &str, node: String) -> Self {
+        let client = plane.client();
         let metadata = ObjectMeta { name: Some(node.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };
         let namespaces = Api::<Namespace>::all(client.clone());
         namespaces.create(&PostParams::default(), &object).await.unwrap();
-        let rabbit = Self {
+        Self {
             movements: Api::namespaced_with(
                 client.clone(),
                 &node,
@@ -67,11 +74,9 @@ impl Rabbit {
             ),
             client,
             node,
-            namespace,
+            namespace: namespace.to_owned(),
             kubeconfig: plane.kubeconfig(),
-        };
-        rabbit.join().await;
-        rabbit
+        }
     }
 
     /// Makes the node.

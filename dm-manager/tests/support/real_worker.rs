@@ -1,13 +1,17 @@
 //! The real `dm-worker` as the worker of a rabbit's node. It needs root: copies run as other users.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use serde_json::Value;
 use test_cluster::skip;
 
+use super::manager::get;
 use super::rabbit::Rabbit;
 
 /// Whom the movements of [`Rabbit::movement`] are for.
@@ -17,6 +21,7 @@ pub const USER: u32 = 1001;
 pub struct RealWorker {
     child: Child,
     run_dir: PathBuf,
+    log: PathBuf,
 }
 
 impl RealWorker {
@@ -42,9 +47,29 @@ impl RealWorker {
         command.arg("--run-dir").arg(&run_dir).args(arguments);
         command.env("KUBECONFIG", kubeconfig);
         let log = place.path(&format!("{node}.log"));
-        let log = fs::File::options().create(true).append(true).open(log);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.unwrap());
-        Self { child: command.spawn().unwrap(), run_dir }
+        let file = fs::File::options().create(true).append(true).open(&log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file.unwrap());
+        Self { child: command.spawn().unwrap(), run_dir, log }
+    }
+
+    /// Where its server listens: what the last one said that wrote to this log.
+    fn address(&self) -> Option<SocketAddr> {
+        let log = fs::read_to_string(&self.log).unwrap();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let last = lines.rev().find(|line| line["message"] == "listening")?;
+        last["address"].as_str()?.parse().ok()
+    }
+
+    /// Waits until it can claim shards.
+    pub async fn ready(&self) {
+        while self.address().is_none_or(|address| get(address, "/readyz").0 != 200) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What Prometheus reads.
+    pub fn metrics(&self) -> String {
+        get(self.address().unwrap(), "/metrics").1
     }
 
     pub fn pid(&self) -> i32 {
@@ -87,7 +112,7 @@ impl Drop for RealWorker {
 }
 
 /// The program, built by cargo as this test was: it belongs to another package.
-fn dm_worker() -> &'static Path {
+pub fn dm_worker() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_BIN_EXE_dm-manager")).parent().unwrap();

@@ -2,6 +2,7 @@
 //! does, and copies nothing.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,6 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement_shard::{Counters, ShardState};
+use longshore::api::shard_progress::{PROGRESS_ANNOTATION, Reports, ShardProgress};
 use serde_json::{Value, json};
 
 use super::rabbit::{Rabbit, until};
@@ -24,6 +26,7 @@ pub struct Worker {
     lease: String,
     namespace: String,
     pod: String,
+    reports: Mutex<Reports>,
 }
 
 impl Worker {
@@ -40,6 +43,7 @@ impl Worker {
             lease: format!("longshore-{pod}"),
             namespace: rabbit.namespace.clone(),
             pod: pod.to_owned(),
+            reports: Mutex::default(),
         };
         let lease = Lease {
             metadata: ObjectMeta { name: Some(worker.lease.clone()), ..ObjectMeta::default() },
@@ -97,10 +101,25 @@ impl Worker {
 
     /// Says how far it is: bytes of 1000.
     pub async fn progress(&self, name: &str, bytes: i64) {
-        let counters = counters(&json!({"bytes": bytes, "totalBytes": 1000, "files": 1}));
-        let now = MicroTime(Timestamp::now());
-        let status = json!({"counters": counters, "percent": bytes / 10, "progressTime": now});
-        self.say(name, status).await;
+        let shard = self.shards.get(name).await.unwrap();
+        let progress = ShardProgress {
+            uid: shard.uid().unwrap(),
+            attempt: shard.status.as_ref().and_then(|status| status.attempts).unwrap(),
+            time: MicroTime(Timestamp::now()),
+            percent: Some(i32::try_from(bytes / 10).unwrap()),
+            counters: Counters { bytes, total_bytes: 1000, files: 1, ..Counters::default() },
+        };
+        let text = {
+            let mut reports = self.reports.lock().unwrap();
+            reports.insert(format!("{}/{name}", shard.namespace().unwrap()), progress);
+            serde_json::to_string(&*reports).unwrap()
+        };
+        let patch = json!({
+            "metadata": {"annotations": {PROGRESS_ANNOTATION: text}},
+            "spec": {"renewTime": MicroTime(Timestamp::now())},
+        });
+        let params = PatchParams::default();
+        self.leases.patch(&self.lease, &params, &Patch::Merge(patch)).await.unwrap();
     }
 
     /// Says how a shard went, with further fields of the status.

@@ -237,7 +237,7 @@ pub(super) fn claimed(own: &Identity, attempts: i32, command: &str) -> Value {
         "state": "Running", "worker": own.worker, "lease": own.lease, "attempts": attempts,
         "startTime": now(), "command": bounded(command),
         "outcome": null, "endTime": null, "exitCode": null, "counters": null, "percent": null,
-        "progressTime": null, "message": null, "error": null, "destination": null,
+        "message": null, "error": null, "destination": null,
     })
 }
 
@@ -246,7 +246,7 @@ pub(super) fn released() -> Value {
     json!({
         "state": null, "worker": null, "lease": null, "startTime": null, "command": null,
         "outcome": null, "endTime": null, "exitCode": null, "counters": null, "percent": null,
-        "progressTime": null, "message": null, "error": null, "destination": null,
+        "message": null, "error": null, "destination": null,
     })
 }
 
@@ -257,23 +257,17 @@ pub(super) fn over(result: &Result, tally: &Tally) -> Value {
         "message": (!result.message.is_empty()).then_some(&result.message),
         "error": result.error, "endTime": now(),
     });
-    add_progress(&mut status, tally);
-    status
-}
-
-/// Adds what is done so far.
-pub(super) fn add_progress(status: &mut Value, tally: &Tally) {
     if let Some((command, destination)) = tally.place() {
         status["command"] = json!(bounded(command));
         status["destination"] = json!(destination);
     }
     if let Some(counters) = tally.counters() {
         status["counters"] = json!(counters);
-        status["progressTime"] = json!(now());
     }
     if let Some(percent) = tally.percent() {
         status["percent"] = json!(percent);
     }
+    status
 }
 
 #[cfg(test)]

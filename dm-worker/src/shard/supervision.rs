@@ -1,18 +1,17 @@
-//! One mover from its order to its end: it is heard, its progress is written when it is time and there is
-//! some, and it is asked to end, pressed and given up. What its end means is elsewhere.
+//! One mover from its order to its end: it is heard, and asked to end, pressed and given up. What its end
+//! means is elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use dm_service::since_boot;
 use longshore::api::DataMovementShard;
-use longshore::api::data_movement_shard::Counters;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::outcome::{self, End, Reason, Said, Verdict, judge};
+use super::outcome::{End, Reason, Said, Verdict, judge};
 use super::stall::Stall;
 use super::tally::Tally;
 use super::{BEFORE_THE_LEASE, Conduct, Life};
@@ -37,23 +36,12 @@ struct Supervision {
     asked: Option<(Reason, Duration)>,
     killed: bool,
     complained: bool,
-    interval: Option<Duration>,
-    due: Duration,
-    written: Option<Counters>,
 }
 
 impl Supervision {
-    fn new(stall: Duration, interval: Option<Duration>) -> Self {
-        let now = since_boot();
-        Self {
-            stall: Stall::new(stall, now),
-            asked: None,
-            killed: false,
-            complained: false,
-            interval,
-            due: now + interval.unwrap_or_default(),
-            written: None,
-        }
+    fn new(stall: Duration) -> Self {
+        let stall = Stall::new(stall, since_boot());
+        Self { stall, asked: None, killed: false, complained: false }
     }
 
     fn reason(&self) -> Option<Reason> {
@@ -93,22 +81,6 @@ impl Supervision {
         self.complained |= due;
         due.then(|| why_it_stays(mover.pid()))
     }
-
-    /// The progress, when it is time for it and there is some.
-    fn news(&mut self, tally: &Tally) -> Option<Value> {
-        let interval = self.interval?;
-        if since_boot() < self.due || self.asked.is_some() {
-            return None;
-        }
-        self.due = since_boot() + interval;
-        if tally.counters() == self.written.as_ref() {
-            return None;
-        }
-        self.written = tally.counters().cloned();
-        let mut status = json!({});
-        outcome::add_progress(&mut status, tally);
-        Some(status)
-    }
 }
 
 /// Returns when a status was written that says whether the source goes inside the destination; false
@@ -140,15 +112,16 @@ impl Life {
     pub(super) async fn supervise(
         &mut self,
         mut mover: Mover,
+        attempt: i32,
         status: &mut Status,
         tally: &mut Tally,
     ) -> Verdict {
-        tally.begin();
+        tally.begin(attempt);
         mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
         self.put_off_end(&mut mover).await;
         let mut said = Said::default();
         let mut placed = status.written();
-        let mut watch = Supervision::new(self.worker.limits.stall, self.progress_interval());
+        let mut watch = Supervision::new(self.worker.limits.stall);
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
@@ -195,9 +168,6 @@ impl Life {
             if let Some(text) = watch.complaint(&mover) {
                 tracing::error!(shard = self.name(), "{text}");
                 status.set(json!({"message": text}));
-            }
-            if let Some(news) = watch.news(tally) {
-                status.set(news);
             }
         };
         if matches!(end, End::Stays(_)) {
@@ -262,6 +232,11 @@ impl Life {
             News::Progress(progress) => {
                 watch.stall.look(&progress, since_boot());
                 tally.progress(&progress, metrics);
+                if let Some(interval) = self.progress_interval()
+                    && let Some(progress) = tally.report(self.uid())
+                {
+                    self.worker.reports.say(&self.name(), interval, progress);
+                }
             }
             News::Placed { inside } => {
                 watch.stall.moved(since_boot());

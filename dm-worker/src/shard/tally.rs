@@ -1,13 +1,17 @@
 //! What a mover has done so far, as the shard's status and the metrics have it. It writes nothing.
 
 use longshore::api::data_movement_shard::Counters;
+use longshore::api::shard_progress::ShardProgress;
 
 use crate::metrics::Metrics;
+use crate::time::now;
 use crate::wire::{Done, Progress};
 
 /// The counts of one shard, over all attempts of this worker.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// Which attempt the mover that runs is.
+    attempt: i32,
     /// Absent before the first news.
     counters: Option<Counters>,
     percent: Option<i32>,
@@ -27,7 +31,8 @@ struct Told {
 
 impl Tally {
     /// Another mover starts: its counters begin at nothing.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, attempt: i32) {
+        self.attempt = attempt;
         self.told = Told::default();
     }
 
@@ -123,6 +128,17 @@ impl Tally {
         self.percent = Some(100);
     }
 
+    /// How far it is, for those who watch; none before the first news.
+    pub(super) fn report(&self, uid: &str) -> Option<ShardProgress> {
+        Some(ShardProgress {
+            uid: uid.to_owned(),
+            attempt: self.attempt,
+            time: now(),
+            percent: self.percent,
+            counters: self.counters.clone()?,
+        })
+    }
+
     pub(super) fn counters(&self) -> Option<&Counters> {
         self.counters.as_ref()
     }
@@ -163,7 +179,7 @@ mod tests {
         }
         assert_eq!(tally.percent(), None, "nobody knows how much there is");
         // It was killed; the next one goes on with what is there.
-        tally.begin();
+        tally.begin(2);
         progress = Progress { bytes_done: 8, bytes_resumed: 6, walk_done: true, ..progress };
         tally.progress(&progress, &metrics);
         assert_eq!(tally.percent(), Some(80));

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use longshore::api::data_movement_shard::{
     DataMovementShardSpec, DataMovementShardStatus, MOVEMENT_LABEL, MovementReference, NODE_LABEL,
     Preparation, ShardState, worker_lease,
 };
+use longshore::api::shard_progress::{PROGRESS_ANNOTATION, Reports};
 use longshore::api::{DataMovementShard, Defined, definitions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -144,6 +145,26 @@ impl Cluster {
 
     pub async fn finished(&self, name: &str) -> DataMovementShardStatus {
         self.until(name, "finished", |status| is(status, ShardState::Finished)).await
+    }
+
+    /// Waits until the Lease of its worker says that so many files of a shard are done, or for the first
+    /// word of it.
+    pub async fn copied(&self, name: &str, files: i64) {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let shard = format!("{}/{name}", self.namespace);
+        let deadline = Instant::now() + SOON;
+        loop {
+            let all = leases.list(&ListParams::default()).await.unwrap();
+            let said = all.iter().find_map(|lease| {
+                let text = lease.annotations().get(PROGRESS_ANNOTATION)?;
+                serde_json::from_str::<Reports>(text).unwrap().remove(&shard)
+            });
+            if said.as_ref().is_some_and(|said| said.counters.files >= files) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {files} of {name} within {SOON:?}: {said:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub async fn lease(&self, node: &str) -> Option<Lease> {

@@ -22,6 +22,8 @@ fn at(second: i64) -> Timestamp {
 struct Scene {
     movement: NnfDataMovement,
     shard: Option<DataMovementShard>,
+    /// What the worker's Lease says of the shard.
+    progress: Option<ShardProgress>,
     facts: Facts,
     site: Site,
     silent: Option<Duration>,
@@ -38,6 +40,7 @@ impl Scene {
         Self {
             movement: movement(),
             shard: None,
+            progress: None,
             facts: facts(),
             site: Site::Node("rabbit-1".to_owned()),
             silent: None,
@@ -51,6 +54,7 @@ impl Scene {
         decide(&View {
             movement: &self.movement,
             shard: self.shard.as_ref(),
+            progress: self.progress.as_ref(),
             silent: self.silent,
             site: self.site.clone(),
             facts: &self.facts,
@@ -113,6 +117,12 @@ impl Scene {
                     !is_finished(&self.movement) || *status == self.status(),
                     "the end is the end"
                 );
+                let percent = |status: &NnfDataMovementStatus| {
+                    status.command_status.as_ref().and_then(|command| command.progress)
+                };
+                let same = self.status().start_time == status.start_time;
+                let goes_on = percent(&self.status()) <= percent(&status);
+                assert!(!same || is_finished(&self.movement) || goes_on, "progress goes back");
                 self.movement.status = Some(*status);
                 self.writes.push("status");
             }
@@ -147,18 +157,21 @@ impl Scene {
         status.lease = Some("nnf-dm-system/longshore-worker-rabbit-1".to_owned());
         status.attempts = Some(status.attempts.unwrap_or(0) + 1);
         status.start_time = Some(MicroTime(now));
+        self.progress = None;
         self.mover = true;
     }
 
     fn progress(&mut self) {
         self.time += 1;
         let now = at(self.time);
-        let status = self.shard_status();
-        let counters = status.counters.get_or_insert_default();
-        *counters =
-            Counters { bytes: counters.bytes + 10, total_bytes: 1000, ..Counters::default() };
-        status.percent = Some(i32::try_from(counters.bytes / 10).unwrap());
-        status.progress_time = Some(MicroTime(now));
+        let bytes = 10 + self.progress.as_ref().map_or(0, |before| before.counters.bytes);
+        self.progress = Some(ShardProgress {
+            uid: "1".to_owned(),
+            attempt: self.shard_status().attempts.unwrap(),
+            time: MicroTime(now),
+            percent: Some(i32::try_from(bytes / 10).unwrap()),
+            counters: Counters { bytes, total_bytes: 1000, ..Counters::default() },
+        });
     }
 
     fn finish(&mut self, outcome: Outcome, exit_code: i32) {
