@@ -7,7 +7,6 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client};
-use longshore::api::data_movement_shard::MOUNTS_ANNOTATION;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -152,7 +151,7 @@ impl Claimant {
         spec.acquire_time.get_or_insert_with(|| time.clone());
         spec.renew_time = Some(time);
         let annotations = lease.metadata.annotations.get_or_insert_with(BTreeMap::new);
-        annotations.insert(MOUNTS_ANNOTATION.to_owned(), self.mounts.text());
+        annotations.extend(self.mounts.annotations());
     }
 
     /// Gives it back: nobody has to wait until it runs out. Nothing of this worker runs any more.
