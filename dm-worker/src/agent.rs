@@ -282,9 +282,7 @@ impl Agent {
                 continue;
             };
             self.origins.remove(&uid(&shard));
-            self.start(watch, shard, |life| {
-                Box::pin(Life { stay, ..life }.carry_out(permit))
-            });
+            self.start(watch, shard, |life| Box::pin(Life { stay, ..life }.carry_out(permit)));
         }
     }
 

@@ -201,12 +201,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             mounts: board.is_some(),
         },
     };
-    let settings = Settings {
-        node: args.node,
-        namespaces: args.shards_in,
-        movers: args.movers.into(),
-        drain,
-    };
+    let settings =
+        Settings { node: args.node, namespaces: args.shards_in, movers: args.movers.into(), drain };
     let agent = Agent::new(settings, Arc::new(worker), mounts, readiness, held);
     let end = async {
         tokio::select! {

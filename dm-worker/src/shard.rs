@@ -204,8 +204,7 @@ impl Life {
     fn start(&self) -> std::io::Result<Mover> {
         let spec = &self.shard.spec;
         let limits = &self.worker.limits;
-        let mover =
-            Mover::start(spec.user_id, spec.group_id, limits.memory_bytes, limits.mounts)?;
+        let mover = Mover::start(spec.user_id, spec.group_id, limits.memory_bytes, limits.mounts)?;
         self.worker.directory.note(self.uid(), mover.pid(), &self.name())?;
         Ok(mover)
     }

@@ -7,8 +7,8 @@ use longshore::api::LustreFileSystem;
 use serde_json::{Value, json};
 
 use super::step::Keeper;
-use super::{Mounts, live, rollout};
 use super::view::View;
+use super::{Mounts, live, rollout};
 use crate::lustre_file_system::{FINALIZER, FileSystem, Judgement, MODE};
 
 /// The annotation of a LustreFileSystem that says how it is with the workers, as a condition in JSON: its

@@ -217,7 +217,8 @@ impl Keeper {
     /// Takes note of which workers give signs of life, while some are waited for.
     pub(super) fn listen(&mut self, view: &View, waiting: bool) {
         let (pods, reports) = (view.pods(), view.reports());
-        self.heard.retain(|uid, _| waiting && pods.iter().any(|pod| pod.uid().as_ref() == Some(uid)));
+        self.heard
+            .retain(|uid, _| waiting && pods.iter().any(|pod| pod.uid().as_ref() == Some(uid)));
         if !waiting {
             return;
         }
@@ -242,14 +243,15 @@ impl Keeper {
     }
 }
 
-/// Whether a filesystem is on no list that workers read, and in no description of their pods.
+/// Whether a filesystem is in no description of workers' pods, and on no list that some of them read.
 pub(crate) fn is_unlisted(view: &View, one: &FileSystem) -> bool {
     let set = view.daemon_set();
     let list = view.mount_list();
     let text = list.as_ref().and_then(|list| list.data.as_ref()?.get(KEY));
     let list = text.and_then(|text| serde_json::from_str::<MountList>(text).ok());
-    !daemon_set::mounts(set.as_deref(), &one.claim)
-        && list.is_none_or(|list| !list.0.contains_key(&one.mount_root))
+    let readers = view.pods().iter().any(|pod| is_live(pod.spec.as_ref()));
+    let listed = readers && list.is_some_and(|list| list.0.contains_key(&one.mount_root));
+    !listed && !daemon_set::mounts(set.as_deref(), &one.claim)
 }
 
 #[cfg(test)]

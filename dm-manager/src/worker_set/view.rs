@@ -15,9 +15,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement_shard::MOUNTS_ANNOTATION;
-use longshore::api::{
-    LustreFileSystem, NnfDataMovementManager, data_movement_manager, mount_list,
-};
+use longshore::api::{LustreFileSystem, NnfDataMovementManager, data_movement_manager, mount_list};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Notify;

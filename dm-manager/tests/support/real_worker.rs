@@ -49,7 +49,7 @@ impl Drop for RealWorker {
 }
 
 /// The program, built by cargo as this test was: it belongs to another package.
-fn dm_worker() -> &'static Path {
+pub fn dm_worker() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_BIN_EXE_dm-manager")).parent().unwrap();

@@ -92,8 +92,7 @@ fn help(kind: &str, source: &str, point: &Path) -> anyhow::Result<()> {
     let output = command.output().with_context(|| format!("failed to run {helper}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let said: Vec<&str> =
-            said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         match said.is_empty() {
             true => bail!("{helper}: {}", output.status),
             false => bail!("{}", said.join(" ")),
