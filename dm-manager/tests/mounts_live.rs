@@ -10,6 +10,7 @@ mod support;
 #[path = "support/workers.rs"]
 mod workers;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -283,7 +284,6 @@ async fn from_rolling_to_live_and_back_is_one_rollout_each_and_loses_no_copy() {
     live.create("home").await;
     live.create("work").await;
     live.mounted(&all).await;
-    let mut generation = live.scene.daemon_set().await.unwrap().metadata.generation.unwrap();
     for (round, mounts) in ["--mounts=live", "--mounts=rolling"].into_iter().enumerate() {
         let mut copies = Vec::new();
         for number in 0..4 {
@@ -294,24 +294,27 @@ async fn from_rolling_to_live_and_back_is_one_rollout_each_and_loses_no_copy() {
             copies.iter().all(|copy| copy.files() >= 2).then_some(())
         })
         .await;
-        let before: Vec<_> = live.pods().await.into_iter().map(|(uid, _)| uid).collect();
+        let uids = async || -> BTreeSet<String> {
+            live.pods().await.into_iter().map(|(uid, _)| uid).collect()
+        };
+        let before = uids().await;
+        let mut ever = before.clone();
         drop(manager);
-        live.scene.options = options(mounts);
-        manager = live.scene.start_manager("one");
+        manager = live.scene.start_manager_with("one", &options(mounts));
         eventually("all workers to be replaced", async || {
-            let pods = live.pods().await;
-            let new = pods.len() == 2 && pods.iter().all(|(uid, _)| !before.contains(uid));
-            (new && live.sees(&nodes, "home").await && live.sees(&nodes, "work").await)
-                .then_some(())
+            let pods = uids().await;
+            ever.extend(pods.clone());
+            let new = pods.len() == 2 && pods.is_disjoint(&before);
+            let seen = live.sees(&nodes, "home").await && live.sees(&nodes, "work").await;
+            (new && seen).then_some(())
         })
         .await;
         live.mounted(&all).await;
         for copy in &copies {
             live.succeeded(copy).await;
         }
-        let after = live.scene.daemon_set().await.unwrap().metadata.generation.unwrap();
-        assert_eq!(after, generation + 1, "one rollout to {mounts}");
-        generation = after;
+        ever.extend(uids().await);
+        assert_eq!(ever.len(), before.len() + 2, "one rollout to {mounts}");
     }
     // The list that nobody reads any more keeps nothing.
     live.scene.delete_file_system("work").await;

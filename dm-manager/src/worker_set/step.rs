@@ -218,11 +218,17 @@ impl Keeper {
             target.push((*one).clone());
         }
         target.sort_by(|one, other| one.name.cmp(&other.name));
-        let how = self.args.mounts;
-        let target = match how {
-            Mounts::Live => Vec::new(),
-            Mounts::Rolling if self.settled(&target, &unbound, live.is_some()) => target,
-            Mounts::Rolling => mounted,
+        let described = live.as_ref().and_then(|set| set.spec.as_ref());
+        let in_place = daemon_set::is_live(described.and_then(|spec| spec.template.spec.as_ref()));
+        let mounts = self.args.mounts;
+        let (how, target) = match mounts {
+            Mounts::Live => (Mounts::Live, Vec::new()),
+            Mounts::Rolling if self.settled(&target, &unbound, live.is_some()) => {
+                (Mounts::Rolling, target)
+            }
+            // They mount in place until it is known which volumes they are to have instead.
+            Mounts::Rolling if in_place => (Mounts::Live, Vec::new()),
+            Mounts::Rolling => (Mounts::Rolling, mounted),
         };
 
         let failures = rollout::failures(view, &judgement.accepted, &self.context.namespace);

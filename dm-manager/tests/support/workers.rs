@@ -108,13 +108,18 @@ impl Scene {
 
     /// Starts a manager.
     pub fn start_manager(&self, identity: &str) -> Manager {
+        self.start_manager_with(identity, &self.options)
+    }
+
+    /// Starts a manager with other options.
+    pub fn start_manager_with(&self, identity: &str, options: &[String]) -> Manager {
         let log = self.plane.directory().join(format!("{}-{identity}.log", self.namespace));
         let log = File::options().create(true).append(true).open(log).unwrap();
         // The kernel kills it with the thread of the test, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_dm-manager")]);
         command.args(["run", "--namespace", &self.namespace, "--identity", identity]);
-        command.args(["--listen=127.0.0.1:0", "--log-format=text"]).args(&self.options);
+        command.args(["--listen=127.0.0.1:0", "--log-format=text"]).args(options);
         command.env("KUBECONFIG", &self.kubeconfig);
         command.env("RUST_LOG", "info");
         command.stdout(Stdio::null()).stderr(log);
