@@ -21,6 +21,7 @@ pub mod data_movement_shard;
 pub mod definition;
 pub mod directive_rule;
 pub mod lustre_file_system;
+pub mod mount_list;
 pub mod node_storage;
 pub mod open;
 mod resource;

@@ -52,6 +52,11 @@ impl FileSystem {
         }
     }
 
+    /// What is mounted, as mount(8) has it.
+    pub(crate) fn source(&self) -> String {
+        format!("{}:/{}", self.object.spec.mgs_nids, self.object.spec.name)
+    }
+
     /// Whether the object is being deleted.
     pub(crate) fn is_deleted(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()

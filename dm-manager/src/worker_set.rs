@@ -4,6 +4,7 @@
 
 mod adoption;
 mod daemon_set;
+mod live;
 mod release;
 mod rollout;
 mod step;
@@ -13,7 +14,7 @@ mod volume_maker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ArgAction;
+use clap::{ArgAction, ValueEnum};
 use futures::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -28,6 +29,15 @@ const TOGETHER: Duration = Duration::from_millis(25);
 /// How long is waited after a failure, such as a write that was refused because of another one.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// How filesystems come to the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mounts {
+    /// As volumes of their pods, which are replaced when one is added or removed
+    Rolling,
+    /// The workers mount and unmount them in place, and no pod is restarted
+    Live,
+}
+
 /// How the workers are kept.
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "workers")]
@@ -35,6 +45,10 @@ pub(crate) struct Args {
     /// The service account of the workers
     #[arg(long, value_name = "NAME", default_value = "nnf-dm-node-controller")]
     worker_service_account: String,
+
+    /// How filesystems come to the workers
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Mounts::Rolling)]
+    mounts: Mounts,
 
     /// Make the PersistentVolumes and claims of LustreFileSystems for this CSI driver, on clusters
     /// without lustre-fs-operator, which otherwise makes them

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Taint};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use longshore::api::{Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager};
 use serde_json::{Value, json};
+use support::cluster::{Movement, apply, refusals};
 use support::printed;
 use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings, eventually};
 
@@ -87,29 +87,10 @@ impl Deployed {
                     let arguments = container["args"].as_array_mut().unwrap();
                     arguments.extend(of_workers.iter().map(|argument| json!(argument)));
                 }
-                deployed.apply(object).await;
+                apply(&deployed.client, object).await;
             }
         }
         Some(deployed)
-    }
-
-    /// What `kubectl apply --server-side` does.
-    async fn apply(&self, object: Value) {
-        let (group, version) = object["apiVersion"]
-            .as_str()
-            .unwrap()
-            .rsplit_once('/')
-            .unwrap_or(("", object["apiVersion"].as_str().unwrap()));
-        let kind = object["kind"].as_str().unwrap();
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::all_with(self.client.clone(), &resource),
-        };
-        let how = PatchParams::apply("deploy");
-        let applied = api.patch(&name, &how, &Patch::Apply(&object)).await;
-        applied.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
     }
 
     fn file_systems(&self) -> Api<LustreFileSystem> {
@@ -155,29 +136,9 @@ impl Deployed {
 
     /// A movement between two paths of global filesystems, by a profile with some fields.
     async fn create_movement(&self, name: &str, source: &str, destination: &str, profile: Value) {
-        self.apply(json!({
-            "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovementProfile",
-            "metadata": {"name": name, "namespace": "default"},
-            "data": profile,
-        }))
-        .await;
-        let end = |path: &str| {
-            let of = path.split('/').nth(2).unwrap();
-            let reference = json!({"kind": "LustreFileSystem", "name": of, "namespace": "default"});
-            json!({"path": path, "storageReference": reference})
-        };
-        self.apply(json!({
-            "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovement",
-            "metadata": {"name": name, "namespace": WORKERS},
-            "spec": {
-                "source": end(source), "destination": end(destination),
-                "userId": USER, "groupId": USER,
-                "profileReference": {
-                    "kind": "NnfDataMovementProfile", "name": name, "namespace": "default",
-                },
-            },
-        }))
-        .await;
+        let (namespace, file_systems) = (WORKERS, "default");
+        let movement = Movement { namespace, file_systems, name, user: USER, source, destination };
+        movement.create(&self.client, profile).await;
     }
 
     /// Waits until filesystems are mounted on all nodes, and the workers are ready.
@@ -207,18 +168,6 @@ impl Deployed {
             (status["state"] == "Finished").then_some(status)
         })
         .await
-    }
-
-    /// How many requests the API server has refused for want of rights. They never reach what counts
-    /// requests by their answer.
-    async fn refusals(&self) -> f64 {
-        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
-        let text = self.client.request_text(request).await.unwrap();
-        let mut attempts =
-            text.lines().filter(|line| line.starts_with("authorization_attempts_total{"));
-        assert!(attempts.clone().any(|line| line.contains("result=\"allowed\"")), "it counts");
-        let denied = attempts.find(|line| line.contains("result=\"denied\""));
-        denied.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 }
 
@@ -250,7 +199,11 @@ async fn what_is_deployed_works_with_the_rights_that_it_has() {
             .then_some(())
     })
     .await;
-    assert_eq!(deployed.refusals().await, 0.0, "requests that were refused for want of rights");
+    assert_eq!(
+        refusals(&deployed.client).await,
+        0.0,
+        "requests that were refused for want of rights"
+    );
     let object = deployed.file_systems().get("work").await.unwrap();
     assert_eq!(object.finalizers(), [FINALIZER]);
 }
@@ -344,5 +297,9 @@ async fn filesystems_come_and_go_while_copies_run() {
         deployed.file_systems().get_opt("old").await.unwrap().is_none().then_some(())
     })
     .await;
-    assert_eq!(deployed.refusals().await, 0.0, "requests that were refused for want of rights");
+    assert_eq!(
+        refusals(&deployed.client).await,
+        0.0,
+        "requests that were refused for want of rights"
+    );
 }

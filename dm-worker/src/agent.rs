@@ -260,13 +260,14 @@ impl Agent {
         }
     }
 
-    /// Whether the shard is this node's: it says so, or the node has both of its filesystems.
+    /// Whether the shard can be done here: it is this node's, or the node has both of its filesystems.
     fn is_for_this_node(&self, shard: &DataMovementShard) -> bool {
+        let mut paths = paths(shard).into_iter();
         match &shard.spec.node {
-            Some(node) => *node == self.settings.node,
-            None => [&shard.spec.source, &shard.spec.destination]
-                .into_iter()
-                .all(|path| self.mounts.have(Path::new(path))),
+            Some(node) => {
+                *node == self.settings.node && paths.all(|path| self.mounts.is_usable(path))
+            }
+            None => paths.all(|path| self.mounts.have(path)),
         }
     }
 
@@ -275,10 +276,12 @@ impl Agent {
         while !self.stopping && self.has_time() {
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let Some((watch, shard)) = self.waiting.next() else { return };
-            if !self.is_for_this_node(&shard) {
+            let here = self.is_for_this_node(&shard);
+            let stay = here.then(|| self.mounts.enter(&paths(&shard))).flatten();
+            let Some(stay) = stay else {
                 self.elsewhere.insert(uid(&shard), shard);
                 continue;
-            }
+            };
             self.origins.remove(&uid(&shard));
             let name = name(&shard);
             if self.running.values().any(|running| running.name == name) {
@@ -286,7 +289,7 @@ impl Agent {
                 self.look_later(watch, shard);
                 continue;
             }
-            self.start(watch, shard, |life| Box::pin(life.carry_out(permit)));
+            self.start(watch, shard, |life| Box::pin(Life { stay, ..life }.carry_out(permit)));
         }
     }
 
@@ -312,6 +315,7 @@ impl Agent {
             conduct: self.conduct.subscribe(),
             held: self.held.clone(),
             inside: None,
+            stay: None,
         });
         let task = self.lives.spawn(life).id();
         self.tasks.insert(task, uid);
@@ -369,7 +373,7 @@ impl Agent {
 
 /// The pauses of a watch that fails, one longer than the other.
 #[derive(Debug, Default)]
-struct Pauses(Option<Duration>);
+pub(crate) struct Pauses(Option<Duration>);
 
 impl Iterator for Pauses {
     type Item = Duration;
@@ -386,6 +390,11 @@ impl Backoff for Pauses {
     fn reset(&mut self) {
         self.0 = None;
     }
+}
+
+/// Both ends of a shard.
+fn paths(shard: &DataMovementShard) -> [&Path; 2] {
+    [Path::new(&shard.spec.source), Path::new(&shard.spec.destination)]
 }
 
 /// The version of an object; versions of one kind are numbers that grow.

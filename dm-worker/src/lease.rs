@@ -8,7 +8,6 @@ use dm_service::since_boot;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client};
-use longshore::api::data_movement_shard::MOUNTS_ANNOTATION;
 use longshore::api::shard_progress::PROGRESS_ANNOTATION;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -157,7 +156,7 @@ impl Claimant {
         spec.acquire_time.get_or_insert_with(|| time.clone());
         spec.renew_time = Some(time);
         let annotations = lease.metadata.annotations.get_or_insert_with(BTreeMap::new);
-        annotations.insert(MOUNTS_ANNOTATION.to_owned(), self.mounts.text());
+        annotations.extend(self.mounts.annotations());
         match self.reports.text() {
             Some(text) => annotations.insert(PROGRESS_ANNOTATION.to_owned(), text),
             None => annotations.remove(PROGRESS_ANNOTATION),

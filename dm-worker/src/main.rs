@@ -1,5 +1,5 @@
-//! The worker's command line: the agent of a node (`run`), and the process that it starts for each copy
-//! (`mover`). It never decides what is copied.
+//! The worker's command line: the agent of a node (`run`), and the processes that it starts: one for each
+//! copy (`mover`), and one for whatever it mounts (`mount`, `unmount`). It never decides what is copied.
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -7,6 +7,7 @@ mod agent;
 mod api;
 mod lease;
 mod leftover;
+mod live;
 mod metrics;
 mod mounts;
 mod mover;
@@ -35,11 +36,17 @@ enum Command {
     /// Carries out one copy, which is told to it on standard input
     #[command(hide = true)]
     Mover(mover::Args),
+    #[command(hide = true)]
+    Mount(live::hands::MountArgs),
+    #[command(hide = true)]
+    Unmount(live::hands::UnmountArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Mover(args) => Ok(mover::run(&args)),
+        Command::Mount(args) => Ok(live::hands::mount(&args)),
+        Command::Unmount(args) => Ok(live::hands::unmount(&args)),
     }
 }

@@ -35,11 +35,15 @@ pub(crate) struct Args {
     /// The most memory of its own that it may have, in bytes
     #[arg(long)]
     memory: Option<u64>,
+
+    /// Give up the right to mount, which root has where its worker mounts filesystems
+    #[arg(long)]
+    give_up_mounting: bool,
 }
 
 /// Runs until the copy is over.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    if let Err(error) = bounds::set(args.memory) {
+    if let Err(error) = bounds::set(args.memory, args.give_up_mounting) {
         say(&News::Refused { text: format!("failed to bound the mover: {error}") });
         return ExitCode::from(Outcome::Refused.code());
     }

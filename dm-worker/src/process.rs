@@ -45,14 +45,22 @@ pub(crate) struct Mover {
 
 impl Mover {
     /// Starts one, which waits for its first order. Its identity is what is asked for before the program
-    /// begins, without supplementary groups.
+    /// begins, without supplementary groups. With `give_up_mounting` it cannot mount even as root.
     ///
     /// # Errors
     /// When the system refuses, as for another user without being root.
-    pub(crate) fn start(user: u32, group: u32, memory_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn start(
+        user: u32,
+        group: u32,
+        memory_bytes: u64,
+        give_up_mounting: bool,
+    ) -> io::Result<Self> {
         // This program itself, which the mover's user need not be able to find.
         let mut command = Command::new("/proc/self/exe");
         command.arg("mover").arg("--memory").arg(memory_bytes.to_string());
+        if give_up_mounting {
+            command.arg("--give-up-mounting");
+        }
         command.env_clear().current_dir("/").process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let own = (geteuid().as_raw(), getegid().as_raw());

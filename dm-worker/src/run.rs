@@ -15,6 +15,7 @@ use crate::agent::{Agent, Settings};
 use crate::api::Identity;
 use crate::lease::Claimant;
 use crate::leftover::RunDirectory;
+use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::reports::Reports;
@@ -50,6 +51,20 @@ pub(crate) struct Args {
     #[arg(long, env = "LONGSHORE_MOUNTS", value_name = "PATH", value_delimiter = ',')]
     mount: Vec<PathBuf>,
 
+    /// Mount and unmount filesystems in place: the name of the ConfigMap, in the workers' namespace, with
+    /// the list of what is to be mounted, which the manager writes. It needs CAP_SYS_ADMIN, a container of
+    /// its own, and mount.TYPE on its $PATH
+    #[arg(long, env = "LONGSHORE_MOUNTS_FROM", value_name = "NAME")]
+    mounts_from: Option<String>,
+
+    /// The type of the filesystems on that list
+    #[arg(long, value_name = "TYPE", default_value = "lustre")]
+    mount_type: String,
+
+    /// How long mounting or unmounting one of them may take before it is ended and reported as hanging
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = clap::value_parser!(u32).range(1..))]
+    mount_seconds: u32,
+
     /// Where storage of jobs is mounted, each below it. A shard that names no node and has a path there is
     /// claimed only where that storage is mounted
     #[arg(long, env = "LONGSHORE_JOB_STORAGE", value_name = "PATH", default_value = "/mnt/nnf")]
@@ -81,7 +96,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = clap::value_parser!(u16).range(4..))]
     lease_seconds: u16,
 
-    /// How long running copies may go on after SIGTERM
+    /// How long running copies may go on after SIGTERM, or after a filesystem that they use was taken off
+    /// the list of --mounts-from
     #[arg(long, value_name = "SECONDS", default_value = "15")]
     drain_seconds: u32,
 
@@ -123,7 +139,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     dm_service::serve(args.listen, move || shown.text(), readiness.clone()).await?;
     // An empty list in the environment is one empty word.
     let points = args.mount.into_iter().filter(|point| !point.as_os_str().is_empty()).collect();
-    let mounts = Mounts::new(points, args.job_storage);
+    let list = args.mounts_from.filter(|name| !name.is_empty());
+    let board = list.as_ref().map(|_| Board::new(args.mount_type));
+    let mounts = Mounts::new(points, args.job_storage, board.clone());
     tokio::spawn(mounts.clone().keep());
     let reports = Reports::default();
     let pod = args.pod.unwrap_or_else(|| host_name("worker"));
@@ -140,6 +158,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let (holding, held) = watch::channel(None);
     let lease = tokio::spawn(claimant.clone().hold(holding));
+    let drain = Duration::from_secs(args.drain_seconds.into());
+    if let (Some(name), Some(board)) = (list, board.clone()) {
+        let limit = Duration::from_secs(args.mount_seconds.into());
+        let namespace = claimant.namespace.clone();
+        let source = live::Source { client: client.clone(), namespace, name };
+        tokio::spawn(live::keep(source, board, live::Manner { limit, drain }, held.clone()));
+    }
     let worker = Worker {
         client,
         turns: Arc::default(),
@@ -153,14 +178,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             stall: Duration::from_secs(args.stall_seconds.into()),
             give_up: Duration::from_secs(args.give_up_seconds.into()),
             accidents: args.attempts,
+            mounts: board.is_some(),
         },
     };
-    let settings = Settings {
-        node: args.node,
-        namespaces: args.shards_in,
-        movers: args.movers.into(),
-        drain: Duration::from_secs(args.drain_seconds.into()),
-    };
+    let settings =
+        Settings { node: args.node, namespaces: args.shards_in, movers: args.movers.into(), drain };
     let worker = Arc::new(worker);
     let agent = Agent::new(settings, Arc::clone(&worker), mounts, readiness, held);
     agent.run(ends.asked()).await;

@@ -25,6 +25,7 @@ use tokio::time::sleep;
 use crate::api::{Failure, Identity, Refused, Seen, Shard, Status};
 use crate::lease::Held;
 use crate::leftover::RunDirectory;
+use crate::live::Stay;
 use crate::metrics::Metrics;
 use crate::process::{Mover, why_it_stays};
 use crate::reports::Reports;
@@ -61,6 +62,8 @@ pub(crate) struct Limits {
     pub(crate) give_up: Duration,
     /// How many movers of one shard may end by accident, one after the other.
     pub(crate) accidents: u32,
+    /// Whether this worker mounts filesystems, which its movers are not to be able to.
+    pub(crate) mounts: bool,
 }
 
 /// Whether shards go on.
@@ -80,6 +83,8 @@ pub(crate) struct Life {
     pub(crate) held: watch::Receiver<Held>,
     /// Whether the source goes inside the destination, once an attempt has decided that.
     pub(crate) inside: Option<bool>,
+    /// Of the copy on filesystems that this worker has mounted.
+    pub(crate) stay: Option<Stay>,
 }
 
 /// What is left to do.
@@ -208,7 +213,8 @@ impl Life {
 
     fn start(&self) -> std::io::Result<Mover> {
         let spec = &self.shard.spec;
-        let mover = Mover::start(spec.user_id, spec.group_id, self.worker.limits.memory_bytes)?;
+        let limits = &self.worker.limits;
+        let mover = Mover::start(spec.user_id, spec.group_id, limits.memory_bytes, limits.mounts)?;
         self.worker.directory.note(self.uid(), mover.pid(), &self.name())?;
         Ok(mover)
     }
@@ -332,6 +338,7 @@ impl Life {
         };
         // Nothing of it runs any more: what is left is to say so, however long that takes.
         drop(permit);
+        self.stay = None;
         let left = match last {
             Some(last) => left(status.finish(last).await, version),
             None => Left::Tried(version),

@@ -28,7 +28,8 @@ pub const MOVEMENT_LABEL: &str = "longshore.dev/movement";
 pub const NODE_LABEL: &str = "longshore.dev/node";
 
 /// The annotation of a worker's Lease that says which filesystems its node has, as JSON:
-/// `{"/lus/home": {"mounted": true, "type": "lustre"}, "/lus/work": {"mounted": false}}`.
+/// `{"/lus/home": {"mounted": true, "type": "lustre"}, "/lus/work": {"mounted": false}}`. A worker that
+/// mounts them itself adds `"pending": true` while it mounts or unmounts one, and a `"reason"` when it cannot.
 pub const MOUNTS_ANNOTATION: &str = "longshore.dev/mounts";
 
 /// The name of the Lease of a node's worker, in the worker's own namespace.

@@ -6,9 +6,9 @@ use kube::{Resource, ResourceExt};
 use longshore::api::LustreFileSystem;
 use serde_json::{Value, json};
 
-use super::rollout;
 use super::step::Keeper;
 use super::view::View;
+use super::{Mounts, live, rollout};
 use crate::lustre_file_system::{FINALIZER, FileSystem, Judgement, MODE};
 
 /// The annotation of a LustreFileSystem that says how it is with the workers, as a condition in JSON: its
@@ -23,7 +23,9 @@ impl Keeper {
         let failures = rollout::failures(view, &judgement.accepted, &namespace);
         for one in &judgement.accepted {
             let condition = if one.is_deleted() {
-                Some(rollout::unmounting(&pods, &one.claim))
+                Some(rollout::unmounting(&pods, &one.claim, &live::still_there(view, one)))
+            } else if self.args.mounts == Mounts::Live {
+                live::condition(one, view, &failures)
             } else {
                 let bound = view.is_bound(&one.claim);
                 rollout::condition(one, bound, set.as_deref(), &pods, &failures)
@@ -45,7 +47,8 @@ impl Keeper {
             for (node, reason) in nodes {
                 let key = format!("{} {node}", one.object.uid().unwrap_or_default());
                 if self.told.insert(key, reason.clone()).as_ref() != Some(&reason) {
-                    self.warn(&one.object, "MountFailed", format!("On {node}: {reason}"));
+                    let what = if one.is_deleted() { "UnmountFailed" } else { "MountFailed" };
+                    self.warn(&one.object, what, format!("On {node}: {reason}"));
                 }
             }
         }

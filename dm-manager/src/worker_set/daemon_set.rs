@@ -6,9 +6,10 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use longshore::api::{NnfDataMovementManager, Version};
+use longshore::api::{NnfDataMovementManager, Version, mount_list};
 use serde_json::{Value, json};
 
+use super::Mounts;
 use crate::lustre_file_system::{FileSystem, JOB_STORAGE};
 
 /// Its name, which other programs look for.
@@ -30,6 +31,8 @@ const COPIES: &str = "worker";
 const MOUNTS: &str = "LONGSHORE_MOUNTS";
 /// Where storage of jobs is mounted, for the same.
 const STORAGE: &str = "LONGSHORE_JOB_STORAGE";
+/// Where it finds what it is to mount itself.
+const MOUNTS_FROM: &str = "LONGSHORE_MOUNTS_FROM";
 
 /// What that container may do: become the job's user, stop what runs as such, and for jobs of root what
 /// root needs to copy files of others.
@@ -45,11 +48,16 @@ const CAPABILITIES: [&str; 9] = [
     "SETUID",
 ];
 
-/// The DaemonSet for a manager object, with the volumes of filesystems. `more_unavailable` pods may be
+/// What it needs beside to mount filesystems. Its movers give it up.
+const TO_MOUNT: &str = "SYS_ADMIN";
+
+/// The DaemonSet for a manager object, with the volumes of filesystems, or with what workers need to mount
+/// them in place, which does not depend on which there are. `more_unavailable` pods may be
 /// unavailable during a rollout beyond what the manager object allows.
 pub(crate) fn make(
     manager: &NnfDataMovementManager,
     version: &Version,
+    how: Mounts,
     file_systems: &[FileSystem],
     service_account: &str,
     more_unavailable: i32,
@@ -60,7 +68,7 @@ pub(crate) fn make(
     let mut labels = selector.clone();
     labels.insert(WORKER_LABEL.to_owned(), "true".to_owned());
     let mut pod = spec.pod_spec.clone();
-    add_volumes(&mut pod, manager, file_systems);
+    add_volumes(&mut pod, manager, how, file_systems);
     pod.node_selector = Some(selector);
     if pod.service_account_name.is_none() {
         pod.service_account_name = Some(service_account.to_owned());
@@ -96,7 +104,13 @@ pub(crate) fn make(
     made
 }
 
-fn add_volumes(pod: &mut PodSpec, manager: &NnfDataMovementManager, all: &[FileSystem]) {
+fn add_volumes(
+    pod: &mut PodSpec,
+    manager: &NnfDataMovementManager,
+    how: Mounts,
+    all: &[FileSystem],
+) {
+    let all = if how == Mounts::Live { &[] } else { all };
     let spec = &manager.spec;
     let volumes = pod.volumes.get_or_insert_default();
     for one in all {
@@ -118,19 +132,23 @@ fn add_volumes(pod: &mut PodSpec, manager: &NnfDataMovementManager, all: &[FileS
             "mountPropagation": "HostToContainer",
         })));
         if container.name == COPIES || (!copies && index == 0) {
-            restrict(container);
-            tell(container, &spec.mount_path, all);
+            restrict(container, how);
+            tell(container, &spec.mount_path, how, all);
         }
     }
 }
 
 /// Tells the container that copies what it is to have mounted: it takes no copy between directories that
 /// only look like its filesystems.
-fn tell(container: &mut Container, job_storage: &str, all: &[FileSystem]) {
+fn tell(container: &mut Container, job_storage: &str, how: Mounts, all: &[FileSystem]) {
     let environment = container.env.get_or_insert_default();
     let roots = all.iter().map(|one| one.mount_root.as_str());
     let roots: Vec<&str> = [job_storage].into_iter().chain(roots).collect();
-    for (name, value) in [(MOUNTS, roots.join(",")), (STORAGE, job_storage.to_owned())] {
+    let mut variables = vec![(MOUNTS, roots.join(",")), (STORAGE, job_storage.to_owned())];
+    if how == Mounts::Live {
+        variables.push((MOUNTS_FROM, mount_list::NAME.to_owned()));
+    }
+    for (name, value) in variables {
         if environment.iter().all(|variable| variable.name != name) {
             environment.push(typed(json!({"name": name, "value": value})));
         }
@@ -138,13 +156,22 @@ fn tell(container: &mut Container, job_storage: &str, all: &[FileSystem]) {
 }
 
 /// Gives the container that copies what it needs and no more, unless the manager object says what.
-fn restrict(container: &mut Container) {
-    if container.security_context.is_none() {
-        container.security_context = Some(typed(json!({
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"], "add": CAPABILITIES},
-        })));
+fn restrict(container: &mut Container, how: Mounts) {
+    if container.security_context.is_some() {
+        return;
     }
+    let mut context = json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"], "add": CAPABILITIES},
+    });
+    if how == Mounts::Live {
+        let mut all = CAPABILITIES.to_vec();
+        all.push(TO_MOUNT);
+        context["capabilities"]["add"] = json!(all);
+        // The profile that runtimes use by default forbids to mount, whatever the capabilities are.
+        context["appArmorProfile"] = json!({"type": "Unconfined"});
+    }
+    container.security_context = Some(typed(context));
 }
 
 fn typed<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -218,4 +245,11 @@ pub(crate) fn has_claim(pod: Option<&PodSpec>, claim: &str) -> bool {
 pub(crate) fn mounts(set: Option<&DaemonSet>, claim: &str) -> bool {
     let spec = set.and_then(|set| set.spec.as_ref());
     has_claim(spec.and_then(|spec| spec.template.spec.as_ref()), claim)
+}
+
+/// Whether pods with this description mount filesystems in place.
+pub(crate) fn is_live(pod: Option<&PodSpec>) -> bool {
+    let containers = pod.into_iter().flat_map(|pod| &pod.containers);
+    let mut variables = containers.flat_map(|one| one.env.iter().flatten());
+    variables.any(|variable| variable.name == MOUNTS_FROM)
 }

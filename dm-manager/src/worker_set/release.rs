@@ -1,11 +1,12 @@
 //! Letting a filesystem go: its object is kept until no worker has it mounted, and a node that never
-//! comes back does not keep it for ever. It unmounts nothing; the rollout does.
+//! comes back does not keep it for ever. It unmounts nothing; the rollout does, or the workers.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
@@ -13,10 +14,11 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::daemon_set::{self, WORKER_LABEL, has_claim};
-use super::rollout;
+use super::daemon_set::{WORKER_LABEL, has_claim, is_live};
+use super::live::Reports;
 use super::step::Keeper;
 use super::view::View;
+use super::{live, rollout};
 use crate::lustre_file_system::{FINALIZER, FileSystem, Judgement};
 
 /// How long after its time a pod still counts as ending in a rollout.
@@ -46,11 +48,12 @@ impl Keeper {
         };
         // Until its controller has seen the change, it may still make pods as they were before.
         let changed = set.as_ref().is_none_or(|set| rollout::is_observed(set));
+        self.listen(view, !leaving.is_empty());
         let gone = |one: &&FileSystem| {
             taken(one)
                 || (changed
-                    && (all || !daemon_set::mounts(set.as_deref(), &one.claim))
-                    && self.holders(&view.pods(), &one.claim).is_empty())
+                    && (all || live::is_unlisted(view, one))
+                    && self.holders(&view.pods(), &view.reports(), one).is_empty())
         };
         let ready: Vec<&FileSystem> = leaving.iter().copied().filter(gone).collect();
         for one in leaving {
@@ -68,21 +71,30 @@ impl Keeper {
         let workers = ListParams::default().labels(&format!("{WORKER_LABEL}=true"));
         let answer = self.counted("pods", "list", api.list(&workers).await);
         let pods = answer.context("failed to list the workers")?.items;
+        let api: Api<Lease> = Api::namespaced(self.context.client.clone(), &self.context.namespace);
+        let answer = self.counted("leases", "list", api.list(&ListParams::default()).await);
+        let leases = answer.context("failed to list the Leases of workers")?.items;
+        let reports = Reports::new(leases, view.mount_list().as_deref());
         for one in ready {
-            if taken(one) || self.holders(&pods, &one.claim).is_empty() {
-                self.let_go(one, &pods).await?;
+            if taken(one) || self.holders(&pods, &reports, one).is_empty() {
+                self.let_go(one, &pods, &reports).await?;
             }
         }
         Ok(())
     }
 
-    /// The pods that have the volume of a claim, without those that are given up.
-    fn holders<P: Borrow<Pod>>(&self, pods: &[P], claim: &str) -> Vec<String> {
-        let holds = |pod: &&Pod| {
-            has_claim(pod.spec.as_ref(), claim)
-                && self.waited_for(pod).is_none_or(|left| !left.is_zero())
+    /// The nodes whose pods have a filesystem, without those that are given up.
+    fn holders<P: Borrow<Pod>, L: Borrow<Lease>>(
+        &self,
+        pods: &[P],
+        reports: &Reports<L>,
+        one: &FileSystem,
+    ) -> Vec<String> {
+        let waits = |pod: &&Pod| {
+            self.waited_for(pod).is_none_or(|left| !left.is_zero()) && !self.is_lost(pod)
         };
-        pods.iter().map(Borrow::borrow).filter(holds).map(rollout::node_of).collect()
+        let pods = pods.iter().map(Borrow::borrow);
+        pods.filter(|pod| holds(pod, reports, one)).filter(waits).map(rollout::node_of).collect()
     }
 
     /// How many pods should be gone for a while and are not: the nodes are lost, and nothing comes of
@@ -105,8 +117,13 @@ impl Keeper {
         left(pod, self.context.patience.lost_worker)
     }
 
-    async fn let_go(&mut self, one: &FileSystem, pods: &[Pod]) -> anyhow::Result<()> {
-        let lost = pods.iter().filter(|pod| has_claim(pod.spec.as_ref(), &one.claim));
+    async fn let_go<L: Borrow<Lease>>(
+        &mut self,
+        one: &FileSystem,
+        pods: &[Pod],
+        reports: &Reports<L>,
+    ) -> anyhow::Result<()> {
+        let lost = pods.iter().filter(|pod| holds(pod, reports, one));
         let lost: Vec<String> = lost.map(rollout::node_of).collect();
         if !lost.is_empty() && one.is_deleted() {
             let note = format!(
@@ -138,6 +155,12 @@ impl Keeper {
         tracing::info!(file_system = one.name, namespace, "let go");
         Ok(())
     }
+}
+
+/// Whether a pod has a filesystem: as a volume, or mounted in place.
+fn holds<L: Borrow<Lease>>(pod: &Pod, reports: &Reports<L>, one: &FileSystem) -> bool {
+    let spec = pod.spec.as_ref();
+    has_claim(spec, &one.claim) || (is_live(spec) && reports.may_have(pod, one))
 }
 
 /// How long it is until a pod that is to be gone has been there for a time beyond that.

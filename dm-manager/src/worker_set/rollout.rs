@@ -8,13 +8,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::daemon_set::has_claim;
+use super::daemon_set::{has_claim, is_live};
 use super::release::{OVERDUE, left};
 use super::view::View;
 use crate::lustre_file_system::{FileSystem, MODE, volumes};
 
 /// How many nodes are named in a report; the others are counted.
-const NAMED: usize = 8;
+pub(crate) const NAMED: usize = 8;
 
 /// Whether every pod of a DaemonSet is up to date and available. None at all is not ready: nothing would
 /// be copied.
@@ -36,14 +36,24 @@ pub(crate) fn is_observed(set: &DaemonSet) -> bool {
 /// Which nodes cannot mount which filesystem, and why.
 pub(crate) type Failures = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The nodes whose pods cannot be started for want of a volume, by the names of the filesystems.
+/// The nodes whose pods cannot be started for want of a volume, or which cannot mount or unmount one in
+/// place, by the names of the filesystems.
 pub(crate) fn failures(view: &View, all: &[FileSystem], workers: &str) -> Failures {
-    let warnings = view.mount_warnings();
+    let (warnings, reports) = (view.mount_warnings(), view.reports());
     let mut failures = Failures::new();
     for pod in view.pods() {
         let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
             continue;
         };
+        if is_live(pod.spec.as_ref()) {
+            let Some(report) = reports.of(&pod) else { continue };
+            for one in all {
+                if let Some(reason) = report.reason(&one.mount_root) {
+                    failures.entry(one.name.clone()).or_default().insert(node.clone(), reason);
+                }
+            }
+            continue;
+        }
         let warning = pod.metadata.uid.as_ref().and_then(|uid| warnings.get(uid));
         let mounted = |one: &&FileSystem| has_claim(pod.spec.as_ref(), &one.claim);
         for one in all.iter().filter(mounted) {
@@ -61,7 +71,7 @@ pub(crate) fn failures(view: &View, all: &[FileSystem], workers: &str) -> Failur
     failures
 }
 
-fn has_started(pod: &Pod) -> bool {
+pub(crate) fn has_started(pod: &Pod) -> bool {
     let status = pod.status.as_ref();
     let containers = status.and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().any(|one| {
@@ -103,13 +113,8 @@ pub(crate) fn condition(
         let status = if holds { "True" } else { "False" };
         Some(json!({"type": "Mounted", "status": status, "reason": reason, "message": message}))
     };
-    if let Some(nodes) = failures.get(&one.name) {
-        let mut named: Vec<String> =
-            nodes.iter().take(NAMED).map(|(node, why)| format!("{node}: {}", short(why))).collect();
-        if nodes.len() > NAMED {
-            named.push(format!("and {} more", nodes.len() - NAMED));
-        }
-        return say(false, "MountFailed", named.join("; "));
+    if let Some(failed) = failed(failures.get(&one.name)) {
+        return Some(failed);
     }
     if !bound {
         return say(false, "ClaimNotBound", format!("the claim {} is not bound", one.claim));
@@ -125,17 +130,33 @@ pub(crate) fn condition(
     all.then(|| say(true, "Mounted", format!("on all {desired} nodes with workers"))).flatten()
 }
 
+/// The condition of a filesystem that some nodes cannot mount; none when there are no such nodes.
+pub(crate) fn failed(nodes: Option<&BTreeMap<String, String>>) -> Option<Value> {
+    let nodes = nodes?;
+    let mut named: Vec<String> =
+        nodes.iter().take(NAMED).map(|(node, why)| format!("{node}: {}", short(why))).collect();
+    if nodes.len() > NAMED {
+        named.push(format!("and {} more", nodes.len() - NAMED));
+    }
+    let message = named.join("; ");
+    Some(json!({
+        "type": "Mounted", "status": "False", "reason": "MountFailed", "message": message,
+    }))
+}
+
 /// The condition of a filesystem that cannot be mounted anywhere.
 pub(crate) fn refused(reason: &str) -> Value {
     json!({"type": "Mounted", "status": "False", "reason": "Refused", "message": reason})
 }
 
-/// The condition of a filesystem that is being deleted, with the nodes that should not have it any more.
-pub(crate) fn unmounting(pods: &[std::sync::Arc<Pod>], claim: &str) -> Value {
+/// The condition of a filesystem that is being deleted, with the nodes that should not have it any more:
+/// those whose pods are overdue, and those that have it mounted in place.
+pub(crate) fn unmounting(pods: &[std::sync::Arc<Pod>], claim: &str, live: &[String]) -> Value {
     let still = pods.iter().filter(|pod| has_claim(pod.spec.as_ref(), claim));
     let overdue = still.filter(|pod| left(pod, OVERDUE).is_some_and(|left| left.is_zero()));
     let nodes: Vec<String> = overdue.map(|pod| node_of(pod)).take(NAMED).collect();
     let message = match nodes.is_empty() {
+        true if !live.is_empty() => format!("it is still mounted on {}", live.join("; ")),
         true => "waiting until no worker has it any more".to_owned(),
         false => format!("nothing is heard of workers that have it, on {}", nodes.join(", ")),
     };
@@ -148,7 +169,7 @@ pub(crate) fn node_of(pod: &Pod) -> String {
     node.unwrap_or_else(|| pod.name_any())
 }
 
-fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     text.chars().take(200).collect()
 }
 

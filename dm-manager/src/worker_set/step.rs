@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::view::View;
-use super::{Args, daemon_set, rollout};
+use super::{Args, Mounts, daemon_set, live, rollout};
 use crate::context::Context;
 use crate::lustre_file_system::{FileSystem, Judgement, Pods, judge};
 
@@ -56,6 +56,8 @@ pub(crate) struct Keeper {
     written: HashMap<String, (u64, Instant)>,
     /// The DaemonSet with the defaults of the API server, as it was written last or would be.
     filled: Option<DaemonSet>,
+    /// The last sign of life of workers that are waited for, by the pod's uid, and when it was noticed.
+    pub(super) heard: HashMap<String, (Option<String>, Instant)>,
     pub(super) next: Option<Instant>,
 }
 
@@ -70,6 +72,7 @@ impl Keeper {
             wanted: (Vec::new(), None),
             written: HashMap::new(),
             filled: None,
+            heard: HashMap::new(),
             next: None,
         }
     }
@@ -107,6 +110,7 @@ impl Keeper {
         if let Some(driver) = self.args.create_volumes_for {
             self.make_volumes(view, &judgement, driver).await?;
         }
+        self.publish(view, &manager, &judgement).await?;
         let set = self.roll_out(view, &manager, &judgement).await?;
         self.release(view, &judgement, false).await?;
         self.say_ready(&manager, set.as_ref(), view, &judgement).await?;
@@ -147,6 +151,7 @@ impl Keeper {
         view.file_systems().iter().for_each(|one| see(&one.metadata));
         view.daemon_set().iter().for_each(|one| see(&one.metadata));
         view.manager().iter().for_each(|one| see(&one.metadata));
+        view.mount_list().iter().for_each(|one| see(&one.metadata));
         self.written.retain(|uid, (version, when)| {
             // What is not there at all was just made, or is gone.
             let old = seen.get(uid).is_none_or(|seen: &u64| *seen < *version);
@@ -220,7 +225,18 @@ impl Keeper {
             target.push((*one).clone());
         }
         target.sort_by(|one, other| one.name.cmp(&other.name));
-        let target = if self.settled(&target, &unbound, live.is_some()) { target } else { mounted };
+        let described = live.as_ref().and_then(|set| set.spec.as_ref());
+        let in_place = daemon_set::is_live(described.and_then(|spec| spec.template.spec.as_ref()));
+        let mounts = self.args.mounts;
+        let (how, target) = match mounts {
+            Mounts::Live => (Mounts::Live, Vec::new()),
+            Mounts::Rolling if self.settled(&target, &unbound, live.is_some()) => {
+                (Mounts::Rolling, target)
+            }
+            // They mount in place until it is known which volumes they are to have instead.
+            Mounts::Rolling if in_place => (Mounts::Live, Vec::new()),
+            Mounts::Rolling => (Mounts::Rolling, mounted),
+        };
 
         let failures = rollout::failures(view, &judgement.accepted, &self.context.namespace);
         let status = live.as_ref().and_then(|set| set.status.as_ref());
@@ -229,6 +245,7 @@ impl Keeper {
         let meant = daemon_set::make(
             manager,
             &version.context("the kind of the manager object is unknown")?,
+            how,
             &target,
             &self.args.worker_service_account,
             beyond,
@@ -345,10 +362,13 @@ impl Keeper {
         judgement: &Judgement,
     ) -> anyhow::Result<()> {
         let failures = rollout::failures(view, &judgement.accepted, &self.context.namespace);
-        let as_wanted = judgement
-            .accepted
-            .iter()
-            .all(|one| daemon_set::mounts(set, &one.claim) != one.is_deleted());
+        let as_wanted = match self.args.mounts {
+            Mounts::Live => live::is_as_wanted(view, judgement),
+            Mounts::Rolling => judgement
+                .accepted
+                .iter()
+                .all(|one| daemon_set::mounts(set, &one.claim) != one.is_deleted()),
+        };
         let ready = set.is_some_and(rollout::is_complete) && as_wanted && failures.is_empty();
         if manager.status.as_ref().is_some_and(|status| status.ready == ready) {
             return Ok(());

@@ -9,18 +9,19 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement_shard::MOUNTS_ANNOTATION;
-use longshore::api::{LustreFileSystem, NnfDataMovementManager, data_movement_manager};
+use longshore::api::{LustreFileSystem, NnfDataMovementManager, data_movement_manager, mount_list};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::daemon_set::{self, WORKER_LABEL};
+use super::live::Reports;
 use crate::context::Context;
 use crate::lustre_file_system::volumes::MADE_FOR;
 
@@ -34,6 +35,7 @@ pub(crate) struct View {
     claims: Store<PersistentVolumeClaim>,
     warnings: Store<Event>,
     leases: Store<Lease>,
+    mount_lists: Store<ConfigMap>,
     made: Option<(Store<PersistentVolume>, Store<PersistentVolumeClaim>)>,
 }
 
@@ -83,6 +85,13 @@ impl View {
             ),
             warnings: watch(Api::namespaced(client(), namespace), warnings, (), wake, &mut watches),
             leases: watch_leases(Api::namespaced(client(), namespace), wake, &mut watches),
+            mount_lists: watch(
+                Api::namespaced(client(), namespace),
+                named(mount_list::NAME),
+                (),
+                wake,
+                &mut watches,
+            ),
             made,
         };
         Some((view, watches))
@@ -100,6 +109,7 @@ impl View {
         drop(self.claims.wait_until_ready().await);
         drop(self.warnings.wait_until_ready().await);
         drop(self.leases.wait_until_ready().await);
+        drop(self.mount_lists.wait_until_ready().await);
         if let Some((volumes, claims)) = &self.made {
             drop(volumes.wait_until_ready().await);
             drop(claims.wait_until_ready().await);
@@ -167,6 +177,16 @@ impl View {
         found
     }
 
+    /// The list of what workers mount in place.
+    pub(crate) fn mount_list(&self) -> Option<Arc<ConfigMap>> {
+        self.mount_lists.state().pop()
+    }
+
+    /// What workers say of their mounts.
+    pub(crate) fn reports(&self) -> Reports<Arc<Lease>> {
+        Reports::new(self.leases.state(), self.mount_list().as_deref())
+    }
+
     /// Whether the worker of a node says that there is no filesystem at a mount point.
     pub(crate) fn says_unmounted(&self, node: &str, mount_root: &str) -> bool {
         let name = longshore::api::data_movement_shard::worker_lease(node);
@@ -195,13 +215,16 @@ where
 
 /// Watches the Leases of workers. They are renewed all the time; what matters is what they say of mounts.
 fn watch_leases(api: Api<Lease>, wake: &Arc<Notify>, watches: &mut Watches) -> Store<Lease> {
-    let mut said: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut said = BTreeMap::new();
     let matters = move |event: &watcher::Event<Lease>| {
         let (watcher::Event::Apply(lease) | watcher::Event::InitApply(lease)) = event else {
             return true;
         };
-        let mounts = lease.annotations().get(MOUNTS_ANNOTATION).cloned();
-        said.insert(lease.name_any(), mounts.clone()) != Some(mounts)
+        let annotations = [MOUNTS_ANNOTATION, mount_list::SEEN_ANNOTATION]
+            .map(|name| lease.annotations().get(name).cloned());
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+        let says = (annotations, holder);
+        said.insert(lease.name_any(), says.clone()) != Some(says)
     };
     watch_what_matters(api, dm_service::watching(), (), wake, watches, matters)
 }

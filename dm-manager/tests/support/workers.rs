@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -48,35 +48,43 @@ pub struct Scene {
     /// The filesystems, each a directory with a file that has its name in it.
     pub lustre: tempfile::TempDir,
     pub options: Vec<String>,
+    /// With whose rights managers run: an administrator's, unless a test says otherwise.
+    pub kubeconfig: PathBuf,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Scene {
-    /// Nodes by their names, and the manager object; no manager yet.
+    /// Nodes by their names; no manager yet. Nothing runs in the pods of workers.
     pub async fn new(about: &str, nodes: &[&str]) -> Option<Self> {
+        let scene = Self::without_nodes(about, Path::new("/bin/sleep")).await?;
+        for name in nodes {
+            scene.add_node(name).await;
+        }
+        Some(scene)
+    }
+
+    /// No nodes yet, on which a program will stand for the image of the workers.
+    pub async fn without_nodes(about: &str, worker: &Path) -> Option<Self> {
         let alone = ALONE.lock().await;
         let plane = ControlPlane::shared()?;
         let settings = NodeSettings {
-            images: [("worker".to_owned(), PathBuf::from("/bin/sleep"))].into(),
+            images: [("worker".to_owned(), worker.to_owned())].into(),
             claims: BTreeMap::new(),
         };
         let played = plane.nodes(settings).unwrap()?;
         let (client, namespace) = plane.scene(&crate::printed(&["--all"]), about).await;
         // What makes it is the service account that the workers have.
         plane.service_account_token(&namespace, "nnf-dm-node-controller").await.unwrap();
-        let scene = Self {
+        Some(Self {
             plane,
             nodes: played,
             client,
             namespace,
             lustre: tempfile::tempdir().unwrap(),
             options: vec!["--create-volumes-for=hpe".to_owned()],
+            kubeconfig: plane.kubeconfig(),
             _alone: alone,
-        };
-        for name in nodes {
-            scene.add_node(name).await;
-        }
-        Some(scene)
+        })
     }
 
     pub async fn add_node(&self, name: &str) {
@@ -88,16 +96,21 @@ impl Scene {
         format!("{}-{name}", self.namespace)
     }
 
-    /// Starts a manager, which has the rights of an administrator.
+    /// Starts a manager.
     pub fn start_manager(&self, identity: &str) -> Manager {
+        self.start_manager_with(identity, &self.options)
+    }
+
+    /// Starts a manager with other options.
+    pub fn start_manager_with(&self, identity: &str, options: &[String]) -> Manager {
         let log = self.log_of(identity);
         let log = File::options().create(true).append(true).open(log).unwrap();
         // The kernel kills it with the thread of the test, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_dm-manager")]);
         command.args(["run", "--namespace", &self.namespace, "--identity", identity]);
-        command.args(["--listen=127.0.0.1:0", "--log-format=text"]).args(&self.options);
-        command.env("KUBECONFIG", self.plane.kubeconfig());
+        command.args(["--listen=127.0.0.1:0", "--log-format=text"]).args(options);
+        command.env("KUBECONFIG", &self.kubeconfig);
         command.env("RUST_LOG", "info");
         command.stdout(Stdio::null()).stderr(log);
         Manager(command.spawn().unwrap())

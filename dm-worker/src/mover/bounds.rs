@@ -5,6 +5,7 @@ use std::io;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::thread::{self, CapabilitySet};
 
 /// Where the kernel ends somebody because memory is short, it is to be a mover, which goes on where it
 /// was when it is started again, before the worker, which has all of them. The scale ends at 1000.
@@ -15,9 +16,17 @@ const TO_BE_ENDED_FIRST: &str = "500";
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(super) fn set(memory_bytes: Option<u64>) -> io::Result<()> {
+pub(super) fn set(memory_bytes: Option<u64>, give_up_mounting: bool) -> io::Result<()> {
     // No set-user-id program that it could be made to execute gives it more rights.
     prctl::set_no_new_privs()?;
+    if give_up_mounting {
+        // It has no other thread yet, and those to come have the rights of this one.
+        let mut rights = thread::capabilities(None)?;
+        for rights in [&mut rights.effective, &mut rights.permitted, &mut rights.inheritable] {
+            rights.remove(CapabilitySet::SYS_ADMIN);
+        }
+        thread::set_capabilities(None, rights)?;
+    }
     if let Some(bytes) = memory_bytes {
         setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?;
     }

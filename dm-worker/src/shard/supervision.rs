@@ -16,6 +16,7 @@ use super::stall::Stall;
 use super::tally::Tally;
 use super::{BEFORE_THE_LEASE, Conduct, Life};
 use crate::api::{Refused, Status};
+use crate::live::Stay;
 use crate::process::{Heard, Mover, why_it_stays};
 use crate::wire::{Assignment, News, Order};
 
@@ -202,7 +203,9 @@ impl Life {
             return Some(Reason::Cancel);
         }
         let over = self.held.borrow().is_none_or(|until| since_boot() + BEFORE_THE_LEASE >= until);
-        (over || *self.conduct.borrow() == Conduct::PutBack).then_some(Reason::Release)
+        let unmounting = self.stay.as_ref().is_some_and(Stay::is_over);
+        (over || unmounting || *self.conduct.borrow() == Conduct::PutBack)
+            .then_some(Reason::Release)
     }
 
     /// Whether the watch shows that somebody else has claimed it since. That it shows nobody means
