@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
 use longshore::api::LustreFileSystem;
 
+use crate::verdict::Verdict;
+
 /// What keeps a LustreFileSystem until no worker has it mounted any more; the same as for movements.
 pub(crate) const FINALIZER: &str = "dm.cray.hpe.com";
 
@@ -90,6 +92,36 @@ pub(crate) fn judge(all: &[LustreFileSystem], workers: &str, pods: &Pods) -> Jud
     // The order of volumes is a part of what pods are: by name, it only changes when it must.
     judgement.accepted.sort_by(|one, other| one.name.cmp(&other.name));
     judgement
+}
+
+/// What is to be said of a filesystem before it is stored, beside the others that are there: why it would
+/// not be accepted. What only one stands in the way of that is being deleted is a doubt.
+pub(crate) fn validate(
+    one: &LustreFileSystem,
+    others: &[LustreFileSystem],
+    workers: &str,
+    pods: &Pods,
+) -> Verdict {
+    let refused_beside = |others: Vec<&LustreFileSystem>| {
+        let all: Vec<_> = others.into_iter().chain([one]).cloned().collect();
+        let refused = judge(&all, workers, pods).refused;
+        let mut ours = refused.into_iter().filter(|(refused, _)| is_same(&refused.object, one));
+        ours.next().map(|(_, reason)| reason)
+    };
+    let others: Vec<_> = others.iter().filter(|other| !is_same(other, one)).collect();
+    let Some(reason) = refused_beside(others.clone()) else { return Verdict::default() };
+    let stay = others.into_iter().filter(|other| other.metadata.deletion_timestamp.is_none());
+    match refused_beside(stay.collect()) {
+        Some(reason) => Verdict { refusals: vec![reason], ..Verdict::default() },
+        None => Verdict {
+            warnings: vec![format!("{reason}, which is being deleted: until it is gone this one waits")],
+            ..Verdict::default()
+        },
+    }
+}
+
+fn is_same(one: &LustreFileSystem, other: &LustreFileSystem) -> bool {
+    one.namespace() == other.namespace() && one.name_any() == other.name_any()
 }
 
 /// What the pods of workers have by themselves.
@@ -249,5 +281,23 @@ mod tests {
         let names: Vec<_> = judgement.accepted.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(judgement.accepted[0].claim, "a-nnf-dm-system-readwritemany-pvc");
+    }
+
+    #[test]
+    fn before_it_is_stored_it_is_judged_as_it_will_be_then() {
+        let mut old = file_system("old", "/lus/a", 1);
+        let new = file_system("new", "/lus/a/b", 2);
+        let judged = |one: &LustreFileSystem, others: &[LustreFileSystem]| {
+            validate(one, others, "nnf-dm-system", &Pods::default())
+        };
+        let reason = "its mountRoot /lus/a/b overlaps /lus/a of the LustreFileSystem default/old";
+        assert_eq!(judged(&new, &[old.clone()]).refusals, [reason]);
+        assert_eq!(judged(&new, &[]), Verdict::default());
+        // It does not stand in its own way.
+        assert_eq!(judged(&old, &[old.clone(), new.clone()]), Verdict::default());
+        old.metadata.deletion_timestamp = old.metadata.creation_timestamp.clone();
+        let waits = judged(&new, &[old]);
+        assert_eq!(waits.refusals, [""; 0]);
+        assert!(waits.warnings[0].starts_with(reason), "{waits:?}");
     }
 }

@@ -10,6 +10,7 @@ use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::admission;
 use crate::context::{Context, Patience, Versions};
 use crate::data_movement;
 use crate::events::Events;
@@ -48,6 +49,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     workers: worker_set::Args,
+
+    #[command(flatten)]
+    admission: admission::Args,
 
     /// How the log is written, to standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Json)]
@@ -93,6 +97,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::new().context("failed to make the metrics")?;
     let readiness = Readiness::default();
     server::start(args.listen, metrics.clone(), readiness.clone()).await?;
+    let admission = admission::Server::bind(&args.admission).await?;
 
     let mut election = Election::new(client.clone(), &args.namespace, identity.clone());
     let leadership = election.leadership();
@@ -107,7 +112,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             metrics,
             patience: Patience { lost_worker: Duration::from_secs(args.lost_worker_after) },
         };
-        lead_again_and_again(&mut election, &context, &readiness, &args.workers).await;
+        // Every replica is asked, whether it leads or not.
+        let answer = admission.run(&context, &args.workers);
+        let lead = lead_again_and_again(&mut election, &context, &readiness, &args.workers);
+        tokio::join!(answer, lead);
     };
     tokio::select! {
         () = lead => {}
