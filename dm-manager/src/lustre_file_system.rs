@@ -114,7 +114,9 @@ pub(crate) fn validate(
     match refused_beside(stay.collect()) {
         Some(reason) => Verdict { refusals: vec![reason], ..Verdict::default() },
         None => Verdict {
-            warnings: vec![format!("{reason}, which is being deleted: until it is gone this one waits")],
+            warnings: vec![format!(
+                "{reason}, which is being deleted: until it is gone this one waits"
+            )],
             ..Verdict::default()
         },
     }

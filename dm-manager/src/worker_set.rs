@@ -57,8 +57,7 @@ impl Args {
 pub(crate) async fn run(context: Context, args: Args) {
     let wake = Arc::new(Notify::new());
     let makes = args.create_volumes_for.is_some();
-    let watched =
-        args.keep_workers().then(|| view::View::new(&context, makes, &wake)).flatten();
+    let watched = args.keep_workers().then(|| view::View::new(&context, makes, &wake)).flatten();
     let Some((view, watches)) = watched else {
         tracing::info!("no workers are kept");
         return std::future::pending().await;

@@ -47,7 +47,8 @@ impl Connections {
         presented: &Presented,
     ) -> anyhow::Result<Self> {
         let provider = Arc::new(ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.context("failed to set up TLS")?;
         let mut config =
             config.with_no_client_auth().with_cert_resolver(Arc::new(presented.clone()));

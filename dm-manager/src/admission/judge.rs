@@ -183,7 +183,11 @@ impl Judge {
         Ok(lustre_file_system::validate(one, &others, &self.namespace, &pods))
     }
 
-    async fn find<K>(&self, version: Option<&Version>, place: &Place) -> kube::Result<Option<Arc<K>>>
+    async fn find<K>(
+        &self,
+        version: Option<&Version>,
+        place: &Place,
+    ) -> kube::Result<Option<Arc<K>>>
     where
         K: Defined + kube::Resource<Scope = kube::core::DynamicResourceScope>,
         K: Clone + std::fmt::Debug + DeserializeOwned,

@@ -98,7 +98,8 @@ impl Keeper {
     async fn authorities(&self) -> anyhow::Result<Authorities> {
         let secret = self.secrets.get_opt(NAME).await.context("failed to read the Secret")?;
         // This program may only change this one, and none has to be made.
-        let mut secret = secret.with_context(|| format!("there is no Secret {NAME} to write to"))?;
+        let mut secret =
+            secret.with_context(|| format!("there is no Secret {NAME} to write to"))?;
         let entries = secret.data.get_or_insert_default();
         let found = entries.get(ENTRY).and_then(|stored| Authorities::parse(&stored.0));
         let wanted = Authorities::renewed(found.as_ref(), Timestamp::now())?;

@@ -37,7 +37,8 @@ pub(super) async fn answer(State(answering): State<Arc<Answering>>, question: By
         review.ok().and_then(|review| review.try_into().ok());
     drop(question);
     let Some(request) = request else {
-        return (StatusCode::BAD_REQUEST, "this is no AdmissionReview with a request\n").into_response();
+        return (StatusCode::BAD_REQUEST, "this is no AdmissionReview with a request\n")
+            .into_response();
     };
     let response = answering.response(&request).await;
     match serde_json::to_vec(&response.into_review()) {

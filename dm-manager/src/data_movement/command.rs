@@ -97,7 +97,9 @@ pub(crate) fn validate(profile: &NnfDataMovementProfileData) -> Verdict {
     }
     let (slots, most) = (profile.slots, profile.max_slots);
     if most > 0 && slots > most {
-        verdict.warnings.push(format!("slots ({slots}) is more than maxSlots ({most}), which counts"));
+        verdict
+            .warnings
+            .push(format!("slots ({slots}) is more than maxSlots ({most}), which counts"));
     }
     if profile.pinned == Some(true) {
         // A copy for one job: whoever wrote the original was told.
@@ -502,7 +504,10 @@ mod tests {
             ("dcp", "without `$SRC $DEST`"),
             ("dcp $SRC $DEST $(id)", "`$(` cannot be run"),
             ("longshore verify $SRC $DEST", "`longshore` without `copy`"),
-            ("longshore copy --frob $SRC $DEST", "options of the copy: unexpected argument '--frob'"),
+            (
+                "longshore copy --frob $SRC $DEST",
+                "options of the copy: unexpected argument '--frob'",
+            ),
             ("longshore copy --journal none $SRC $DEST", "--journal cannot be chosen here"),
         ] {
             let refused = request(&profile(command), &UserConfig::default()).unwrap_err();

@@ -74,8 +74,9 @@ pub(crate) async fn facts(movement: &NnfDataMovement, look: &impl Lookup) -> kub
 async fn profile(
     reference: Option<&ObjectReference>,
     look: &impl Lookup,
-) -> kube::Result<Result<longshore::api::data_movement_profile::NnfDataMovementProfileData, NoProfile>>
-{
+) -> kube::Result<
+    Result<longshore::api::data_movement_profile::NnfDataMovementProfileData, NoProfile>,
+> {
     const KIND: &str = NnfDataMovementProfile::DEFINITION.kind;
     let kind = kind(reference);
     if kind != KIND {

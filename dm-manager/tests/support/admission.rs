@@ -12,6 +12,10 @@ use kube::{Api, Client};
 use longshore::api::Defined;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 const NAME: &str = "longshore-admission";
 
@@ -142,7 +146,12 @@ pub async fn create<K: Defined>(
 }
 
 /// Merges fields into an object.
-pub async fn merge<K: Defined>(client: &Client, namespace: &str, name: &str, fields: &Value) -> Seen {
+pub async fn merge<K: Defined>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    fields: &Value,
+) -> Seen {
     let definition = K::DEFINITION;
     let (group, plural) = (definition.group, definition.plural);
     let version = definition.storage_version();
@@ -166,6 +175,21 @@ async fn send(client: &Client, method: &str, path: &str, form: &str, content: &V
     let content: Value = serde_json::from_slice(&content).unwrap();
     let message = content["message"].as_str().unwrap_or_default().to_owned();
     Seen { code, message, warnings }
+}
+
+/// Connects as the API server does: by a name, trusting what it was told to trust.
+pub async fn shake_hands(address: SocketAddr, name: &str, bundle: &str) -> std::io::Result<()> {
+    let mut trusted = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        trusted.add(certificate.unwrap()).unwrap();
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(trusted).with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map(drop)
 }
 
 /// Waits until a condition holds.
