@@ -267,6 +267,7 @@ pub(crate) mod tests {
     use k8s_openapi::api::core::v1::ObjectReference;
     use longshore::api::data_movement::UserConfig;
     use longshore::api::{Defined, NnfDataMovement};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -380,5 +381,57 @@ pub(crate) mod tests {
         let refusal = plan(&strange, &here(), &facts()).unwrap_err();
         assert_eq!(refusal.severity, Severity::Major);
         assert!(refusal.problem.contains("--frob"), "{refusal:?}");
+    }
+
+    fn storages() -> impl Strategy<Value = Storage> {
+        let kind = || {
+            let kinds = [FileSystemType::Xfs, FileSystemType::Lustre, FileSystemType::Raw];
+            prop::option::of(prop::sample::select(kinds.to_vec()))
+        };
+        prop_oneof![
+            Just(Storage::Other),
+            Just(Storage::GlobalLustre),
+            kind().prop_map(Storage::Job),
+            kind().prop_map(Storage::Node),
+            Just(Storage::Missing("it is not there".to_owned())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_refused_before_it_is_stored_is_what_is_not_planned(
+            (source, destination) in (storages(), storages()),
+            paths in prop::array::uniform2(prop::sample::select(vec!["", "a", "/a", "/a\0", "/a/b/"])),
+            options in prop::sample::select(vec!["", "-p", "-v", "-L", "; id", "-X some"]),
+            command in prop::sample::select(vec!["dcp $SRC $DEST", "true", "sleep 1", "longshore copy $SRC $DEST"]),
+            profile in 0..4,
+            (dry, anywhere) in any::<(bool, bool)>(),
+        ) {
+            let mut movement = movement();
+            for (end, path) in [&mut movement.spec.source, &mut movement.spec.destination].into_iter().zip(paths) {
+                end.as_mut().unwrap().path = Some(path.to_owned());
+            }
+            let dcp_options = Some(options.to_owned());
+            let user = UserConfig { dcp_options, dryrun: Some(dry), ..UserConfig::default() };
+            movement.spec.user_config = Some(user);
+            let mut facts = Facts { source, destination, ..facts() };
+            match profile {
+                0 => facts.profile = Err(NoProfile::Missing("it is not there".to_owned())),
+                1 => facts.profile = Err(NoProfile::Impossible("it is none".to_owned())),
+                _ => facts.profile.as_mut().unwrap().command = command.to_owned(),
+            }
+            let site = if anywhere { Site::Anywhere } else { here() };
+            let verdict = validate(&movement, &site, &facts);
+            match plan(&movement, &site, &facts) {
+                Ok(plan) => {
+                    prop_assert_eq!(&verdict.refusals, &[""; 0]);
+                    prop_assert_eq!(verdict.warnings.is_empty(), plan.ignored_of_user.is_empty());
+                }
+                Err(refusal) if refusal.missing => {
+                    prop_assert!(verdict.warnings.contains(&refusal.problem), "{verdict:?}");
+                }
+                Err(refusal) => prop_assert!(verdict.refusals.contains(&refusal.problem), "{verdict:?}"),
+            }
+        }
     }
 }
