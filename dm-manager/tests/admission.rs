@@ -324,6 +324,15 @@ async fn movements_are_refused_as_the_controllers_would() {
         }
     }
 
+    // The name that the API server makes is there when it asks.
+    let mut generated = movement("", "copy", source("lus/in"));
+    for (beginning, said) in [
+        ("nnf-copy-offload-node-", Said::Nothing),
+        ("nnf-dm-node-", Said::Refused("the source path 'lus/in'")),
+    ] {
+        generated["metadata"] = json!({"generateName": beginning});
+        said.check(beginning, &scene.movement(node, generated.clone(), true).await);
+    }
     let mut both = movement("both", "copy", source("lus/in"));
     both["spec"]["userConfig"] = json!({"dcpOptions": "-L"});
     let seen = scene.movement(node, both, true).await;
