@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::certificate::Presented;
 
 /// How often is looked whether there is another one.
-const PERIOD: Duration = Duration::from_secs(5);
+const PERIOD: Duration = Duration::from_secs(2);
 
 /// Presents what is in a directory, whenever that changes, until dropped. What cannot be used is told once,
 /// and the certificate before is presented on: the two files may have been read between two writes.
