@@ -79,6 +79,10 @@ async fn take(
                 continue;
             }
         };
+        // An answer is sent in two pieces, and the second one must not wait for the first to be confirmed.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%from, %error, "answers may be slow");
+        }
         let (acceptor, sender) = (acceptor.clone(), sender.clone());
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {

@@ -105,6 +105,9 @@ impl Service {
 async fn forward(mut client: TcpStream, replicas: Vec<SocketAddr>) {
     for replica in replicas {
         if let Ok(mut server) = TcpStream::connect(replica).await {
+            for side in [&client, &server] {
+                side.set_nodelay(true).unwrap();
+            }
             // Whatever ends it: both sides see the end of their connection.
             drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
             return;
