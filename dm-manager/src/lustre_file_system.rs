@@ -95,23 +95,22 @@ pub(crate) fn judge(all: &[LustreFileSystem], workers: &str, pods: &Pods) -> Jud
 }
 
 /// What is to be said of a filesystem before it is stored, beside the others that are there: why it would
-/// not be accepted. What only one stands in the way of that is being deleted is a doubt.
+/// not be accepted. Whatever its age, it must not push one out that is accepted already. What only one
+/// stands in the way of that is being deleted is a doubt.
 pub(crate) fn validate(
     one: &LustreFileSystem,
     others: &[LustreFileSystem],
     workers: &str,
     pods: &Pods,
 ) -> Verdict {
-    let refused_beside = |others: Vec<&LustreFileSystem>| {
-        let all: Vec<_> = others.into_iter().chain([one]).cloned().collect();
-        let refused = judge(&all, workers, pods).refused;
-        let mut ours = refused.into_iter().filter(|(refused, _)| is_same(&refused.object, one));
-        ours.next().map(|(_, reason)| reason)
+    let fault_beside = |others: Vec<LustreFileSystem>| {
+        let accepted = judge(&others, workers, pods).accepted;
+        fault(&FileSystem::new(one, workers), &accepted, pods)
     };
-    let others: Vec<_> = others.iter().filter(|other| !is_same(other, one)).collect();
-    let Some(reason) = refused_beside(others.clone()) else { return Verdict::default() };
-    let stay = others.into_iter().filter(|other| other.metadata.deletion_timestamp.is_none());
-    match refused_beside(stay.collect()) {
+    let mut others: Vec<_> = others.iter().filter(|other| !is_same(other, one)).cloned().collect();
+    let Some(reason) = fault_beside(others.clone()) else { return Verdict::default() };
+    others.retain(|other| other.metadata.deletion_timestamp.is_none());
+    match fault_beside(others) {
         Some(reason) => Verdict { refusals: vec![reason], ..Verdict::default() },
         None => Verdict {
             warnings: vec![format!(
@@ -295,8 +294,9 @@ mod tests {
         let reason = "its mountRoot /lus/a/b overlaps /lus/a of the LustreFileSystem default/old";
         assert_eq!(judged(&new, &[old.clone()]).refusals, [reason]);
         assert_eq!(judged(&new, &[]), Verdict::default());
-        // It does not stand in its own way.
-        assert_eq!(judged(&old, &[old.clone(), new.clone()]), Verdict::default());
+        assert_eq!(judged(&old, &[old.clone()]), Verdict::default(), "not in its own way");
+        // Changed into the way of one that is mounted, it would push that one out.
+        assert_eq!(judged(&old, &[old.clone(), new.clone()]).refusals.len(), 1);
         old.metadata.deletion_timestamp = old.metadata.creation_timestamp.clone();
         let waits = judged(&new, &[old]);
         assert_eq!(waits.refusals, [""; 0]);

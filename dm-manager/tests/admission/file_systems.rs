@@ -43,8 +43,9 @@ async fn filesystems_are_refused_as_the_controllers_would() {
             "spec": {"name": "lus", "mgsNids": "10.1.1.1@tcp", "mountRoot": root},
         })
     };
-    let old = scene.file_system(file_system("old", "/lus/old"), false).await;
-    assert_eq!(old.code, 201, "{old:?}");
+    // Of two that come in the same second, the controllers take the one whose name is first.
+    let early = scene.file_system(file_system("early", "/lus/early"), false).await;
+    assert_eq!(early.code, 201, "{early:?}");
     let version = LustreFileSystem::DEFINITION.storage_version();
     let all: Api<LustreFileSystem> = Api::namespaced_with(client.clone(), namespace, &version);
     let long = "l".repeat(64);
@@ -67,7 +68,7 @@ async fn filesystems_are_refused_as_the_controllers_would() {
         ("up", "/lus/../etc", Said::Refused("is not the path of a directory")),
         ("system", "/usr/lus", Said::Refused("its mountRoot /usr/lus would hide /usr")),
         ("taken", "/mnt/nnf/a", Said::Refused("overlaps /mnt/nnf, which the workers have mounted")),
-        ("inside", "/lus/old/a", Said::Refused("overlaps /lus/old of the LustreFileSystem")),
+        ("inside", "/lus/early/a", Said::Refused("overlaps /lus/early of the LustreFileSystem")),
     ];
     for (name, root, said) in &cases {
         for version in ["v1alpha1", "v1beta1"] {
@@ -100,9 +101,9 @@ async fn filesystems_are_refused_as_the_controllers_would() {
     // One that is going is in the way only for a while. It must not be one of the others that comes next.
     drop(all.delete("inside", &DeleteParams::default()).await.unwrap());
     let hold = json!({"metadata": {"finalizers": ["test.longshore.dev/held"]}});
-    assert_eq!(merge::<LustreFileSystem>(client, namespace, "old", &hold).await.code, 200);
-    drop(all.delete("old", &DeleteParams::default()).await.unwrap());
-    let seen = scene.file_system(file_system("next", "/lus/old"), true).await;
+    assert_eq!(merge::<LustreFileSystem>(client, namespace, "early", &hold).await.code, 200);
+    drop(all.delete("early", &DeleteParams::default()).await.unwrap());
+    let seen = scene.file_system(file_system("next", "/lus/early"), true).await;
     Said::Warned("which is being deleted: until it is gone this one waits").check("next", &seen);
     scene.end().await;
 }
