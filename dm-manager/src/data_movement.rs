@@ -2,11 +2,12 @@
 //! and carries out what was decided.
 
 mod cache;
-mod command;
-mod decide;
+pub(crate) mod command;
+pub(crate) mod decide;
 mod execute;
-mod plan;
+pub(crate) mod plan;
 mod progress;
+pub(crate) mod reference;
 mod status;
 mod text;
 mod words;

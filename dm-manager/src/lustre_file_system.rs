@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt;
 use longshore::api::LustreFileSystem;
 
+use crate::verdict::Verdict;
+
 /// What keeps a LustreFileSystem until no worker has it mounted any more; the same as for movements.
 pub(crate) const FINALIZER: &str = "dm.cray.hpe.com";
 
@@ -95,6 +97,37 @@ pub(crate) fn judge(all: &[LustreFileSystem], workers: &str, pods: &Pods) -> Jud
     // The order of volumes is a part of what pods are: by name, it only changes when it must.
     judgement.accepted.sort_by(|one, other| one.name.cmp(&other.name));
     judgement
+}
+
+/// What is to be said of a filesystem before it is stored, beside the others that are there: why it would
+/// not be accepted. Whatever its age, it must not push one out that is accepted already. What only one
+/// stands in the way of that is being deleted is a doubt.
+pub(crate) fn validate(
+    one: &LustreFileSystem,
+    others: &[LustreFileSystem],
+    workers: &str,
+    pods: &Pods,
+) -> Verdict {
+    let fault_beside = |others: Vec<LustreFileSystem>| {
+        let accepted = judge(&others, workers, pods).accepted;
+        fault(&FileSystem::new(one, workers), &accepted, pods)
+    };
+    let mut others: Vec<_> = others.iter().filter(|other| !is_same(other, one)).cloned().collect();
+    let Some(reason) = fault_beside(others.clone()) else { return Verdict::default() };
+    others.retain(|other| other.metadata.deletion_timestamp.is_none());
+    match fault_beside(others) {
+        Some(reason) => Verdict { refusals: vec![reason], ..Verdict::default() },
+        None => Verdict {
+            warnings: vec![format!(
+                "{reason}, which is being deleted: until it is gone this one waits"
+            )],
+            ..Verdict::default()
+        },
+    }
+}
+
+fn is_same(one: &LustreFileSystem, other: &LustreFileSystem) -> bool {
+    one.namespace() == other.namespace() && one.name_any() == other.name_any()
 }
 
 /// What the pods of workers have by themselves.
@@ -254,5 +287,24 @@ mod tests {
         let names: Vec<_> = judgement.accepted.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(judgement.accepted[0].claim, "a-nnf-dm-system-readwritemany-pvc");
+    }
+
+    #[test]
+    fn before_it_is_stored_it_is_judged_as_it_will_be_then() {
+        let mut old = file_system("old", "/lus/a", 1);
+        let new = file_system("new", "/lus/a/b", 2);
+        let judged = |one: &LustreFileSystem, others: &[LustreFileSystem]| {
+            validate(one, others, "nnf-dm-system", &Pods::default())
+        };
+        let reason = "its mountRoot /lus/a/b overlaps /lus/a of the LustreFileSystem default/old";
+        assert_eq!(judged(&new, &[old.clone()]).refusals, [reason]);
+        assert_eq!(judged(&new, &[]), Verdict::default());
+        assert_eq!(judged(&old, &[old.clone()]), Verdict::default(), "not in its own way");
+        // Changed into the way of one that is mounted, it would push that one out.
+        assert_eq!(judged(&old, &[old.clone(), new.clone()]).refusals.len(), 1);
+        old.metadata.deletion_timestamp = old.metadata.creation_timestamp.clone();
+        let waits = judged(&new, &[old]);
+        assert_eq!(waits.refusals, [""; 0]);
+        assert!(waits.warnings[0].starts_with(reason), "{waits:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The manager's command line. It never opens a user's file and never runs the engine.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod bounded;
 mod context;
 mod crds;
@@ -11,6 +12,7 @@ mod leader;
 mod lustre_file_system;
 mod metrics;
 mod run;
+mod verdict;
 mod worker_set;
 
 use clap::{Parser, Subcommand};

@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) reconcile_failures: IntCounterVec,
     /// Requests to the API server that the controllers made, by kind of object, verb and answer.
     requests: IntCounterVec,
+    /// Questions of the API server about objects before they are stored, by kind and outcome.
+    pub(crate) admission_requests: IntCounterVec,
     /// Movements that are there, by state.
     pub(crate) movements: IntGaugeVec,
     /// Movements that ended, by outcome.
@@ -83,6 +85,11 @@ impl Metrics {
                 "longshore_api_requests_total",
                 "Requests to the API server, by resource, verb and outcome.",
                 &["resource", "verb", "outcome"],
+            )?,
+            admission_requests: counters(
+                "longshore_admission_requests_total",
+                "Objects that were looked at before they are stored, by kind and outcome.",
+                &["kind", "outcome"],
             )?,
             movements_finished: counters(
                 "longshore_movements_finished_total",

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use dm_service::{Ends, LogFormat, Readiness, host_name};
 use kube::Client;
 
+use crate::admission;
 use crate::context::{Context, Patience, Versions};
 use crate::data_movement;
 use crate::events::Events;
@@ -47,6 +48,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     workers: worker_set::Args,
 
+    #[command(flatten)]
+    admission: admission::Args,
+
     /// How the log is written, to standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Json)]
     log_format: LogFormat,
@@ -71,20 +75,25 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let shown = metrics.clone();
     dm_service::serve(args.listen, move || shown.text(), readiness.clone()).await?;
+    let admission = admission::Server::bind(&args.admission).await?;
 
-    let mut election = Election::new(client, &args.namespace, identity.clone());
-    let client = fence::client(config, election.leadership())?;
+    let mut election = Election::new(client.clone(), &args.namespace, identity.clone());
+    let fenced = fence::client(config, election.leadership())?;
     let lead = async {
         let context = Context {
-            versions: discovered(&client).await,
-            events: Events::new(client.clone(), identity),
-            client,
+            versions: discovered(&fenced).await,
+            events: Events::new(fenced.clone(), identity),
+            client: fenced,
             namespace: args.namespace,
             node_selector: args.node_selector,
             metrics,
             patience: Patience { lost_worker: Duration::from_secs(args.lost_worker_after) },
         };
-        lead_again_and_again(&mut election, &context, &readiness, &args.workers).await;
+        // Every replica is asked, whether it leads or not, and may have to renew the certificates.
+        let unfenced = Context { client, ..context.clone() };
+        let answer = admission.run(&unfenced, &args.workers);
+        let lead = lead_again_and_again(&mut election, &context, &readiness, &args.workers);
+        tokio::join!(answer, lead);
     };
     tokio::select! {
         () = lead => {}

@@ -60,11 +60,18 @@ pub(crate) struct Args {
     without_workers: bool,
 }
 
+impl Args {
+    /// Whether there are workers to be kept.
+    pub(crate) fn keep_workers(&self) -> bool {
+        !self.without_workers
+    }
+}
+
 /// Runs until dropped.
 pub(crate) async fn run(context: Context, args: Args) {
     let wake = Arc::new(Notify::new());
     let makes = args.create_volumes_for.is_some();
-    let watched = if args.without_workers { None } else { view::View::new(&context, makes, &wake) };
+    let watched = args.keep_workers().then(|| view::View::new(&context, makes, &wake)).flatten();
     let Some((view, watches)) = watched else {
         tracing::info!("no workers are kept");
         return std::future::pending().await;

@@ -5,15 +5,21 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Taint};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Taint};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use longshore::api::{Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager};
+use longshore::api::{
+    Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager, NnfDataMovementProfile,
+};
 use serde_json::{Value, json};
+use support::admission::{self, create};
 use support::cluster::{Movement, apply, refusals};
 use support::printed;
 use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings, eventually};
@@ -87,10 +93,49 @@ impl Deployed {
                     let arguments = container["args"].as_array_mut().unwrap();
                     arguments.extend(of_workers.iter().map(|argument| json!(argument)));
                 }
-                apply(&deployed.client, object).await;
+                // Whom the API server is to ask has no address yet.
+                if object["kind"] != "ValidatingWebhookConfiguration" {
+                    apply(&deployed.client, object).await;
+                }
             }
         }
         Some(deployed)
+    }
+
+    /// Has the API server ask a pod of the manager, by its address: there is no network of Services here.
+    /// Returns the address and whom the API server then trusts.
+    async fn ask_before_storing(&self) -> (SocketAddr, String) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), WORKERS);
+        let managers = ListParams::default().labels("app.kubernetes.io/name=longshore-manager");
+        let address = eventually("the manager to have an address", async || {
+            let pods = pods.list(&managers).await.unwrap();
+            let running = pods.iter().find_map(|pod| {
+                let status = pod.status.as_ref()?;
+                let ready = status.conditions.iter().flatten();
+                let mut ready = ready.filter(|one| one.type_ == "Ready" && one.status == "True");
+                ready.next().and(status.pod_ip.clone())
+            });
+            Some(SocketAddr::new(running?.parse().unwrap(), 9443))
+        })
+        .await;
+        let mut all = admission::manifests().into_iter();
+        let mut configuration =
+            all.find(|object| object["kind"] == "ValidatingWebhookConfiguration").unwrap();
+        admission::ask_at(&mut configuration, address);
+        admission::apply(&self.client, &configuration).await;
+        let bundle = eventually("the API server to be told whom to trust", async || {
+            let configuration = admission::configuration(&self.client).await;
+            let bundle = configuration["webhooks"][0]["clientConfig"]["caBundle"].clone();
+            let bundle: Option<ByteString> = serde_json::from_value(bundle).unwrap();
+            String::from_utf8(bundle?.0).ok()
+        })
+        .await;
+        (address, bundle)
+    }
+
+    /// What `kubectl apply --server-side` does.
+    async fn apply(&self, object: Value) {
+        admission::apply(&self.client, &object).await;
     }
 
     fn file_systems(&self) -> Api<LustreFileSystem> {
@@ -175,6 +220,7 @@ impl Deployed {
 async fn what_is_deployed_works_with_the_rights_that_it_has() {
     let Some(deployed) = Deployed::new(&["rabbit-1", "rabbit-2"], &[]).await else { return };
     eventually("the workers to be ready", async || deployed.ready().await.then_some(())).await;
+    what_is_impossible_is_refused(&deployed).await;
 
     let source = deployed.create_file_system("home").await;
     let destination = deployed.create_file_system("work").await;
@@ -206,6 +252,61 @@ async fn what_is_deployed_works_with_the_rights_that_it_has() {
     );
     let object = deployed.file_systems().get("work").await.unwrap();
     assert_eq!(object.finalizers(), [FINALIZER]);
+}
+
+/// What is impossible is refused when it is written; and who answers is the one whom the API server asks for by
+/// the name of the Service, where there are Services.
+async fn what_is_impossible_is_refused(deployed: &Deployed) {
+    let (address, bundle) = deployed.ask_before_storing().await;
+    let client = &deployed.client;
+    let profile = json!({"metadata": {"name": "impossible"}, "data": {"command": "sleep 5"}});
+    eventually("a profile to be refused", async || {
+        let profile = profile.clone();
+        let seen = create::<NnfDataMovementProfile>(client, "default", "v1alpha11", profile, true);
+        seen.await.refusal().filter(|text| text.contains("`sleep` cannot be run")).map(drop)
+    })
+    .await;
+    let spec = json!({"name": "lus", "mgsNids": "10.1.1.1@tcp", "mountRoot": "/mnt/nnf/lus"});
+    let object = json!({"metadata": {"name": "inside"}, "spec": spec});
+    let seen = create::<LustreFileSystem>(client, "default", "v1beta1", object, true).await;
+    assert!(seen.refusal().unwrap().contains("overlaps /mnt/nnf"), "{seen:?}");
+    for namespace in ["rabbit-1", WORKERS] {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        if namespaces.get_opt(namespace).await.unwrap().is_none() {
+            deployed.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;
+        }
+        let storage = json!({"kind": "NnfStorage", "name": "none", "namespace": "default"});
+        let profile =
+            json!({"kind": "NnfDataMovementProfile", "name": "none", "namespace": "default"});
+        let object = json!({"metadata": {"name": "relative"}, "spec": {
+            "source": {"path": "lus", "storageReference": storage},
+            "destination": {"path": "/lus", "storageReference": storage},
+            "profileReference": profile,
+        }});
+        let seen = create::<NnfDataMovement>(client, namespace, "v1alpha11", object, true).await;
+        assert!(seen.refusal().unwrap().contains("'lus' is not an absolute path"), "{seen:?}");
+    }
+
+    let all = admission::manifests();
+    let [service, configuration] = ["Service", "ValidatingWebhookConfiguration"]
+        .map(|kind| all.iter().find(|object| object["kind"] == kind).unwrap());
+    for webhook in configuration["webhooks"].as_array().unwrap() {
+        let asked = &webhook["clientConfig"]["service"];
+        assert_eq!(asked["name"], service["metadata"]["name"]);
+        assert_eq!(asked["namespace"], service["metadata"]["namespace"]);
+    }
+    let sets: Api<Deployment> = Api::namespaced(client.clone(), WORKERS);
+    let template = sets.get("longshore-manager").await.unwrap().spec.unwrap().template;
+    let labels = serde_json::to_value(template.metadata.unwrap().labels).unwrap();
+    assert_eq!(service["spec"]["selector"], labels);
+    let ports = template.spec.unwrap().containers.remove(0).ports.unwrap();
+    let named = ports
+        .iter()
+        .find(|port| port.name.as_deref() == service["spec"]["ports"][0]["targetPort"].as_str());
+    assert_eq!(named.unwrap().container_port, i32::from(address.port()));
+    let name = format!("{}.{WORKERS}.svc", service["metadata"]["name"].as_str().unwrap());
+    admission::shake_hands(address, &name, &bundle).await.unwrap();
+    admission::shake_hands(address, "another.name.svc", &bundle).await.unwrap_err();
 }
 
 /// Ten copies run on two workers. Two filesystems are added and one is deleted meanwhile, so that all workers

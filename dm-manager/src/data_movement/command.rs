@@ -2,10 +2,14 @@
 //! to it are taken over, those that only concern MPI or dcp's own way of working are left out and named,
 //! and anything else is refused by name. It runs nothing and looks at no file.
 
+use std::path::Path;
+
 use longshore::api::data_movement::UserConfig;
 use longshore::api::data_movement_profile::NnfDataMovementProfileData;
+use longshore::arguments;
 
 use super::words;
+use crate::verdict::Verdict;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,32 @@ const MPIRUN_PAIRS: [&str; 2] = ["mca", "gmca"];
 /// Options of mpirun that say how many processes there are.
 const MPIRUN_PROCESSES: [&str; 6] = ["n", "np", "c", "N", "npernode", "ppn"];
 
+/// What is to be said of a profile before it is stored: why every movement that uses it would be refused,
+/// and what of it has no meaning.
+pub(crate) fn validate(profile: &NnfDataMovementProfileData) -> Verdict {
+    let mut verdict = Verdict::default();
+    match request(profile, &UserConfig::default()) {
+        Ok(request) => verdict.warnings.extend(without_meaning(&request.ignored)),
+        Err(problem) => verdict.refusals.push(format!("data.command: {problem}")),
+    }
+    let (slots, most) = (profile.slots, profile.max_slots);
+    if most > 0 && slots > most {
+        verdict
+            .warnings
+            .push(format!("slots ({slots}) is more than maxSlots ({most}), which counts"));
+    }
+    if profile.pinned == Some(true) {
+        // A copy for one job: whoever wrote the original was told.
+        verdict.warnings.clear();
+    }
+    verdict
+}
+
+/// A sentence about words that were left out, if there are any.
+pub(crate) fn without_meaning(words: &[String]) -> Option<String> {
+    (!words.is_empty()).then(|| format!("options without meaning here: {}", words.join(", ")))
+}
+
 /// What is asked for.
 ///
 /// # Errors
@@ -115,7 +145,7 @@ pub(crate) fn request(
         return Ok(Request { ignored: reader.ignored, ..nothing });
     }
     if base_name(&program) == "longshore" {
-        return longshore(words.collect(), reader);
+        return longshore(words.collect(), reader, user);
     }
     if matches!(base_name(&program), "mpirun" | "mpiexec") {
         reader.read_user(user.mpirun_options.as_deref(), "mpirunOptions", Reader::mpirun)?;
@@ -139,8 +169,12 @@ pub(crate) fn request(
     Ok(reader.finish())
 }
 
-/// `longshore copy` with its own options, which the worker checks.
-fn longshore(mut words: Vec<String>, reader: Reader) -> Result<Request, String> {
+/// `longshore copy` with its own options. Those of the request are for dcp and mpirun.
+fn longshore(
+    mut words: Vec<String>,
+    mut reader: Reader,
+    user: &UserConfig,
+) -> Result<Request, String> {
     if words.is_empty() || words.remove(0) != "copy" {
         return Err(refusal("`longshore` without `copy`"));
     }
@@ -148,6 +182,15 @@ fn longshore(mut words: Vec<String>, reader: Reader) -> Result<Request, String> 
     ends_with_the_paths(&paths)?;
     if let Some(word) = words.iter().find(|word| word.contains('$')) {
         return Err(refusal(&format!("`{word}`")));
+    }
+    // The mover reads them in the same way.
+    arguments::parse(&words, Path::new("/source"), Path::new("/destination"))
+        .map_err(|unusable| unusable.to_string())?;
+    let options = [user.mpirun_options.as_deref(), user.dcp_options.as_deref()];
+    let options = options.into_iter().flatten().map(str::trim).filter(|text| !text.is_empty());
+    reader.ignored_of_user.extend(options.map(str::to_owned));
+    for (name, number) in [("slots", user.slots), ("maxSlots", user.max_slots)] {
+        reader.ignored_of_user.extend(number.map(|number| format!("{name} {number}")));
     }
     let request = Request {
         task: Task::Copy(words),
@@ -267,7 +310,7 @@ impl Reader {
                 3
             } else {
                 return Err(format!(
-                    "`{option}` is an option of mpirun that Longshore does not know"
+                    "`{option}` is an option of mpirun that Longshore does not know: leave it out"
                 ));
             };
             let all = words.get(at..at + length).ok_or_else(|| missing(option))?;
@@ -323,7 +366,7 @@ impl Reader {
                 }
                 _ => {
                     return Err(format!(
-                        "`{option}` is an option of dcp that Longshore does not have"
+                        "`{option}` is an option of dcp that Longshore does not have: leave it out"
                     ));
                 }
             }
@@ -424,6 +467,13 @@ mod tests {
         let user = UserConfig::default();
         let ours = request(&profile("longshore copy --verify $SRC $DEST"), &user).unwrap();
         assert_eq!(copy_options(&ours), "--verify");
+        let given = UserConfig {
+            dcp_options: Some(" -p ".to_owned()),
+            slots: Some(3),
+            ..UserConfig::default()
+        };
+        let ours = request(&profile("longshore copy $SRC $DEST"), &given).unwrap();
+        assert_eq!(ours.ignored_of_user, ["-p", "slots 3"]);
         for nothing in ["true", "/bin/true", "ulimit -n 2048 && true", "time true"] {
             assert_eq!(
                 request(&profile(nothing), &user).unwrap().task,
@@ -454,6 +504,11 @@ mod tests {
             ("dcp", "without `$SRC $DEST`"),
             ("dcp $SRC $DEST $(id)", "`$(` cannot be run"),
             ("longshore verify $SRC $DEST", "`longshore` without `copy`"),
+            (
+                "longshore copy --frob $SRC $DEST",
+                "options of the copy: unexpected argument '--frob'",
+            ),
+            ("longshore copy --journal none $SRC $DEST", "--journal cannot be chosen here"),
         ] {
             let refused = request(&profile(command), &UserConfig::default()).unwrap_err();
             assert!(refused.contains(named), "{command}: {refused}");
@@ -473,5 +528,19 @@ mod tests {
             let refused = request(&profile(DEFAULT), &user).unwrap_err();
             assert!(refused.contains(named), "{dcp} {mpirun}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_profile_is_judged_as_a_movement_that_uses_it_would_be() {
+        let judged = validate(&profile("sleep 5"));
+        let refused = request(&profile("sleep 5"), &UserConfig::default()).unwrap_err();
+        assert_eq!(judged.refusals, [format!("data.command: {refused}")]);
+        let mut contradictory = profile("dcp $SRC $DEST");
+        contradictory.max_slots = 4;
+        let judged = validate(&contradictory);
+        assert_eq!(judged.refusals, [""; 0], "the smaller one counts");
+        assert_eq!(judged.warnings, ["slots (8) is more than maxSlots (4), which counts"]);
+        let judged = validate(&profile("dcp -v $SRC $DEST"));
+        assert_eq!(judged.warnings, ["options without meaning here: -v"]);
     }
 }

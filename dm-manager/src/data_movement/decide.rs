@@ -101,7 +101,7 @@ pub(crate) fn starts(movement: &NnfDataMovement, shard: Option<&DataMovementShar
 /// What is to be done next.
 pub(crate) fn decide(view: &View<'_>) -> Decision {
     let movement = view.movement;
-    if view.site == Site::Foreign || is_of_copy_offload(movement) {
+    if !is_ours(movement, &view.site) {
         return leave(view);
     }
     let before = movement.status.clone().unwrap_or_default();
@@ -116,6 +116,16 @@ pub(crate) fn decide(view: &View<'_>) -> Decision {
     let mut decision = live(view, &before, &shard);
     decision.actions.splice(0..0, hold);
     decision
+}
+
+/// Whether a movement is ours to carry out.
+fn is_ours(movement: &NnfDataMovement, site: &Site) -> bool {
+    *site != Site::Foreign && !is_of_copy_offload(movement)
+}
+
+/// Whether a movement that nobody has begun yet is planned, and refused where it cannot be.
+pub(crate) fn is_planned(movement: &NnfDataMovement, site: &Site) -> bool {
+    is_ours(movement, site) && starts(movement, None) && !is_cancelled(movement)
 }
 
 /// A movement that is not ours to carry out. Only our finalizer is ours, which a program before this one
@@ -162,7 +172,7 @@ fn unclaimed(view: &View<'_>) -> Decision {
 
 /// A movement that is to be carried out.
 fn live(view: &View<'_>, before: &NnfDataMovementStatus, shard: &Shard<'_>) -> Decision {
-    let cancel = view.movement.spec.cancel == Some(true);
+    let cancel = is_cancelled(view.movement);
     let write = |status: NnfDataMovementStatus| Action::Write(Box::new(status));
     match *shard {
         Shard::None if cancel => Decision::of([write(status::cancelled(before, view.now))]),
@@ -222,7 +232,7 @@ fn running(
             return Decision::of(actions);
         }
     }
-    if view.movement.spec.cancel == Some(true) {
+    if is_cancelled(view.movement) {
         actions.extend(cancel_once(object));
     }
     let status = status::running(before, shard, view.progress);
@@ -287,6 +297,10 @@ fn stores_output(view: &View<'_>) -> bool {
     let user = view.movement.spec.user_config.as_ref().and_then(|user| user.store_stdout);
     let profile = view.facts.profile.as_ref().ok().and_then(|profile| profile.store_stdout);
     user == Some(true) || profile == Some(true)
+}
+
+fn is_cancelled(movement: &NnfDataMovement) -> bool {
+    movement.spec.cancel == Some(true)
 }
 
 fn is_held(movement: &NnfDataMovement) -> bool {

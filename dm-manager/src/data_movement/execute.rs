@@ -13,6 +13,7 @@ use longshore::api::data_movement_shard::{DataMovementShard, MOVEMENT_LABEL, NOD
 use longshore::api::resource_error::Severity;
 use serde_json::{Value, json};
 
+use super::command;
 use super::decide::Action;
 use super::plan::Plan;
 use super::status;
@@ -131,8 +132,7 @@ impl Executor<'_> {
 
     async fn create_shard(&mut self, plan: Plan) -> Result<(), Error> {
         let name = self.movement.name_any();
-        if !plan.ignored_of_user.is_empty() {
-            let note = format!("options without meaning here: {}", plan.ignored_of_user.join(", "));
+        if let Some(note) = command::without_meaning(&plan.ignored_of_user) {
             self.context.events.normal(self.reference(), "OptionsIgnored", "DataMovement", note);
         }
         tracing::info!(

@@ -9,7 +9,11 @@ use longshore::api::data_movement_shard::{
 use longshore::api::resource_error::Severity;
 use longshore::api::storage::FileSystemType;
 
-use super::command::{self, Task};
+use super::command::{self, Request, Task};
+use crate::verdict::Verdict;
+
+/// The longest path that a shard takes, in characters; Linux takes no longer one.
+const LONGEST_PATH: usize = 4096;
 
 /// Where the movements of a namespace are done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +41,20 @@ pub(crate) enum Storage {
     Missing(String),
 }
 
+/// Why there is no profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoProfile {
+    /// None can be meant.
+    Impossible(String),
+    /// It is named, and does not exist.
+    Missing(String),
+}
+
 /// What there is to know of the objects that a movement names.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The profile, or why there is none.
-    pub(crate) profile: Result<NnfDataMovementProfileData, String>,
+    pub(crate) profile: Result<NnfDataMovementProfileData, NoProfile>,
     /// What the source is in.
     pub(crate) source: Storage,
     /// What the destination is in.
@@ -53,6 +66,18 @@ pub(crate) struct Facts {
 pub(crate) struct Refusal {
     pub(crate) severity: Severity,
     pub(crate) problem: String,
+    /// Whether it is only that something is not there that is named. It may come.
+    pub(crate) missing: bool,
+}
+
+impl Refusal {
+    fn new(severity: Severity, problem: String) -> Self {
+        Self { severity, problem, missing: false }
+    }
+
+    fn of_missing(self) -> Self {
+        Self { missing: true, ..self }
+    }
 }
 
 /// What is to be done, and what was asked for and has no meaning here.
@@ -63,46 +88,67 @@ pub(crate) struct Plan {
     pub(crate) ignored_of_user: Vec<String>,
 }
 
+/// What is looked at in a movement, each with what came of it or why there can be none, in the words that
+/// the controllers before this one used. The order is that in which they are told.
+struct Checked {
+    node: Result<Option<String>, Refusal>,
+    request: Result<Request, Refusal>,
+    source: Result<String, Refusal>,
+    destination: Result<String, Refusal>,
+    index_mount: Result<Option<IndexMount>, Refusal>,
+}
+
+impl Checked {
+    fn new(
+        movement: &NnfDataMovement,
+        site: &Site,
+        facts: &Facts,
+        profile: &NnfDataMovementProfileData,
+    ) -> Self {
+        let spec = &movement.spec;
+        let user = spec.user_config.clone().unwrap_or_default();
+        Self {
+            node: match site {
+                Site::Node(node) => Ok(Some(node.clone())),
+                Site::Anywhere | Site::Foreign => reachable_from_anywhere(facts).map(|()| None),
+            },
+            request: command::request(profile, &user).map_err(|problem| {
+                let problem = format!("could not create data movement command: {problem}");
+                Refusal::new(Severity::Major, problem)
+            }),
+            source: path(spec.source.as_ref(), "source"),
+            destination: path(spec.destination.as_ref(), "destination"),
+            index_mount: match &facts.source {
+                Storage::Missing(problem) => {
+                    Err(Refusal::new(Severity::Fatal, problem.clone()).of_missing())
+                }
+                Storage::Job(Some(FileSystemType::Xfs | FileSystemType::Gfs2))
+                | Storage::Node(Some(FileSystemType::Xfs | FileSystemType::Gfs2)) => {
+                    let prefix = movement.metadata.namespace.clone().unwrap_or_default();
+                    Ok(Some(IndexMount { prefix }))
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+}
+
 /// The plan of a movement.
 ///
 /// # Errors
 ///
-/// Why there can be none, in the words that the controllers before this one used.
+/// The first of the reasons why there can be none.
 pub(crate) fn plan(
     movement: &NnfDataMovement,
     site: &Site,
     facts: &Facts,
 ) -> Result<Plan, Refusal> {
-    let major = |problem: String| Refusal { severity: Severity::Major, problem };
-    let fatal = |problem: String| Refusal { severity: Severity::Fatal, problem };
-    let profile = facts
-        .profile
-        .as_ref()
-        .map_err(|problem| major(format!("could not get profile for data movement: {problem}")))?;
-    let node = match site {
-        Site::Node(node) => Some(node.clone()),
-        Site::Anywhere | Site::Foreign => {
-            reachable_from_anywhere(facts).map_err(|problem| {
-                major(format!("could not get storage nodes for data movement: {problem}"))
-            })?;
-            None
-        }
-    };
+    let profile = facts.profile.as_ref().map_err(without_profile)?;
+    let checked = Checked::new(movement, site, facts, profile);
+    let (node, request) = (checked.node?, checked.request?);
+    let (source, destination) = (checked.source?, checked.destination?);
+    let index_mount = checked.index_mount?;
     let spec = &movement.spec;
-    let user = spec.user_config.clone().unwrap_or_default();
-    let request = command::request(profile, &user)
-        .map_err(|problem| major(format!("could not create data movement command: {problem}")))?;
-    let source = path(spec.source.as_ref(), "source").map_err(fatal)?;
-    let destination = path(spec.destination.as_ref(), "destination").map_err(fatal)?;
-    let index_mount = match &facts.source {
-        Storage::Missing(problem) => return Err(fatal(problem.clone())),
-        Storage::Job(Some(FileSystemType::Xfs | FileSystemType::Gfs2))
-        | Storage::Node(Some(FileSystemType::Xfs | FileSystemType::Gfs2)) => {
-            let prefix = movement.metadata.namespace.clone().unwrap_or_default();
-            Some(IndexMount { prefix })
-        }
-        _ => None,
-    };
     let interval = profile.progress_interval_seconds.unwrap_or(5);
     let (options, dry_run) = match request.task {
         Task::Copy(options) => (Some(options), None),
@@ -129,18 +175,62 @@ pub(crate) fn plan(
     Ok(Plan { shard, ignored: request.ignored, ignored_of_user: request.ignored_of_user })
 }
 
+/// All that is to be said of a movement before it is stored: every reason why [`plan`] would refuse it,
+/// and what is only doubtful. What is missing is a doubt here, since it may come.
+pub(crate) fn validate(movement: &NnfDataMovement, site: &Site, facts: &Facts) -> Verdict {
+    let (profile, refused) = match &facts.profile {
+        Ok(profile) => (Some(profile), None),
+        Err(none) => (None, Some(without_profile(none))),
+    };
+    // Without the profile all but its command can be looked at.
+    let default = NnfDataMovementProfileData::default();
+    let checked = Checked::new(movement, site, facts, profile.unwrap_or(&default));
+    let request = profile.map(|_| checked.request);
+    let ignored = request.iter().flatten().flat_map(|request| &request.ignored_of_user);
+    let mut verdict = Verdict::default();
+    verdict.warnings.extend(command::without_meaning(&ignored.cloned().collect::<Vec<_>>()));
+    let refusals = [
+        refused,
+        checked.node.err(),
+        request.and_then(Result::err),
+        checked.source.err(),
+        checked.destination.err(),
+        checked.index_mount.err(),
+    ];
+    for refusal in refusals.into_iter().flatten() {
+        let to = if refusal.missing { &mut verdict.warnings } else { &mut verdict.refusals };
+        to.push(refusal.problem);
+    }
+    verdict
+}
+
+fn without_profile(why: &NoProfile) -> Refusal {
+    let refusal = |problem: &str| {
+        let problem = format!("could not get profile for data movement: {problem}");
+        Refusal::new(Severity::Major, problem)
+    };
+    match why {
+        NoProfile::Impossible(problem) => refusal(problem),
+        NoProfile::Missing(problem) => refusal(problem).of_missing(),
+    }
+}
+
 /// A worker on any node can have both ends only if both are Lustre.
-fn reachable_from_anywhere(facts: &Facts) -> Result<(), String> {
+fn reachable_from_anywhere(facts: &Facts) -> Result<(), Refusal> {
+    let refusal = |problem: &str| {
+        let problem = format!("could not get storage nodes for data movement: {problem}");
+        Refusal::new(Severity::Major, problem)
+    };
     // The storage of the job decides, the source before the destination, as it always has.
     match (&facts.source, &facts.destination) {
-        (Storage::Missing(problem), _) => Err(problem.clone()),
+        (Storage::Missing(problem), _) => Err(refusal(problem).of_missing()),
         (Storage::Job(kind), _) | (_, Storage::Job(kind)) => match kind {
             Some(FileSystemType::Lustre) => Ok(()),
-            other => Err(format!("Unsupported storage type {}", name(*other))),
+            other => Err(refusal(&format!("Unsupported storage type {}", name(*other)))),
         },
-        (_, Storage::Missing(problem)) => Err(problem.clone()),
+        (_, Storage::Missing(problem)) => Err(refusal(problem).of_missing()),
         (Storage::GlobalLustre, Storage::GlobalLustre) => Ok(()),
-        _ => Err("Neither source or destination is of NNF Storage type".to_owned()),
+        _ => Err(refusal("Neither source or destination is of NNF Storage type")),
     }
 }
 
@@ -156,12 +246,20 @@ fn name(kind: Option<FileSystemType>) -> &'static str {
     }
 }
 
-fn path(end: Option<&Endpoint>, which: &str) -> Result<String, String> {
+fn path(end: Option<&Endpoint>, which: &str) -> Result<String, Refusal> {
     let path = end.and_then(|end| end.path.as_deref()).unwrap_or_default();
-    match path.starts_with('/') && !path.contains('\0') {
-        true => Ok(path.to_owned()),
-        false => Err(format!("the {which} path '{path}' is not an absolute path")),
-    }
+    let length = path.chars().count();
+    let problem = if !path.starts_with('/') || path.contains('\0') {
+        format!("the {which} path '{path}' is not an absolute path")
+    } else if length > LONGEST_PATH {
+        format!(
+            "could not make a shard of the data movement: the {which} path has {length} characters, and \
+             may have {LONGEST_PATH}"
+        )
+    } else {
+        return Ok(path.to_owned());
+    };
+    Err(Refusal::new(Severity::Fatal, problem))
 }
 
 #[cfg(test)]
@@ -169,6 +267,7 @@ pub(crate) mod tests {
     use k8s_openapi::api::core::v1::ObjectReference;
     use longshore::api::data_movement::UserConfig;
     use longshore::api::{Defined, NnfDataMovement};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -264,11 +363,12 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let mut wrong = facts();
-        wrong.profile = Err("invalid NnfDataMovementProfile kind ".to_owned());
+        let impossible = "invalid NnfDataMovementProfile kind ".to_owned();
+        wrong.profile = Err(NoProfile::Impossible(impossible));
         let refusal = plan(&movement(), &here(), &wrong).unwrap_err();
         let expected =
             "could not get profile for data movement: invalid NnfDataMovementProfile kind ";
-        assert_eq!(refusal, Refusal { severity: Severity::Major, problem: expected.to_owned() });
+        assert_eq!(refusal, Refusal::new(Severity::Major, expected.to_owned()));
 
         let mut pathless = movement();
         pathless.spec.destination = None;
@@ -281,5 +381,57 @@ pub(crate) mod tests {
         let refusal = plan(&strange, &here(), &facts()).unwrap_err();
         assert_eq!(refusal.severity, Severity::Major);
         assert!(refusal.problem.contains("--frob"), "{refusal:?}");
+    }
+
+    fn storages() -> impl Strategy<Value = Storage> {
+        let kind = || {
+            let kinds = [FileSystemType::Xfs, FileSystemType::Lustre, FileSystemType::Raw];
+            prop::option::of(prop::sample::select(kinds.to_vec()))
+        };
+        prop_oneof![
+            Just(Storage::Other),
+            Just(Storage::GlobalLustre),
+            kind().prop_map(Storage::Job),
+            kind().prop_map(Storage::Node),
+            Just(Storage::Missing("it is not there".to_owned())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_refused_before_it_is_stored_is_what_is_not_planned(
+            (source, destination) in (storages(), storages()),
+            paths in prop::array::uniform2(prop::sample::select(vec!["", "a", "/a", "/a\0", "/a/b/"])),
+            options in prop::sample::select(vec!["", "-p", "-v", "-L", "; id", "-X some"]),
+            command in prop::sample::select(vec!["dcp $SRC $DEST", "true", "sleep 1", "longshore copy $SRC $DEST"]),
+            profile in 0..4,
+            (dry, anywhere) in any::<(bool, bool)>(),
+        ) {
+            let mut movement = movement();
+            for (end, path) in [&mut movement.spec.source, &mut movement.spec.destination].into_iter().zip(paths) {
+                end.as_mut().unwrap().path = Some(path.to_owned());
+            }
+            let dcp_options = Some(options.to_owned());
+            let user = UserConfig { dcp_options, dryrun: Some(dry), ..UserConfig::default() };
+            movement.spec.user_config = Some(user);
+            let mut facts = Facts { source, destination, ..facts() };
+            match profile {
+                0 => facts.profile = Err(NoProfile::Missing("it is not there".to_owned())),
+                1 => facts.profile = Err(NoProfile::Impossible("it is none".to_owned())),
+                _ => facts.profile.as_mut().unwrap().command = command.to_owned(),
+            }
+            let site = if anywhere { Site::Anywhere } else { here() };
+            let verdict = validate(&movement, &site, &facts);
+            match plan(&movement, &site, &facts) {
+                Ok(plan) => {
+                    prop_assert_eq!(&verdict.refusals, &[""; 0]);
+                    prop_assert_eq!(verdict.warnings.is_empty(), plan.ignored_of_user.is_empty());
+                }
+                Err(refusal) if refusal.missing => {
+                    prop_assert!(verdict.warnings.contains(&refusal.problem), "{verdict:?}");
+                }
+                Err(refusal) => prop_assert!(verdict.refusals.contains(&refusal.problem), "{verdict:?}"),
+            }
+        }
     }
 }

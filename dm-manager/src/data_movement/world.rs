@@ -11,14 +11,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::Node;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Resource, ResourceExt};
-use longshore::api::data_movement::{Endpoint, NnfDataMovement};
-use longshore::api::open::Open;
-use longshore::api::storage::FileSystemType;
+use longshore::api::data_movement::NnfDataMovement;
 use longshore::api::turns::Turns;
 use longshore::api::{
     DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
@@ -27,8 +25,9 @@ use longshore::api::{
 use tokio::sync::watch;
 
 use super::cache::{Cache, drain};
-use super::plan::{Facts, Site, Storage};
+use super::plan::{Facts, Site};
 use super::progress::Progress;
+use super::reference::{self, Lookup, Place};
 use crate::context::Context;
 
 /// What fills the caches as long as it is polled.
@@ -229,82 +228,58 @@ impl World {
         movement: &NnfDataMovement,
         certain: bool,
     ) -> kube::Result<Facts> {
-        Ok(Facts {
-            profile: self.profile(movement.spec.profile_reference.as_ref(), certain).await?,
-            source: self.storage(movement.spec.source.as_ref(), certain).await?,
-            destination: self.storage(movement.spec.destination.as_ref(), certain).await?,
-        })
-    }
-
-    async fn profile(
-        &self,
-        reference: Option<&ObjectReference>,
-        certain: bool,
-    ) -> kube::Result<
-        Result<longshore::api::data_movement_profile::NnfDataMovementProfileData, String>,
-    > {
-        const KIND: &str = NnfDataMovementProfile::DEFINITION.kind;
-        let kind = reference.and_then(|reference| reference.kind.as_deref()).unwrap_or_default();
-        if kind != KIND {
-            return Ok(Err(format!("invalid {KIND} kind {kind}")));
-        }
-        let (namespace, name) = place(reference);
-        let profile =
-            self.find(&self.profiles, &self.context.versions.profile, &namespace, &name, certain);
-        let profile = profile.await?;
-        Ok(profile.map(|profile| profile.data.clone()).ok_or_else(|| not_found(KIND, &name)))
-    }
-
-    async fn storage(&self, end: Option<&Endpoint>, certain: bool) -> kube::Result<Storage> {
-        let reference = end.and_then(|end| end.storage_reference.as_ref());
-        let kind = reference.and_then(|reference| reference.kind.as_deref()).unwrap_or_default();
-        let (namespace, name) = place(reference);
-        let missing = || {
-            let kind_name = format!("could not get {kind}: {namespace}/{name}: ");
-            Storage::Missing(kind_name + &not_found(kind, &name))
-        };
-        let versions = &self.context.versions;
-        match (kind, &self.storages, &self.node_storages) {
-            ("LustreFileSystem", ..) => Ok(Storage::GlobalLustre),
-            ("NnfStorage", Some(cache), _) => {
-                let version =
-                    versions.storage.as_ref().expect("a kind that is cached has a version");
-                let found = self.find(cache, version, &namespace, &name, certain).await?;
-                Ok(found.map_or_else(missing, |found| {
-                    Storage::Job(known(&found.spec.file_system_type))
-                }))
-            }
-            ("NnfNodeStorage", _, Some(cache)) => {
-                let version =
-                    versions.node_storage.as_ref().expect("a kind that is cached has a version");
-                let found = self.find(cache, version, &namespace, &name, certain).await?;
-                Ok(found.map_or_else(missing, |found| {
-                    Storage::Node(known(&found.spec.file_system_type))
-                }))
-            }
-            ("NnfStorage" | "NnfNodeStorage", ..) => Ok(missing()),
-            _ => Ok(Storage::Other),
-        }
+        reference::facts(movement, &Known { world: self, certain }).await
     }
 
     async fn find<K>(
         &self,
         cache: &Cache<K>,
         version: &Version,
-        namespace: &str,
-        name: &str,
+        place: &Place,
         certain: bool,
     ) -> kube::Result<Option<Arc<K>>>
     where
         K: Defined + Resource<Scope = kube::core::DynamicResourceScope> + Clone + std::fmt::Debug,
         K: serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        let known = cache.get(namespace, name);
-        if known.is_some() || !certain || name.is_empty() || namespace.is_empty() {
+        let known = cache.get(&place.namespace, &place.name);
+        if known.is_some() || !certain || !place.is_complete() {
             return Ok(known);
         }
-        let api: Api<K> = Api::namespaced_with(self.context.client.clone(), namespace, version);
-        Ok(api.get_opt(name).await?.map(Arc::new))
+        let client = self.context.client.clone();
+        let api: Api<K> = Api::namespaced_with(client, &place.namespace, version);
+        Ok(api.get_opt(&place.name).await?.map(Arc::new))
+    }
+}
+
+/// Looks into the caches, and asks for what is not there if that has to be certain.
+struct Known<'a> {
+    world: &'a World,
+    certain: bool,
+}
+
+impl Lookup for Known<'_> {
+    async fn profile(&self, place: &Place) -> kube::Result<Option<Arc<NnfDataMovementProfile>>> {
+        let version = &self.world.context.versions.profile;
+        self.world.find(&self.world.profiles, version, place, self.certain).await
+    }
+
+    async fn storage(&self, place: &Place) -> kube::Result<Option<Arc<NnfStorage>>> {
+        match (&self.world.storages, &self.world.context.versions.storage) {
+            (Some(cache), Some(version)) => {
+                self.world.find(cache, version, place, self.certain).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn node_storage(&self, place: &Place) -> kube::Result<Option<Arc<NnfNodeStorage>>> {
+        match (&self.world.node_storages, &self.world.context.versions.node_storage) {
+            (Some(cache), Some(version)) => {
+                self.world.find(cache, version, place, self.certain).await
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -330,20 +305,4 @@ where
 /// Takes away who wrote which field, which is half of what an object takes.
 fn strip<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
-}
-
-fn known(kind: &Option<Open<FileSystemType>>) -> Option<FileSystemType> {
-    // The default of the definition.
-    kind.as_ref().map_or(Some(FileSystemType::Raw), |kind| kind.known().copied())
-}
-
-fn place(reference: Option<&ObjectReference>) -> (String, String) {
-    let text = |field: fn(&ObjectReference) -> Option<&String>| {
-        reference.and_then(field).cloned().unwrap_or_default()
-    };
-    (text(|reference| reference.namespace.as_ref()), text(|reference| reference.name.as_ref()))
-}
-
-fn not_found(kind: &str, name: &str) -> String {
-    format!("{kind}.nnf.cray.hpe.com \"{name}\" not found")
 }

@@ -71,6 +71,21 @@ impl Manager {
         }
     }
 
+    /// Where it answers what the API server asks before it stores an object.
+    pub fn admission(&self) -> SocketAddr {
+        loop {
+            let line = self.log.recv_timeout(Duration::from_secs(60)).unwrap();
+            if line["message"] == "listening for the API server" {
+                return line["address"].as_str().unwrap().parse().unwrap();
+            }
+        }
+    }
+
+    /// All that it has logged and that was not taken yet.
+    pub fn rest_of_log(&self) -> String {
+        self.log.try_iter().map(|line| line.to_string() + "\n").collect()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

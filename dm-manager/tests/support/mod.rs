@@ -1,6 +1,7 @@
 //! What the tests of the definitions share.
 #![allow(dead_code, unreachable_pub)] // every test crate includes all of it and uses its own part
 
+pub mod admission;
 pub mod cluster;
 pub mod example;
 pub mod fleet;

@@ -8,6 +8,7 @@ use longshore::api::data_movement_shard::Counters;
 use longshore::api::resource_error::Severity;
 use proptest::prelude::*;
 
+use super::super::plan::NoProfile;
 use super::super::plan::tests::{facts, movement};
 use super::*;
 
@@ -222,7 +223,7 @@ fn a_copy_takes_four_writes_of_the_manager() {
 #[test]
 fn what_cannot_be_started_is_invalid_and_ends() {
     let mut scene = Scene::new();
-    scene.facts.profile = Err("no such profile".to_owned());
+    scene.facts.profile = Err(NoProfile::Missing("no such profile".to_owned()));
     scene.settle();
     assert_eq!(scene.outcome(), Some(Outcome::Invalid));
     assert_eq!(scene.status().error.unwrap().severity, Severity::Major);
