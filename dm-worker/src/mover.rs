@@ -98,7 +98,11 @@ fn carry_out(copy: &Assignment, cancel: &Cancel) -> Result<Outcome, String> {
         }
         text
     })?;
-    say(&News::Summary { text: summary::text(&report, None, false) });
+    let mut text = summary::text(&report, None, false);
+    for note in &report.setup.notes {
+        text += &format!("  note: {note}\n");
+    }
+    say(&News::Summary { text });
     Ok(report.outcome)
 }
 
