@@ -53,6 +53,8 @@ async fn test(folder: &Path) {
     done("a copy is done by its user, who may no more than that");
     steps::what_the_user_may_not_read_fails(&cluster).await;
     done("what the user may not read fails, and is named");
+    steps::what_is_the_workers_is_out_of_reach(&cluster).await;
+    done("links lead nobody to what is the worker's");
     steps::the_default_filter_refuses_io_uring(&cluster).await;
     done("under the default filter a copy does without io_uring");
     steps::a_killed_mover_is_started_again(&cluster).await;

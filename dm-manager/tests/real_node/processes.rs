@@ -48,6 +48,17 @@ impl Process {
         words.join(" ")
     }
 
+    /// How gladly the kernel ends it when memory is short.
+    pub fn oom_score_adj(&self) -> i32 {
+        let text = fs::read_to_string(format!("/proc/{}/oom_score_adj", self.pid)).unwrap();
+        text.trim().parse().unwrap()
+    }
+
+    /// Whether the kernel ends it rather than another one of the same size.
+    pub fn is_ended_before(&self, other: &Self) -> bool {
+        self.oom_score_adj() > other.oom_score_adj()
+    }
+
     /// Whether it has something mounted at a place.
     pub fn has_mounted(&self, place: &str) -> bool {
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid));

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -78,6 +78,8 @@ pub async fn a_copy_is_its_users(cluster: &Cluster) {
     let worker = &workers()[0];
     assert_eq!(worker.says("Uid"), "0 0 0 0");
     assert_eq!(worker.says("NoNewPrivs"), "1");
+    // Where memory is short, a mover is ended, and not the worker with all of them.
+    assert!(mover.is_ended_before(worker), "{} {}", mover.oom_score_adj(), worker.oom_score_adj());
     assert_success(&cluster.finished("own").await, None);
     assert_copied(&source, &destination, 16);
 }
@@ -98,6 +100,32 @@ pub async fn what_the_user_may_not_read_fails(cluster: &Cluster) {
     names.retain(|name| name.to_string_lossy().starts_with("file-"));
     names.sort();
     assert_eq!(names, ["file-0", "file-1", "file-3"]);
+}
+
+/// Links that lead out of the filesystems reach what is the worker's: nothing may be read or written there.
+pub async fn what_is_the_workers_is_out_of_reach(cluster: &Cluster) {
+    let secrets = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let notes = "/run/longshore";
+    symlink(secrets, cluster.data("home").join("out")).unwrap();
+    symlink(notes, cluster.data("work").join("out")).unwrap();
+    for (name, from, to) in [
+        ("read-out", "/lus/home/out/", "/lus/work/read-out"),
+        ("write-out", "/lus/home/own/", "/lus/work/out/"),
+    ] {
+        cluster.create_movement(name, from, to, json!({"command": FAST})).await;
+        let status = cluster.finished(name).await;
+        assert_ne!(status["status"], "Success", "{status:#}");
+    }
+    let inside = PathBuf::from(format!("/proc/{}/root", workers()[0].pid));
+    let token = fs::read(inside.join(&secrets[1..]).join("token")).unwrap();
+    for entry in fs::read_dir(cluster.data("work").join("read-out")).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        assert!(fs::read(&path).map_or(true, |content| content != token), "{}", path.display());
+    }
+    for entry in fs::read_dir(inside.join(&notes[1..])).unwrap() {
+        let metadata = entry.unwrap().metadata().unwrap();
+        assert_eq!(metadata.uid(), 0, "a user's file among the worker's notes");
+    }
 }
 
 /// Copies many small files that are not in memory, and returns what the report says.
@@ -141,7 +169,7 @@ fn rules(filter: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-fn filter_file() -> std::path::PathBuf {
+fn filter_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp").join(FILTER)
 }
 

@@ -24,7 +24,7 @@ pub(super) fn start(
 ) -> anyhow::Result<Server> {
     let groups = std::env::var(roles::GROUPS).context("not inside")?;
     let configuration = folder.join("kubelet.yaml");
-    fs::write(&configuration, content(&groups)).context("failed to write its configuration")?;
+    fs::write(&configuration, content(&groups, folder)).context("failed to write its configuration")?;
     let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let arguments = [
         format!("--config={}", configuration.display()),
@@ -55,7 +55,9 @@ pub(super) async fn wait_until_ready(client: Client) -> anyhow::Result<()> {
     }
 }
 
-fn content(groups: &str) -> String {
+fn content(groups: &str, folder: &Path) -> String {
+    let logs = folder.join("pods");
+    let logs = logs.display();
     let socket = containerd::SOCKET;
     format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1
@@ -70,6 +72,7 @@ authorization: {{mode: AlwaysAllow}}
 makeIPTablesUtilChains: false
 failSwapOn: false
 oomScoreAdj: 0 # lowering it takes CAP_SYS_RESOURCE
+podLogsDir: {logs}
 volumePluginDir: /var/lib/kubelet/volumeplugins
 # An image that it collects cannot be had again.
 imageGCHighThresholdPercent: 100
