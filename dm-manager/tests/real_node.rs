@@ -49,6 +49,7 @@ async fn test(folder: &Path) {
     done("what deploy/ has is ready on it");
     steps::file_systems_are_mounted(&cluster).await;
     done("filesystems are mounted in the worker");
+    steps::storage_of_a_job_comes_and_goes(&cluster).await;
     steps::a_copy_is_its_users(&cluster).await;
     done("a copy is done by its user, who may no more than that");
     steps::what_the_user_may_not_read_fails(&cluster).await;

@@ -63,11 +63,29 @@ pub async fn file_systems_are_mounted(cluster: &Cluster) {
     }
 }
 
+/// Storage of a job comes to the node while the worker runs, and goes again.
+pub async fn storage_of_a_job_comes_and_goes(_cluster: &Cluster) {
+    let storage = "/mnt/nnf/job-0";
+    fs::create_dir(storage).unwrap();
+    let none: Option<&str> = None;
+    nix::mount::mount(none, storage, Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+    let worker = &workers()[0];
+    eventually("the worker to have it", async || worker.has_mounted(storage).then_some(())).await;
+    nix::mount::umount(storage).unwrap();
+    eventually("it to be gone", async || (!worker.has_mounted(storage)).then_some(())).await;
+    fs::remove_dir(storage).unwrap();
+}
+
 pub async fn a_copy_is_its_users(cluster: &Cluster) {
-    let (source, destination) = (cluster.data("home").join("own"), cluster.data("work").join("own"));
+    let (source, destination) =
+        (cluster.data("home").join("own"), cluster.data("work").join("own"));
     make_tree(&source, 16, 128 << 10);
-    cluster.create_movement("own", "/lus/home/own/", "/lus/work/own", json!({"command": SLOW})).await;
-    let mover = eventually("a mover with its files open", async || movers().pop()).await;
+    cluster
+        .create_movement("own", "/lus/home/own/", "/lus/work/own", json!({"command": SLOW}))
+        .await;
+    eventually("some of it to be copied", async || (copied(cluster, "own") > 0).then_some(()))
+        .await;
+    let mover = movers().pop().unwrap();
     let id = format!("{USER} {USER} {USER} {USER}");
     assert_eq!((mover.says("Uid"), mover.says("Gid")), (id.clone(), id));
     assert_eq!(mover.says("Groups"), "", "supplementary groups");
@@ -78,6 +96,10 @@ pub async fn a_copy_is_its_users(cluster: &Cluster) {
     let worker = &workers()[0];
     assert_eq!(worker.says("Uid"), "0 0 0 0");
     assert_eq!(worker.says("NoNewPrivs"), "1");
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        // Those that the manager asks for: the first eight, and that to make devices.
+        assert_eq!(worker.says(set), "00000000080000ff", "{set}");
+    }
     // Where memory is short, a mover is ended, and not the worker with all of them.
     assert!(mover.is_ended_before(worker), "{} {}", mover.oom_score_adj(), worker.oom_score_adj());
     assert_success(&cluster.finished("own").await, None);
@@ -208,7 +230,8 @@ async fn begin_slow_copy(cluster: &Cluster, name: &str) {
     make_tree(&cluster.data("home").join(name), 24, 256 << 10);
     let (from, to) = (format!("/lus/home/{name}/"), format!("/lus/work/{name}"));
     cluster.create_movement(name, &from, &to, json!({"command": SLOW})).await;
-    eventually("some files to be copied", async || (copied(cluster, name) >= 4).then_some(())).await;
+    eventually("some files to be copied", async || (copied(cluster, name) >= 4).then_some(()))
+        .await;
 }
 
 fn copied(cluster: &Cluster, name: &str) -> usize {
@@ -257,7 +280,8 @@ pub async fn a_file_system_is_released_after_its_last_mount(cluster: &Cluster) {
     eventually("the filesystem to be gone", async || {
         // Looked at in this order: what is released is not mounted any more, seen later.
         let gone = cluster.file_systems().get_opt("old").await.unwrap().is_none();
-        let mounted = processes::find(&["/dm-worker"]).iter().any(|one| one.has_mounted("/lus/old"));
+        let mounted =
+            processes::find(&["/dm-worker"]).iter().any(|one| one.has_mounted("/lus/old"));
         assert!(!(gone && mounted), "released while it is mounted");
         seen_mounted_while_deleted |= mounted;
         gone.then_some(())

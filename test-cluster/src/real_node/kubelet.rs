@@ -24,7 +24,8 @@ pub(super) fn start(
 ) -> anyhow::Result<Server> {
     let groups = std::env::var(roles::GROUPS).context("not inside")?;
     let configuration = folder.join("kubelet.yaml");
-    fs::write(&configuration, content(&groups, folder)).context("failed to write its configuration")?;
+    fs::write(&configuration, content(&groups, folder))
+        .context("failed to write its configuration")?;
     let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let arguments = [
         format!("--config={}", configuration.display()),

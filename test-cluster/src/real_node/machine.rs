@@ -56,7 +56,8 @@ pub(super) fn make() -> anyhow::Result<()> {
     fs::write("/run/resolv.conf", "").context("failed to write the name servers")?;
     cover("/run/resolv.conf", "/etc/resolv.conf")?;
     // A dm-worker of a pod may be anybody; what it looks up is what its image has.
-    fs::set_permissions("/run", fs::Permissions::from_mode(0o755)).context("failed to open /run")?;
+    fs::set_permissions("/run", fs::Permissions::from_mode(0o755))
+        .context("failed to open /run")?;
     connect()
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use kube::{Client, Config};
 
-use super::machine::{ADDRESS, SERVICE};
 use super::NODE;
+use super::machine::{ADDRESS, SERVICE};
 use crate::credentials::Credentials;
 use crate::process::Server;
 
@@ -60,10 +60,7 @@ impl Servers {
             &[
                 kubeconfig("controllers.kubeconfig", 1)?,
                 "--use-service-account-credentials=true".to_owned(),
-                format!(
-                    "--service-account-private-key-file={}",
-                    credentials.token_key().display()
-                ),
+                format!("--service-account-private-key-file={}", credentials.token_key().display()),
                 format!("--root-ca-file={}", credentials.authority_file().display()),
                 "--leader-elect=false".to_owned(),
                 "--secure-port=0".to_owned(),
