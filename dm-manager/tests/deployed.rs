@@ -122,7 +122,7 @@ impl Deployed {
         let mut configuration =
             all.find(|object| object["kind"] == "ValidatingWebhookConfiguration").unwrap();
         admission::ask_at(&mut configuration, address);
-        admission::apply(&self.client, &configuration).await;
+        apply(&self.client, configuration).await;
         let bundle = eventually("the API server to be told whom to trust", async || {
             let configuration = admission::configuration(&self.client).await;
             let bundle = configuration["webhooks"][0]["clientConfig"]["caBundle"].clone();
@@ -131,11 +131,6 @@ impl Deployed {
         })
         .await;
         (address, bundle)
-    }
-
-    /// What `kubectl apply --server-side` does.
-    async fn apply(&self, object: Value) {
-        admission::apply(&self.client, &object).await;
     }
 
     fn file_systems(&self) -> Api<LustreFileSystem> {
@@ -273,7 +268,11 @@ async fn what_is_impossible_is_refused(deployed: &Deployed) {
     for namespace in ["rabbit-1", WORKERS] {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         if namespaces.get_opt(namespace).await.unwrap().is_none() {
-            deployed.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;
+            apply(
+                &deployed.client,
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+            )
+            .await;
         }
         let storage = json!({"kind": "NnfStorage", "name": "none", "namespace": "default"});
         let profile =

@@ -2,9 +2,9 @@
 //! is, so that a worker that starts ends them before it starts others. It knows nothing of shards but
 //! their names.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ impl RunDirectory {
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let about = || format!("the run directory {}", path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(about)?;
+        // A volume of a pod is everybody's, and what is noted here is killed.
+        fs::set_permissions(path, Permissions::from_mode(0o700)).with_context(about)?;
         let file = File::create(path.join("lock")).with_context(about)?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| io::Error::from(errno))
@@ -144,12 +146,16 @@ mod tests {
     fn what_was_left_is_ended_and_nothing_else() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("run");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
         let mut children: Vec<_> = (0..2)
             .map(|_| Command::new("sleep").arg("600").process_group(0).spawn().unwrap())
             .collect();
         {
             let directory = RunDirectory::open(&path).unwrap();
             assert!(RunDirectory::open(&path).is_err(), "one worker has it");
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "nobody else notes anything there");
             directory.note("left", children[0].id(), "ns/left").unwrap();
             // Another process that got the number of one that was left.
             let note = Note {

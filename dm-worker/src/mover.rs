@@ -108,7 +108,11 @@ fn carry_out(copy: &Assignment, cancel: &Cancel, go: &Go) -> Result<Outcome, Str
         }
         text
     })?;
-    say(&News::Summary { text: summary::text(&report, None, false) });
+    let mut text = summary::text(&report, None, false);
+    for note in &report.setup.notes {
+        text += &format!("  note: {note}\n");
+    }
+    say(&News::Summary { text });
     Ok(report.outcome)
 }
 

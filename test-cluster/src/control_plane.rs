@@ -1,7 +1,6 @@
 //! The control plane itself: which servers it has, how they are started, stopped and spoken to. It
 //! installs nothing of its own.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,7 +12,6 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Config};
-use serde_json::json;
 
 use crate::credentials::Credentials;
 use crate::place::Place;
@@ -130,7 +128,7 @@ impl ControlPlane {
         let plane = Self {
             servers: Mutex::default(),
             programs: programs.to_owned(),
-            credentials: Credentials::create(place.path())?,
+            credentials: Credentials::create(place.path(), &[], &[])?,
             api_port: Port::hold()?,
             etcd_port: Port::hold()?,
             peer_port: Port::hold()?,
@@ -301,37 +299,17 @@ impl ControlPlane {
     ///
     /// When the file cannot be written.
     pub fn write_kubeconfig(&self, file: &Path, token: &str) -> anyhow::Result<()> {
-        self.write_any_kubeconfig(file, token, &self.address())
+        self.credentials.write_kubeconfig(file, &self.address(), token)
     }
 
     /// Writes a kubeconfig of an administrator who takes another way.
     pub(crate) fn write_kubeconfig_by(&self, file: &Path, address: &str) -> anyhow::Result<()> {
-        self.write_any_kubeconfig(file, &self.credentials.admin_token, address)
-    }
-
-    fn write_any_kubeconfig(&self, file: &Path, token: &str, address: &str) -> anyhow::Result<()> {
-        let content = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {
-                "server": address,
-                "certificate-authority": self.credentials.authority_file(),
-            }}],
-            "users": [{"name": "test", "user": {"token": token}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        });
-        let text = serde_saphyr::to_string(&content).context("failed to write YAML")?;
-        fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
+        self.credentials.write_kubeconfig(file, address, &self.credentials.admin_token)
     }
 
     /// How a client of an administrator connects.
     pub fn config(&self) -> Config {
-        let address = self.address().parse().expect("the address is a valid URL");
-        let mut config = Config::new(address);
-        config.root_cert = Some(vec![self.credentials.authority.clone()]);
-        config.auth_info.token = Some(self.credentials.admin_token.clone().into());
-        config
+        self.credentials.config(&self.address())
     }
 
     /// A client of an administrator. It belongs to the runtime that it is made on.

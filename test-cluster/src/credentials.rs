@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use kube::Config;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::json;
 
 /// The keys, and where they are.
 pub(crate) struct Credentials {
@@ -15,45 +17,89 @@ pub(crate) struct Credentials {
     pub(crate) authority_pem: String,
     /// The token of an administrator, in group `system:masters`.
     pub(crate) admin_token: String,
+    /// Those of the further users, in the order in which they were given.
+    pub(crate) user_tokens: Vec<String>,
     folder: PathBuf,
 }
 
 impl Credentials {
-    /// Makes them in a folder.
-    pub(crate) fn create(folder: &Path) -> anyhow::Result<Self> {
+    /// Makes them in a folder, for a server with further names or addresses and for further users, each
+    /// with a group.
+    pub(crate) fn create(
+        folder: &Path,
+        further_names: &[&str],
+        users: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().context("failed to make a key")?;
         let authority =
             CertifiedIssuer::self_signed(authority, key).context("failed to sign a certificate")?;
 
-        let names =
-            ["127.0.0.1".to_owned(), "localhost".to_owned(), "kubernetes.default.svc".to_owned()];
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        let names = names.iter().chain(further_names).map(|&name| name.to_owned());
         let key = KeyPair::generate().context("failed to make a key")?;
-        let server = CertificateParams::new(names).context("failed to name the server")?;
+        let server = CertificateParams::new(names.collect::<Vec<_>>());
+        let server = server.context("failed to name the server")?;
         let server = server.signed_by(&key, &authority).context("failed to sign a certificate")?;
         let tokens = KeyPair::generate().context("failed to make a key")?;
         let admin_token = random_token()?;
+        let user_tokens = users.iter().map(|_| random_token()).collect::<anyhow::Result<_>>()?;
 
         let credentials = Self {
             authority: authority.der().to_vec(),
             authority_pem: authority.pem(),
             admin_token,
+            user_tokens,
             folder: folder.to_owned(),
         };
-        let admin = format!("{},admin,admin,system:masters\n", credentials.admin_token);
+        let mut tokens_list = format!("{},admin,admin,system:masters\n", credentials.admin_token);
+        for (token, (user, group)) in credentials.user_tokens.iter().zip(users) {
+            tokens_list += &format!("{token},{user},{user},{group}\n");
+        }
         for (path, content) in [
             (credentials.certificate(), server.pem()),
             (credentials.key(), key.serialize_pem()),
             (credentials.token_key(), tokens.serialize_pem()),
             (credentials.token_check(), tokens.public_key_pem()),
-            (credentials.tokens(), admin),
+            (credentials.tokens(), tokens_list),
             (credentials.authority_file(), credentials.authority_pem.clone()),
         ] {
             fs::write(&path, content)
                 .with_context(|| format!("failed to write {}", path.display()))?;
         }
         Ok(credentials)
+    }
+
+    /// Writes a kubeconfig for a token of the API server at an address.
+    pub(crate) fn write_kubeconfig(
+        &self,
+        file: &Path,
+        server: &str,
+        token: &str,
+    ) -> anyhow::Result<()> {
+        let content = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": server,
+                "certificate-authority": self.authority_file(),
+            }}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        let text = serde_saphyr::to_string(&content).context("failed to write YAML")?;
+        fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
+    }
+
+    /// How a client of the administrator connects to the API server at an address.
+    pub(crate) fn config(&self, server: &str) -> Config {
+        let address = server.parse().expect("the address is a valid URL");
+        let mut config = Config::new(address);
+        config.root_cert = Some(vec![self.authority.clone()]);
+        config.auth_info.token = Some(self.admin_token.clone().into());
+        config
     }
 
     /// The API server's certificate.

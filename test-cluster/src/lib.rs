@@ -26,6 +26,7 @@ mod probe;
 mod process;
 pub mod programs;
 mod proxy;
+pub mod real_node;
 mod scheduler;
 mod skip;
 mod volume;

@@ -66,7 +66,9 @@ fn sweep(all: &Path) -> io::Result<()> {
             continue; // its process lives
         }
         let place = lock.with_extension("");
-        drop(fs::remove_dir_all(place.join("etcd")));
+        for data in ["etcd", "data"] {
+            drop(fs::remove_dir_all(place.join(data)));
+        }
         let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
         if age > KEPT || !place.exists() {
             drop(fs::remove_dir_all(&place));

@@ -62,6 +62,13 @@ impl Server {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// Kills the server, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended already, and then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
     /// Ends the server in order, or by force when it does not end.
     pub(crate) fn stop(mut self) -> io::Result<()> {
         let pid = Pid::from_raw(self.child.id().cast_signed());
@@ -79,9 +86,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already, and then there is nothing to kill.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.kill();
     }
 }
 

@@ -162,6 +162,11 @@ fn restrict(container: &mut Container, how: Mounts) {
     }
     let mut context = json!({
         "allowPrivilegeEscalation": false,
+        // A worker that mounts makes the mount points itself.
+        "readOnlyRootFilesystem": how != Mounts::Live,
+        // Said in so many words, since the kubelet makes the token of the service account readable
+        // for that user alone then, and for everybody otherwise: movers of all users run in there.
+        "runAsUser": 0,
         "capabilities": {"drop": ["ALL"], "add": CAPABILITIES},
     });
     if how == Mounts::Live {

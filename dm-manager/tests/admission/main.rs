@@ -13,7 +13,8 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use longshore::api::{Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementProfile};
 use serde_json::{Value, json};
-use support::admission::{Seen, Service, apply, ask_at, create, eventually, manifests, unregister};
+use support::admission::{Seen, Service, ask_at, create, eventually, manifests, unregister};
+use support::cluster::apply;
 use support::manager::Manager;
 use support::rabbit::{PATIENCE, Rabbit};
 use tokio::sync::{Mutex, MutexGuard};
@@ -50,7 +51,7 @@ impl Scene {
             } else {
                 object["metadata"]["namespace"] = json!(self.rabbit.namespace);
             }
-            apply(&self.rabbit.client, &object).await;
+            apply(&self.rabbit.client, object).await;
         }
     }
 

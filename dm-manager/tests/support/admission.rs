@@ -35,20 +35,6 @@ pub fn ask_at(configuration: &mut Value, address: SocketAddr) {
     }
 }
 
-/// What `kubectl apply --server-side` does.
-pub async fn apply(client: &Client, object: &Value) {
-    let group_version = object["apiVersion"].as_str().unwrap();
-    let (group, version) = group_version.rsplit_once('/').unwrap_or(("", group_version));
-    let kind = object["kind"].as_str().unwrap();
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let name = object["metadata"]["name"].as_str().unwrap();
-    api.patch(name, &PatchParams::apply("deploy"), &Patch::Apply(object)).await.unwrap();
-}
-
 /// The configuration as it is.
 pub async fn configuration(client: &Client) -> Value {
     serde_json::to_value(configurations(client).get(NAME).await.unwrap()).unwrap()

@@ -8,8 +8,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet};
 
 /// Where the kernel ends somebody because memory is short, it is to be a mover, which goes on where it
-/// was when it is started again, before the worker, which has all of them. The scale ends at 1000.
-const TO_BE_ENDED_FIRST: &str = "500";
+/// was when it is started again, before the worker, which has all of them. It is the end of the scale:
+/// a kubelet puts containers close to it, and nobody without rights can be put lower again.
+const TO_BE_ENDED_FIRST: &str = "1000";
 
 /// Sets the bounds. `memory_bytes` is about memory of its own: the journal, a shared mapping of a file
 /// that grows with the number of files, does not count.
