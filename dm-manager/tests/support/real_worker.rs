@@ -42,8 +42,8 @@ impl RealWorker {
     /// Where its server listens: what the last one said that wrote to this log.
     fn address(&self) -> Option<SocketAddr> {
         let log = fs::read_to_string(&self.log).unwrap();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let last = lines.filter(|line| line["message"] == "listening").last()?;
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let last = lines.rfind(|line| line["message"] == "listening")?;
         last["address"].as_str()?.parse().ok()
     }
 
