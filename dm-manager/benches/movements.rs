@@ -1,7 +1,7 @@
 //! What data movements cost with the real manager, the real workers and a real API server, beside what they
 //! are to cost: `cargo bench -p dm-manager --bench movements` (as root). It never fails because of a time;
 //! it fails when a copy is not exact.
-#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub)] // a bench
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // a bench
 
 #[path = "../tests/support/mod.rs"]
 mod support;
