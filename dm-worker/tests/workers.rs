@@ -89,8 +89,15 @@ async fn a_killed_worker_leaves_no_mover_and_its_successor_goes_on() {
     gone_within(mover, Duration::from_secs(3)).await;
     let status = cluster.status("crashed").await;
     assert!(is(&status, ShardState::Running), "nobody is there to say otherwise");
+    assert_eq!(status.counters, None, "how far it was is on the Lease");
+    let attempts = async || {
+        let said = cluster.reports().await.into_values();
+        said.map(|said| said.attempt).collect::<Vec<_>>()
+    };
+    assert_eq!(attempts().await, [1], "the last word stays");
 
     let worker = cluster.worker("n1", &[]).await;
+    assert!(!attempts().await.contains(&1), "a new worker says nothing of what was before it");
     let status = cluster.finished("crashed").await;
     assert_eq!((outcome(&status).as_str(), status.attempts), ("Success", Some(2)), "{status:#?}");
     assert!(status.counters.unwrap().resumed_files > 50, "it started over");

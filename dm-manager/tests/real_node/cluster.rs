@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use longshore::api::{Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager};
 use serde_json::{Value, json};
 use test_cluster::real_node::RealNode;
 
+use crate::support::cluster::apply;
 use crate::support::printed;
 
 /// The namespace of the manager and the workers.

@@ -55,8 +55,8 @@ impl RealWorker {
     /// Where its server listens: what the last one said that wrote to this log.
     fn address(&self) -> Option<SocketAddr> {
         let log = fs::read_to_string(&self.log).unwrap();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let last = lines.rev().find(|line| line["message"] == "listening")?;
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let last = lines.rfind(|line| line["message"] == "listening")?;
         last["address"].as_str()?.parse().ok()
     }
 

@@ -147,18 +147,21 @@ impl Cluster {
         self.until(name, "finished", |status| is(status, ShardState::Finished)).await
     }
 
+    /// What the Leases say of the shards that run.
+    pub async fn reports(&self) -> Reports {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let leases = leases.list(&ListParams::default()).await.unwrap();
+        let texts = leases.iter().filter_map(|lease| lease.annotations().get(PROGRESS_ANNOTATION));
+        texts.flat_map(|text| serde_json::from_str::<Reports>(text).unwrap()).collect()
+    }
+
     /// Waits until the Lease of its worker says that so many files of a shard are done, or for the first
     /// word of it.
     pub async fn copied(&self, name: &str, files: i64) {
-        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let shard = format!("{}/{name}", self.namespace);
         let deadline = Instant::now() + SOON;
         loop {
-            let all = leases.list(&ListParams::default()).await.unwrap();
-            let said = all.iter().find_map(|lease| {
-                let text = lease.annotations().get(PROGRESS_ANNOTATION)?;
-                serde_json::from_str::<Reports>(text).unwrap().remove(&shard)
-            });
+            let said = self.reports().await.remove(&shard);
             if said.as_ref().is_some_and(|said| said.counters.files >= files) {
                 return;
             }
