@@ -135,7 +135,11 @@ impl Shard {
         result
     }
 
-    async fn read(&self) -> Result<DataMovementShard, Failure> {
+    /// The object as it is.
+    ///
+    /// # Errors
+    /// When it is deleted, or nobody says.
+    pub(crate) async fn read(&self) -> Result<DataMovementShard, Failure> {
         match timeout(ANSWERS_WITHIN, self.api.get(&self.name)).await {
             Ok(Ok(shard)) if shard.metadata.uid.as_deref() != Some(&self.uid) => Err(Failure::Gone),
             Ok(Ok(shard)) => Ok(shard),

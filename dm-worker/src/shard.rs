@@ -253,7 +253,13 @@ impl Life {
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();
-        let result = self.target().write(&version, &status, false).await;
+        let result = match self.target().write(&version, &status, false).await {
+            // It may have been done all the same, and only the answer was lost.
+            Err(Failure::Transient(error)) => {
+                self.claimed_unheard().await.ok_or(Failure::Transient(error))
+            }
+            result => result,
+        };
         let (word, result) = match result {
             Ok(version) => ("won", Ok(version)),
             // The watch brings what it is now.
@@ -265,6 +271,15 @@ impl Life {
         };
         self.worker.metrics.claimed(word);
         result
+    }
+
+    /// The version that the claim made of the object, if it did.
+    async fn claimed_unheard(&self) -> Option<String> {
+        let now = self.target().read().await.ok()?;
+        let status = now.status.as_ref();
+        let ours = self.worker.own.has(status)
+            && status.and_then(|status| status.attempts) == Some(self.attempts() + 1);
+        now.metadata.resource_version.filter(|_| ours)
     }
 
     /// Claims a shard and finishes it at once, without a mover.
