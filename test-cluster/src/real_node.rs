@@ -70,7 +70,7 @@ impl RealNode {
                 .with_context(|| format!("failed to make the image {name}"))?;
         }
         servers.wait_until_ready().await?;
-        let kubelet = kubelet::start(folder, &programs, &servers, labels)?;
+        let kubelet = kubelet::start(folder, &programs, labels)?;
         let node = Self {
             kubelet: Mutex::new(kubelet),
             _containerd: runtime,
@@ -117,7 +117,7 @@ impl RealNode {
     pub fn restart_kubelet(&self) -> anyhow::Result<()> {
         let mut kubelet = self.kubelet.lock().expect("nothing panics while it holds this lock");
         kubelet.kill();
-        *kubelet = kubelet::start(&self.folder, &self.programs, &self.servers, &[])?;
+        *kubelet = kubelet::start(&self.folder, &self.programs, &[])?;
         Ok(())
     }
 }

@@ -9,17 +9,15 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 
 use super::machine::ADDRESS;
-use super::servers::Servers;
 use super::{NODE, containerd, roles};
 use crate::process::Server;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Starts it.
+/// Starts it; the servers, which run, have written its kubeconfig.
 pub(super) fn start(
     folder: &Path,
     programs: &Path,
-    _control_plane: &Servers,
     labels: &[(&str, &str)],
 ) -> anyhow::Result<Server> {
     let groups = std::env::var(roles::GROUPS).context("not inside")?;
