@@ -148,7 +148,7 @@ async fn the_api_server_may_be_away_for_half_a_minute() {
         (scene.rabbit.manager(), RealWorker::start(&scene.rabbit, &scene.place, &[]));
     // The first end while it is away, the last after it is back.
     let names = ["first", "second", "last"];
-    for (name, files) in names.iter().zip([150, 300, 1000]) {
+    for (name, files) in names.iter().zip([150, 300, 850]) {
         scene.create(name, files, 20).await;
     }
     for name in names {
@@ -190,7 +190,7 @@ async fn a_manager_that_is_killed_again_and_again_loses_nothing() {
         }
     };
     let work = async {
-        let names: Vec<String> = (0..40).map(|index| format!("copy-{index}")).collect();
+        let names: Vec<String> = (0..24).map(|index| format!("copy-{index}")).collect();
         for name in &names {
             scene.create(name, 10, 60).await;
         }
@@ -347,7 +347,7 @@ async fn what_a_lost_worker_had_goes_to_another_one() {
     let start = |name: &str| RealWorker::start_by(rabbit, place, name, way.kubeconfig(), &SHORT);
     for how in ["killed", "frozen", "cut-off"] {
         let lost = start("lost");
-        scene.create(how, 400, 60).await;
+        scene.create(how, 300, 60).await;
         scene.begun(how).await;
         let [mover] = movers_of(&lost)[..] else { panic!("one mover") };
         let lost = match how {

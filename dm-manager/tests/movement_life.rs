@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
-use longshore::api::data_movement::{Outcome, State, UserConfig};
+use longshore::api::data_movement::{NnfDataMovementStatus, Outcome, State, UserConfig};
 use longshore::api::resource_error::Severity;
 use serde_json::json;
 use support::rabbit::{COPY, Rabbit, is_held, outcome, state, until};
@@ -350,7 +350,21 @@ async fn a_second_attempt_is_counted_and_clears_what_the_first_said() {
     rabbit.copy("copy").await;
     worker.claim("copy").await;
     let first = rabbit.running("copy").await.status.unwrap();
-    worker.say("copy", json!({"state": null, "startTime": null, "worker": null})).await;
+    worker.progress("copy", 200).await;
+    let progress = |status: &NnfDataMovementStatus| {
+        let command = status.command_status.clone().unwrap_or_default();
+        (command.progress, command.last_message.is_some())
+    };
+    rabbit
+        .until("copy", |movement| {
+            movement.status.as_ref().is_some_and(|status| progress(status) == (Some(20), true))
+        })
+        .await;
+    let free = json!({
+        "state": null, "startTime": null, "worker": null,
+        "counters": null, "percent": null, "progressTime": null,
+    });
+    worker.say("copy", free).await;
     worker.claim("copy").await;
     let again = rabbit
         .until("copy", |movement| movement.status.as_ref().unwrap().restarts == Some(1))
@@ -358,6 +372,7 @@ async fn a_second_attempt_is_counted_and_clears_what_the_first_said() {
         .status
         .unwrap();
     assert!(again.start_time > first.start_time);
+    assert_eq!(progress(&again), (None, false), "that was said of the first attempt");
 }
 
 #[tokio::test]
