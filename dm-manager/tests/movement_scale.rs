@@ -37,6 +37,7 @@ async fn three_hundred_at_once_take_six_writes_each() {
         let took = at_once(&manager, &[], &movements).await;
         eprintln!("{took}");
         took.check(60.0);
+        took.check_manager();
     };
     select(Box::pin(work), Box::pin(worker.serve(Duration::ZERO))).await;
 }
@@ -46,6 +47,7 @@ async fn three_hundred_real_copies_at_once() {
     let Some(took) = scenes::many_on_one_worker(300).await else { return };
     eprintln!("{took}");
     took.check(60.0);
+    took.check_manager();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
