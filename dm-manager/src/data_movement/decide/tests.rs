@@ -178,7 +178,11 @@ impl Scene {
     fn finish(&mut self, outcome: Outcome, exit_code: i32) {
         self.time += 1;
         let now = at(self.time);
+        // The end brings what the Lease said last.
+        let last = self.progress.clone();
         let status = self.shard_status();
+        status.percent = last.as_ref().and_then(|last| last.percent);
+        status.counters = last.map(|last| last.counters);
         status.state = Some(ShardState::Finished.into());
         status.outcome = Some(outcome.into());
         status.exit_code = Some(exit_code);
