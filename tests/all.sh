@@ -67,7 +67,8 @@ else
 fi
 
 status=0
-cargo test --workspace --no-fail-fast || status=$?
+host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+env "CARGO_TARGET_${host}_RUNNER=$PWD/tests/runner.sh" cargo test --workspace --no-fail-fast || status=$?
 
 # The first command of README, as it stands there but for the build profile.
 storage=$(mktemp -d)

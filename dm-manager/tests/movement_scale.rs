@@ -185,7 +185,7 @@ async fn writes_that_are_refused_are_not_lost() {
     let of_worker = value(&text, "longshore_worker_shard_writes_total{", "result=\"conflict\"");
     let refused: u64 = written.refused.values().sum();
     assert!(written.refused.keys().all(|what| what.ends_with("PATCH 409")), "{written:?}");
-    assert!(refused > 20, "the disturbance does not disturb: {written:?}");
+    assert!(refused > 5, "the disturbance does not disturb: {written:?}");
     #[allow(clippy::cast_precision_loss)] // they are few
     let refused = refused as f64;
     assert!(

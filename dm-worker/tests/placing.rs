@@ -33,7 +33,7 @@ async fn a_copy_whose_end_nobody_heard_of_is_repeated_in_its_place() {
         let mut shard = unprepared(&cluster, name, &from, &to);
         shard.spec.options = Some(vec!["--ops-limit=60".to_owned()]);
         cluster.create(&shard).await;
-        let status = cluster.until(name, "copying", |status| status.counters.is_some()).await;
+        let status = cluster.until(name, "copying", |status| status.inside.is_some()).await;
         assert_eq!(status.inside, Some(inside), "noted before the first byte");
     }
     let movers = worker.movers();

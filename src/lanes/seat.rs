@@ -42,7 +42,11 @@ pub(crate) struct Seat {
     pub(crate) cells: [Cells; Lane::ALL.len()],
     limited: [AtomicU64; 2],
     items: AtomicU64,
+    /// Bytes of content that were moved, but for the last piece.
     bytes: AtomicU64,
+    /// Bytes of the piece that is being moved. Counted when the next one is taken: otherwise the pieces that
+    /// further workers begin with would look as if they had been moved at once.
+    taken: AtomicU64,
     /// Nanoseconds waited for rings, which have many operations in flight at once.
     queued: AtomicU64,
     since: Instant,
@@ -70,6 +74,7 @@ impl Seat {
             limited: Default::default(),
             items: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             since: Instant::now(),
             stayed: AtomicU64::new(0),
@@ -102,14 +107,15 @@ impl Seat {
     }
 
     pub(crate) fn takes_bytes(&self, bytes: u64) {
-        add(&self.bytes, bytes);
+        add(&self.bytes, self.taken.load(Relaxed));
+        self.taken.store(bytes, Relaxed);
     }
 
     pub(crate) fn gives_back(&self, bytes: u64) {
-        self.bytes.store(self.bytes().saturating_sub(bytes), Relaxed);
+        self.taken.store(self.taken.load(Relaxed).saturating_sub(bytes), Relaxed);
     }
 
-    /// Bytes of content that were about to be moved.
+    /// Bytes of content that were moved, without the piece that is being moved.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
