@@ -431,7 +431,7 @@ mod tests {
         let Ok(mut ring) = Uring::new(plain(), 8, 1, 1 << 20) else { return };
         let lanes = Arc::new(Lanes::default());
         let _seat = lanes.sit();
-        let taken = || lanes.seats().iter().map(|seat| seat.bytes()).sum::<u64>();
+        let taken = || lanes.seats().iter().map(|seat| seat.bytes_taken()).sum::<u64>();
         let mut expected = 0;
         let mut done = Vec::new();
         // Tried without waiting, presumed cold, and with a ring that has failed.

@@ -120,6 +120,12 @@ impl Seat {
         self.bytes.load(Relaxed)
     }
 
+    /// The same with it.
+    #[cfg(test)]
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        self.bytes() + self.taken.load(Relaxed)
+    }
+
     pub(crate) fn begins_item(&self) {
         add(&self.items, 1);
     }
