@@ -49,6 +49,8 @@ async fn test(folder: &Path) {
     done("what deploy/ has is ready on it");
     steps::file_systems_are_mounted(&cluster).await;
     done("filesystems are mounted in the worker");
+    steps::what_cannot_be_done_is_refused(&cluster).await;
+    done("what cannot be done is refused before it is stored");
     steps::storage_of_a_job_comes_and_goes(&cluster).await;
     steps::a_copy_is_its_users(&cluster).await;
     done("a copy is done by its user, who may no more than that");

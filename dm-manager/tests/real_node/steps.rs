@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
+use kube::{Api, ResourceExt};
 use longshore::api::data_movement_manager::NAME;
 use serde_json::{Value, json};
 
@@ -61,6 +63,22 @@ pub async fn file_systems_are_mounted(cluster: &Cluster) {
     for place in ["/lus/home", "/lus/work", "/lus/old", "/mnt/nnf"] {
         assert!(worker.has_mounted(place), "{place}");
     }
+}
+
+/// The API server asks the manager by its Service, and trusts the certificate that the manager made.
+pub async fn what_cannot_be_done_is_refused(cluster: &Cluster) {
+    let kind = GroupVersionKind::gvk("nnf.cray.hpe.com", "v1alpha11", "NnfDataMovementProfile");
+    let resource = ApiResource::from_gvk(&kind);
+    let profiles: Api<DynamicObject> =
+        Api::namespaced_with(cluster.client.clone(), "default", &resource);
+    let mut impossible = DynamicObject::new("impossible", &resource);
+    impossible.data = json!({"data": {"command": "rm -rf $SRC"}});
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let refused = eventually("a refusal", async || {
+        profiles.create(&dry, &impossible).await.err().map(|error| error.to_string())
+    })
+    .await;
+    assert!(refused.contains("profiles.longshore.dev") && refused.contains("rm"), "{refused}");
 }
 
 /// Storage of a job comes to the node while the worker runs, and goes again.
