@@ -20,7 +20,7 @@ use longshore::api::{
 };
 use serde_json::{Value, json};
 use support::admission::{self, create};
-use support::cluster::{Movement, apply, refusals};
+use support::cluster::{Movement, apply, are_mounted, refusals};
 use support::printed;
 use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings, eventually};
 
@@ -184,14 +184,7 @@ impl Deployed {
     /// Waits until filesystems are mounted on all nodes, and the workers are ready.
     async fn mounted(&self, names: &[&str]) {
         eventually("filesystems to be mounted", async || {
-            for name in names {
-                let object = self.file_systems().get(name).await.unwrap();
-                let said = object.annotations().get("longshore.dev/condition")?;
-                let said: Value = serde_json::from_str(said).unwrap();
-                if said["reason"] != "Mounted" {
-                    return None;
-                }
-            }
+            are_mounted(&self.file_systems(), names).await?;
             self.ready().await.then_some(())
         })
         .await;

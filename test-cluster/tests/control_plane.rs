@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Config};
 use serde_json::json;
-use test_cluster::ControlPlane;
+use test_cluster::{ControlPlane, eventually};
 
 /// Long enough for a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,21 +66,6 @@ async fn a_service_account_has_a_token_that_works() {
     assert!(refused.contains(&format!("system:serviceaccount:{namespace}:agent")), "{refused}");
 }
 
-/// Waits until `found` has a value, which must come within the limit.
-async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut found: impl FnMut() -> F,
-) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = found().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test]
 async fn controllers_make_the_pods_of_a_daemon_set_and_collect_what_nobody_owns() {
     let Some(plane) = ControlPlane::shared() else { return };
@@ -110,12 +95,12 @@ async fn controllers_make_the_pods_of_a_daemon_set_and_collect_what_nobody_owns(
 
     let pods: Api<Pod> = Api::namespaced(plane.client(), &namespace);
     let list = async || pods.list(&ListParams::default()).await.unwrap().items;
-    let pod = eventually("the pod of the node", || async { list().await.pop() }).await;
+    let pod = eventually("the pod of the node", async || list().await.pop()).await;
     let affinity = serde_json::to_string(&pod.spec.unwrap().affinity).unwrap();
     assert!(affinity.contains("rabbit-1"), "{affinity}");
 
     daemon_sets.delete("worker", &DeleteParams::background()).await.unwrap();
-    eventually("the pod to be collected", || async { list().await.is_empty().then_some(()) }).await;
+    eventually("the pod to be collected", async || list().await.is_empty().then_some(())).await;
 }
 
 #[tokio::test]

@@ -2,17 +2,17 @@
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use longshore::api::{Defined, LustreFileSystem, NnfDataMovement, NnfDataMovementManager};
 use serde_json::{Value, json};
+use test_cluster::eventually;
 use test_cluster::real_node::RealNode;
 
-use crate::support::cluster::apply;
+use crate::support::cluster::{Movement, apply, are_mounted};
 use crate::support::printed;
 
 /// The namespace of the manager and the workers.
@@ -20,20 +20,6 @@ pub const WORKERS: &str = "nnf-dm-system";
 
 /// The user and group of the jobs.
 pub const USER: u32 = 1234;
-
-const LIMIT: Duration = Duration::from_secs(90);
-
-/// Waits until something is found, looking often.
-pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = found().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// A real node.
 pub struct Cluster {
@@ -156,14 +142,7 @@ impl Cluster {
     /// Waits until filesystems are mounted, and the worker is ready.
     pub async fn mounted(&self, names: &[&str]) {
         eventually("filesystems to be mounted", async || {
-            for name in names {
-                let object = self.file_systems().get(name).await.unwrap();
-                let said = object.annotations().get("longshore.dev/condition")?;
-                let said: Value = serde_json::from_str(said).unwrap();
-                if said["reason"] != "Mounted" {
-                    return None;
-                }
-            }
+            are_mounted(&self.file_systems(), names).await?;
             self.ready().await.then_some(())
         })
         .await;
@@ -190,28 +169,10 @@ impl Cluster {
     /// A movement from one filesystem to another one, by a profile with some fields.
     pub async fn create_movement(&self, name: &str, from: &str, to: &str, mut profile: Value) {
         profile["storeStdout"] = json!(true);
-        self.apply(json!({
-            "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovementProfile",
-            "metadata": {"name": name, "namespace": "default"},
-            "data": profile,
-        }))
-        .await;
-        let end = |path: &str| {
-            let of = path.split('/').nth(2).unwrap();
-            let reference = json!({"kind": "LustreFileSystem", "name": of, "namespace": "default"});
-            json!({"path": path, "storageReference": reference})
-        };
-        self.apply(json!({
-            "apiVersion": "nnf.cray.hpe.com/v1alpha11", "kind": "NnfDataMovement",
-            "metadata": {"name": name, "namespace": WORKERS},
-            "spec": {
-                "source": end(from), "destination": end(to), "userId": USER, "groupId": USER,
-                "profileReference": {
-                    "kind": "NnfDataMovementProfile", "name": name, "namespace": "default",
-                },
-            },
-        }))
-        .await;
+        let (namespace, file_systems, user) = (WORKERS, "default", USER);
+        let movement =
+            Movement { namespace, file_systems, name, user, source: from, destination: to };
+        movement.create(&self.client, profile).await;
     }
 
     /// Waits until a movement is finished, and returns its status.

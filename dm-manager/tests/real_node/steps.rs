@@ -11,8 +11,9 @@ use kube::api::{
 use kube::{Api, ResourceExt};
 use longshore::api::data_movement_manager::NAME;
 use serde_json::{Value, json};
+use test_cluster::eventually;
 
-use crate::cluster::{Cluster, USER, eventually};
+use crate::cluster::{Cluster, USER};
 use crate::processes::{self, kill, movers, workers};
 
 /// So that a copy takes seconds.

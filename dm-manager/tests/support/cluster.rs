@@ -1,7 +1,8 @@
 //! What several tests do to a cluster, whichever it is.
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
+use longshore::api::LustreFileSystem;
 use serde_json::{Value, json};
 
 /// What `kubectl apply --server-side` does.
@@ -18,6 +19,19 @@ pub async fn apply(client: &Client, object: Value) {
     let how = PatchParams::apply("deploy");
     let applied = api.patch(&name, &how, &Patch::Apply(&object)).await;
     applied.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
+}
+
+/// Whether all of these filesystems are said to be mounted.
+pub async fn are_mounted(file_systems: &Api<LustreFileSystem>, names: &[&str]) -> Option<()> {
+    for name in names {
+        let object = file_systems.get(name).await.unwrap();
+        let said = object.annotations().get("longshore.dev/condition")?;
+        let said: Value = serde_json::from_str(said).unwrap();
+        if said["reason"] != "Mounted" {
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// A movement.
