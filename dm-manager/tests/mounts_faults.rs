@@ -16,7 +16,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use support::printed;
-use workers::{FINALIZER, Scene, eventually};
+use workers::{FINALIZER, Manager, Scene, eventually};
 
 fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
@@ -82,6 +82,16 @@ async fn a_leader_that_was_stopped_writes_nothing_when_it_goes_on() {
     scene.end().await;
 }
 
+/// Starts a manager and has a filesystem, `lus1`, mounted in all workers.
+async fn mounted(scene: &Scene) -> Manager {
+    scene.create_manager_object(json!({})).await;
+    let manager = scene.start_manager("one");
+    scene.create_file_system("lus1").await;
+    scene.condition("lus1", |condition| condition["reason"] == "Mounted").await;
+    scene.wait_ready(true).await;
+    manager
+}
+
 /// Trap 23: neither an unready worker nor another filesystem that goes keeps one.
 #[tokio::test]
 async fn an_unready_worker_keeps_no_other_filesystem() {
@@ -116,11 +126,7 @@ async fn an_unready_worker_keeps_no_other_filesystem() {
 #[tokio::test]
 async fn a_status_of_before_is_not_taken_for_ready() {
     let Some(scene) = Scene::new("late", &["a"]).await else { return };
-    scene.create_manager_object(json!({})).await;
-    let _manager = scene.start_manager("one");
-    scene.create_file_system("lus1").await;
-    scene.condition("lus1", |condition| condition["reason"] == "Mounted").await;
-    scene.wait_ready(true).await;
+    let _manager = mounted(&scene).await;
     let before = generation(&scene).await;
     let controllers = *scene.plane.pids().last().unwrap();
     signal(controllers, "STOP");
@@ -212,11 +218,7 @@ async fn a_claim_that_is_made_anew_is_bound_again() {
 #[tokio::test]
 async fn a_claim_of_the_workers_that_is_going_is_given_up_and_mounted_anew() {
     let Some(scene) = Scene::new("going", &["a"]).await else { return };
-    scene.create_manager_object(json!({})).await;
-    let _manager = scene.start_manager("one");
-    scene.create_file_system("lus1").await;
-    scene.condition("lus1", |condition| condition["reason"] == "Mounted").await;
-    scene.wait_ready(true).await;
+    let _manager = mounted(&scene).await;
     let before = generation(&scene).await;
     let first = bound(&scene, &scene.namespace, &scene.claim("lus1"), None).await;
 
