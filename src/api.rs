@@ -29,7 +29,6 @@ pub mod resource_error;
 mod schema;
 pub mod shard_progress;
 pub mod storage;
-pub mod turns;
 pub mod workflow;
 
 pub use data_movement::NnfDataMovement;

@@ -14,13 +14,12 @@ use kube::api::ListParams;
 use longshore::api::data_movement::Outcome;
 use longshore::api::data_movement_shard::Counters;
 use serde_json::json;
-use support::fleet::eventually;
 use support::ledger::Ledger;
 use support::manager::{Manager, value};
 use support::rabbit::{COPY, Rabbit, outcome};
 use support::real_worker::{Place, RealWorker};
 use support::scenes::place;
-use test_cluster::{ControlPlane, skip};
+use test_cluster::{ControlPlane, skip, until};
 
 /// Prometheus' linter: in the path, or where `tests/all.sh` puts it.
 fn promtool() -> Option<PathBuf> {
@@ -125,7 +124,7 @@ async fn what_is_scraped_passes_promtool_and_is_what_was_done() {
 
     let (running, finished) =
         ("longshore_movements{state=\"running\"}", "longshore_movements{state=\"finished\"}");
-    eventually("one to run and the others to be finished", async || {
+    until("one to run and the others to be finished", async || {
         let text = manager.get("/metrics").1;
         (value(&text, running, ""), value(&text, finished, "")) == (1.0, 8.0)
     })
@@ -157,9 +156,9 @@ async fn what_is_scraped_passes_promtool_and_is_what_was_done() {
     assert!(files > 3 + 4 + 5 + 6 + 7 + 3, "some were copied before it was cancelled");
 
     let no_movers = async || value(&worker.metrics(), "longshore_worker_movers", "") == 0.0;
-    eventually("the end of all movers", no_movers).await;
+    until("the end of all movers", no_movers).await;
     let all_counted = async || value(&manager.get("/metrics").1, finished, "") == 9.0;
-    eventually("all to be counted", all_counted).await;
+    until("all to be counted", all_counted).await;
     lint_both(promtool.as_ref(), &manager, &worker);
     let written = ledger.so_far().await;
     eprintln!("{written:?}");

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dm_service::Turns;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use longshore::api::data_movement_shard::{DataMovementShardStatus, ShardState};
-use longshore::api::turns::Turns;
 use longshore::api::{DataMovementShard, Defined};
 use serde_json::{Value, json};
 use tokio::sync::watch;

@@ -13,10 +13,10 @@ mod tally;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dm_service::Turns;
 use kube::Client;
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement::Outcome;
-use longshore::api::turns::Turns;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};

@@ -337,12 +337,10 @@ impl Tuner {
         }
         self.setting = fewer;
         let better = |more: &Observed| during.rate() >= STEP_GAIN * more.rate();
-        if more.iter().all(better) {
-            self.gained = true;
-            return self.try_it(Try::Fewer, *during);
-        }
-        if self.overshot {
-            // Most of a crowd may still be there.
+        let better = more.iter().all(better);
+        self.gained |= better;
+        // After the doubling most of a crowd may still be there.
+        if better || self.overshot {
             return self.try_it(Try::Fewer, *during);
         }
         // Down again and again without a loss is a way to lose a little each time.

@@ -23,3 +23,12 @@ pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>
         tokio::time::sleep(PAUSE).await;
     }
 }
+
+/// Waits until something is so.
+///
+/// # Panics
+///
+/// When it is not for too long.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    eventually(what, async || is_so().await.then_some(())).await;
+}

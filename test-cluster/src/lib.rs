@@ -32,7 +32,7 @@ mod skip;
 mod volume;
 
 pub use control_plane::{ControlPlane, Settings};
-pub use eventually::eventually;
+pub use eventually::{eventually, until};
 pub use node::Node;
 pub use nodes::{NodeSettings, Nodes};
 pub use proxy::{Link, Way};

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dm_service::Turns;
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -17,7 +18,6 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement::NnfDataMovement;
-use longshore::api::turns::Turns;
 use longshore::api::{
     DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
 };

@@ -2,7 +2,6 @@
 //! a pod of its own. Its rights are not those of `deploy/`; that these suffice is shown elsewhere.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -11,14 +10,13 @@ use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings};
+use test_cluster::{ControlPlane, NodeSettings, Nodes, Settings, until};
 
 use super::manager::{Manager, get};
 use super::rabbit::Rabbit;
 use super::real_worker::{Place, dm_worker};
 
 /// Long enough for a machine that is busy with other tests.
-const LIMIT: Duration = Duration::from_secs(90);
 const PORT: u16 = 8080;
 const NAME: &str = "workers";
 
@@ -55,17 +53,15 @@ impl Fleet {
         fleet.grant().await;
         fleet.start_workers(&root).await;
         let leases = async || fleet.leases().await == fleet.rabbits.len();
-        eventually("a Lease of every worker", leases).await;
+        until("a Lease of every worker", leases).await;
         Some(fleet)
     }
 
     /// Lets the workers do what they want.
     async fn grant(&self) {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
-        eventually("a service account", async || {
-            accounts.get_opt("default").await.unwrap().is_some()
-        })
-        .await;
+        until("a service account", async || accounts.get_opt("default").await.unwrap().is_some())
+            .await;
         let binding: ClusterRoleBinding = serde_json::from_value(json!({
             "metadata": {"name": self.namespace},
             "roleRef": {
@@ -154,23 +150,12 @@ impl Fleet {
     /// Ends the workers in order, and waits until they are gone, and their Leases.
     pub async fn end_workers(&self) {
         drop(self.daemon_sets().delete(NAME, &DeleteParams::default()).await.unwrap());
-        eventually("the end of all workers", async || {
-            self.leases().await == 0 && self.processes() == 0
-        })
-        .await;
+        until("the end of all workers", async || self.leases().await == 0 && self.processes() == 0)
+            .await;
     }
 
     /// The directory with the logs.
     pub fn directory(&self) -> &std::path::Path {
         self.plane.directory()
-    }
-}
-
-/// Waits until something is so.
-pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

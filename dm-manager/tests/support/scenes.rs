@@ -10,9 +10,9 @@ use kube::api::ListParams;
 use longshore::api::data_movement::Outcome;
 use longshore::api::{DataMovementShard, NnfDataMovement};
 use serde_json::json;
-use test_cluster::ControlPlane;
+use test_cluster::{ControlPlane, until};
 
-use super::fleet::{Fleet, eventually};
+use super::fleet::Fleet;
 use super::ledger::{Ledger, Written};
 use super::manager::value;
 use super::rabbit::{COPY, Rabbit, outcome};
@@ -165,14 +165,14 @@ pub async fn over_many_workers(nodes: usize, movements: usize, collected: bool) 
     ] {
         assert!((sum(name) - expected).abs() < 0.5, "{name}: {} and not {expected}", sum(name));
     }
-    eventually("the end of all movers", async || fleet.processes() == nodes).await;
+    until("the end of all movers", async || fleet.processes() == nodes).await;
 
     let delete = async |(rabbit, movement): &(&Rabbit, NnfDataMovement)| {
         rabbit.delete(&movement.name_any()).await;
     };
     stream::iter(&all).map(delete).buffer_unordered(32).collect::<Vec<_>>().await;
     for rabbit in &fleet.rabbits {
-        eventually("the movements to be gone", async || {
+        until("the movements to be gone", async || {
             rabbit.movements.list(&ListParams::default()).await.unwrap().items.is_empty()
         })
         .await;
@@ -183,7 +183,7 @@ pub async fn over_many_workers(nodes: usize, movements: usize, collected: bool) 
         };
         assert!(shards().await.iter().all(goes));
         if collected {
-            eventually("the shards to be gone", async || shards().await.is_empty()).await;
+            until("the shards to be gone", async || shards().await.is_empty()).await;
         }
     }
     fleet.end_workers().await;
