@@ -39,6 +39,8 @@ const REFUSED_MAX: u32 = 4;
 const BEARABLE: f64 = 1.5;
 /// Least operations of a lane by which its latency is known.
 const LANE_WORK: f64 = 10.0;
+/// So often halving may fail before it is given up.
+const HALVINGS: u32 = 2;
 /// Least operations in a window, so that its throughput is worth comparing.
 const WINDOW_WORK: f64 = 60.0;
 /// Shortest and longest window in seconds: while climbing, and later.
@@ -90,8 +92,9 @@ pub(crate) struct Tuner {
     window: Observed,
     /// Doubling still gains.
     ramping: bool,
-    /// Doubling has just ended, perhaps too late: the first windows of a copy rise by themselves.
-    overshot: bool,
+    /// How often it may still be tried to halve what doubling has come to, perhaps too late: the first windows
+    /// of a copy rise by themselves, and the noise of a trial may hide a crowd.
+    halvings: u32,
     rest: f64,
     /// What is tried in this round after the present trial.
     agenda: Vec<Try>,
@@ -114,7 +117,7 @@ impl Tuner {
             phase: Phase::Before(Try::More),
             window: Observed::default(),
             ramping: true,
-            overshot: true,
+            halvings: HALVINGS,
             rest: REST_SECONDS,
             agenda: Vec::new(),
             gained: false,
@@ -196,7 +199,6 @@ impl Tuner {
     }
 
     fn start_round(&mut self) {
-        self.overshot = false;
         self.window = Observed::default();
         self.gained = false;
         self.agenda.clear();
@@ -235,7 +237,7 @@ impl Tuner {
                 let step = scaled(workers, 1.0 / STEP);
                 let half = scaled(workers, 1.0 / RAMP);
                 let needed = self.without_a_crowd(&before, workers).max(half);
-                let fewer = if self.overshot { needed.min(step) } else { step };
+                let fewer = if self.halvings > 0 { needed.min(step) } else { step };
                 setting.workers = fewer.max(self.least);
             }
             Try::Bound(lane) => {
@@ -281,6 +283,7 @@ impl Tuner {
         if tried == Try::Fewer {
             let fewer = std::mem::replace(&mut self.setting, back);
             if !during.is_enough(&before, share(&fewer, &back)) {
+                self.halvings = self.halvings.saturating_sub(1);
                 return self.next();
             }
             self.phase = Phase::After { before, during, fewer };
@@ -333,6 +336,7 @@ impl Tuner {
     fn judge_fewer(&mut self, fewer: Setting, more: &[Observed; 2], during: &Observed) {
         let share = share(&fewer, &self.setting);
         if !more.iter().all(|more| during.is_enough(more, share)) {
+            self.halvings = self.halvings.saturating_sub(1);
             return self.next();
         }
         self.setting = fewer;
@@ -340,7 +344,7 @@ impl Tuner {
         let better = more.iter().all(better);
         self.gained |= better;
         // After the doubling most of a crowd may still be there.
-        if better || self.overshot {
+        if better || self.halvings > 0 {
             return self.try_it(Try::Fewer, *during);
         }
         // Down again and again without a loss is a way to lose a little each time.
