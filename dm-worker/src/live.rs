@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
 use longshore::api::mount_list::{KEY, MountList};
 use tokio::sync::watch;
@@ -50,7 +50,7 @@ pub(crate) async fn keep(
         return;
     }
     let api: Api<ConfigMap> = Api::namespaced(source.client, &source.namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", source.name));
+    let config = dm_service::watching().fields(&format!("metadata.name={}", source.name));
     let mut events = watcher(api, config).backoff(Pauses::default()).boxed();
     while let Some(event) = events.next().await {
         // A list that was deleted says nothing; it comes back.

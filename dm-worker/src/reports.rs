@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dm_service::since_boot;
 use longshore::api::shard_progress::{ShardProgress, write_reports};
 use tokio::time::sleep;
-
-use dm_service::since_boot;
 
 /// What is known of the running shards, by namespace and name. Clones are the same.
 #[derive(Clone, Debug, Default)]
