@@ -111,24 +111,31 @@ async fn lead_again_and_again(
     readiness: &Readiness,
     workers: &worker_set::Args,
 ) {
+    let mut returned = false;
     loop {
         election.acquire(|| readiness.set(true)).await;
         tracing::info!("leading");
         context.metrics.leader.set(1);
         tokio::select! {
-            () = controllers(context, readiness, workers) => {}
+            () = controllers(context, readiness, workers, returned) => {}
             () = election.keep() => {}
         }
+        returned = true;
         context.metrics.leader.set(0);
         tracing::warn!("leading no more");
     }
 }
 
 /// All controllers. They run until they are dropped.
-async fn controllers(context: &Context, readiness: &Readiness, workers: &worker_set::Args) {
+async fn controllers(
+    context: &Context,
+    readiness: &Readiness,
+    workers: &worker_set::Args,
+    returned: bool,
+) {
     tokio::join!(
         data_movement::run(context.clone(), readiness.clone()),
-        worker_set::run(context.clone(), workers.clone()),
+        worker_set::run(context.clone(), workers.clone(), returned),
     );
 }
 

@@ -67,8 +67,8 @@ impl Args {
     }
 }
 
-/// Runs until dropped.
-pub(crate) async fn run(context: Context, args: Args) {
+/// Runs until dropped; `returned` when this replica has led before and lost the API server meanwhile.
+pub(crate) async fn run(context: Context, args: Args, returned: bool) {
     let wake = Arc::new(Notify::new());
     let makes = args.create_volumes_for.is_some();
     let watched = args.keep_workers().then(|| view::View::new(&context, makes, &wake)).flatten();
@@ -76,7 +76,7 @@ pub(crate) async fn run(context: Context, args: Args) {
         tracing::info!("no workers are kept");
         return std::future::pending().await;
     };
-    let mut keeper = Keeper::new(context, args);
+    let mut keeper = Keeper::new(context, args, returned);
     let keep = async {
         view.complete().await;
         loop {
@@ -85,7 +85,7 @@ pub(crate) async fn run(context: Context, args: Args) {
                 Ok(Next::At(time)) => Some(time),
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "the workers are looked at again");
-                    keeper.failed();
+                    keeper.failed(&error);
                     Some(Instant::now() + AGAIN)
                 }
             };

@@ -454,7 +454,7 @@ async fn an_api_server_that_is_away_delays_a_rollout_and_no_more() {
     let after = scene.daemon_set().await.unwrap();
     assert_eq!(volumes(&after), ["new", "nnf"]);
     let rollouts = after.metadata.generation.unwrap() - before.metadata.generation.unwrap();
-    assert_eq!(rollouts, 1, "watches came back at different times");
+    assert_eq!(rollouts, 1, "watches came back at different times: {}", scene.log("one"));
     scene.end().await;
 }
 

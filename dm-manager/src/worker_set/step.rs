@@ -27,6 +27,10 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// How long a rollout waits for a claim that is not bound, for the same reason.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The same after the API server was away: those who bind claims have to find it again first, which took
+/// them 25 s on a busy machine.
+const CLAIM_PATIENCE_AFTERWARDS: Duration = Duration::from_secs(40);
+
 /// How long own writes may take to be seen, before it is assumed that they are undone.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,8 +51,10 @@ pub(crate) struct Keeper {
     pub(super) args: Args,
     /// The refusals that were told, by the object's uid.
     pub(super) told: HashMap<String, String>,
-    /// Since when claims are waited for, by the object's uid.
+    /// Until when claims are waited for, by the object's uid.
     unbound: HashMap<String, Instant>,
+    /// When the API server was last known to be away.
+    away: Option<Instant>,
     /// The filesystems that were wanted last, and since when.
     wanted: (Vec<(String, bool)>, Option<Instant>),
     /// The versions of objects after own writes, and when they were made: until they are seen, what is
@@ -62,13 +68,14 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// One that has done nothing yet.
-    pub(crate) fn new(context: Context, args: Args) -> Self {
+    /// One that has done nothing yet; `returned` when the API server was away just now.
+    pub(crate) fn new(context: Context, args: Args, returned: bool) -> Self {
         Self {
             context,
             args,
             told: HashMap::new(),
             unbound: HashMap::new(),
+            away: returned.then(Instant::now),
             wanted: (Vec::new(), None),
             written: HashMap::new(),
             filled: None,
@@ -77,8 +84,13 @@ impl Keeper {
         }
     }
 
-    /// Takes note of a look that failed.
-    pub(crate) fn failed(&self) {
+    /// Takes note of a look that failed. While the API server is away nobody can bind a claim either: the patience
+    /// with those that are not bound begins anew.
+    pub(crate) fn failed(&mut self, error: &anyhow::Error) {
+        if !matches!(error.downcast_ref(), Some(kube::Error::Api(_))) {
+            self.away = Some(Instant::now());
+            self.unbound.clear();
+        }
         self.context.metrics.reconcile_failures.with_label_values(&["worker_set"]).inc();
     }
 
@@ -342,9 +354,11 @@ impl Keeper {
         self.wanted = (wanted, Some(since));
         let mut wait = (now < since + SETTLED).then_some(since + SETTLED);
         for one in unbound {
-            let since = *self.unbound.entry(name(one)).or_insert(now);
-            if now < since + CLAIM_PATIENCE {
-                wait = wait.max(Some(since + CLAIM_PATIENCE));
+            let afterwards = self.away.is_some_and(|away| now < away + CLAIM_PATIENCE);
+            let patience = if afterwards { CLAIM_PATIENCE_AFTERWARDS } else { CLAIM_PATIENCE };
+            let until = *self.unbound.entry(name(one)).or_insert(now + patience);
+            if now < until {
+                wait = wait.max(Some(until));
             }
         }
         if let Some(wait) = wait {

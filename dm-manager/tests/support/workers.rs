@@ -73,6 +73,8 @@ impl Scene {
         };
         let played = plane.nodes(settings).unwrap()?;
         let (client, namespace) = plane.scene(&crate::printed(&["--all"]), about).await;
+        // A test that failed has left its own.
+        clear(&client).await;
         // What makes it is the service account that the workers have.
         plane.service_account_token(&namespace, "nnf-dm-node-controller").await.unwrap();
         Some(Self {
@@ -292,11 +294,19 @@ impl Scene {
 
     /// Takes away what other tests would see.
     pub async fn end(self) {
-        for one in self.file_systems().list(&ListParams::default()).await.unwrap() {
-            let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-            let how = PatchParams::default();
-            drop(self.file_systems().patch(&one.name_any(), &how, &free).await);
-            drop(self.file_systems().delete(&one.name_any(), &DeleteParams::default()).await);
-        }
+        clear(&self.client).await;
+    }
+}
+
+/// Takes away all filesystems, of whatever test: managers see those of all namespaces.
+async fn clear(client: &Client) {
+    let version = Version::new("v1beta1");
+    let all = Api::<LustreFileSystem>::all_with(client.clone(), &version);
+    for one in all.list(&ListParams::default()).await.unwrap() {
+        let namespace = one.namespace().unwrap();
+        let there = Api::<LustreFileSystem>::namespaced_with(client.clone(), &namespace, &version);
+        let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        drop(there.patch(&one.name_any(), &PatchParams::default(), &free).await);
+        drop(there.delete(&one.name_any(), &DeleteParams::default()).await);
     }
 }
