@@ -4,10 +4,13 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, openat, posix_fadvise};
 use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::fsync;
 
 use super::plain::read_some;
@@ -28,6 +31,8 @@ const SMALL_SLOTS: usize = 32;
 const CELL_BUFFERS_BYTES: usize = 16 << 20;
 /// Most cells in flight per worker.
 const CELL_SLOTS: usize = 8;
+/// How long a file waits for pages that somebody else has in hand, in milliseconds: 31 in all.
+const PAGE_PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// How a file is read back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,20 +81,8 @@ impl OpenBack {
         let (how, block) = match direct_block(&file) {
             Some(block) => (How::Direct, block),
             None => {
-                // A filesystem that cannot drop pages is found out by those that are left. Kernels
-                // before 6.5 cannot say; then the advice is trusted.
-                let size = stat.st_size.cast_unsigned();
-                let left = || {
-                    drop_pages(&file);
-                    sys::cached_pages(file.as_fd(), size).unwrap_or(0)
-                };
-                let mut left_over = left();
-                if left_over > 0 {
-                    // Pages that were still dirty do not go; one more flush is cheap beside a doubt.
-                    fsync(&file).at(Step::ReadBack)?;
-                    left_over = left();
-                }
-                (if left_over == 0 { How::Dropped } else { How::Memory }, 1)
+                let gone = pages_go(&file, stat.st_size.cast_unsigned()).at(Step::ReadBack)?;
+                (if gone { How::Dropped } else { How::Memory }, 1)
             }
         };
         Ok(Self { file: Arc::new(file), stat, how, block })
@@ -117,6 +110,31 @@ impl OpenBack {
     pub(crate) fn unit(&self) -> usize {
         self.block.max(4096)
     }
+}
+
+/// Drops a file's pages and says whether all of them went. A filesystem that cannot drop pages is found
+/// out by those that are left. Kernels before 6.5 cannot say; then the advice is trusted.
+fn pages_go(file: &OwnedFd, size_bytes: u64) -> Result<bool, Errno> {
+    let gone = || {
+        drop_pages(file);
+        sys::cached_pages(file.as_fd(), size_bytes).unwrap_or(0) == 0
+    };
+    if gone() {
+        return Ok(true);
+    }
+    if fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
+        return Ok(false);
+    }
+    // Pages that were still dirty do not go; one more flush is cheap beside a doubt.
+    fsync(file)?;
+    for pause_ms in PAGE_PAUSES_MS {
+        if gone() {
+            return Ok(true);
+        }
+        // Nor do those that somebody has in hand, as the kernel has while it moves them to make room.
+        sleep(Duration::from_millis(pause_ms));
+    }
+    Ok(gone())
 }
 
 /// Advice that a filesystem may not take; whether it did is seen by what is left.
@@ -344,7 +362,32 @@ mod tests {
     use std::collections::BTreeMap;
     use std::io::Write;
 
+    use nix::fcntl::{SpliceFFlags, splice};
+
     use super::*;
+
+    /// A pipe holds on to the pages that were spliced into it, as the kernel does to those that it moves.
+    #[test]
+    fn pages_in_other_hands_are_waited_for_but_not_for_ever() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[7; 5000]).unwrap();
+        file.as_file().sync_all().unwrap();
+        let file = OwnedFd::from(file.into_file());
+        if !sys::cached_pages(file.as_fd(), 5000).is_ok_and(|pages| pages > 0) {
+            eprintln!("skipped: this kernel cannot say which pages are in memory");
+            return;
+        }
+        let (out, into) = nix::unistd::pipe().unwrap();
+        let held = splice(&file, Some(&mut 0), &into, None, 5000, SpliceFFlags::empty()).unwrap();
+        assert!(held > 0);
+        assert!(!pages_go(&file, 5000).unwrap());
+        let letting_go = std::thread::spawn(move || {
+            sleep(Duration::from_millis(2));
+            drop((out, into));
+        });
+        assert!(pages_go(&file, 5000).unwrap());
+        letting_go.join().unwrap();
+    }
 
     /// The ring and its plain twin must give the same bytes for every length and offset.
     #[test]
