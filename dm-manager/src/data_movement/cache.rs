@@ -103,8 +103,10 @@ where
         if !namespace.is_empty() {
             reference = reference.within(namespace);
         }
+        // In this order: what is forgotten here because the watch has shown it is in the store by then.
+        let written = self.lock();
         let watched = self.store.get(&reference);
-        match self.lock().get(&(namespace.to_owned(), name.to_owned())) {
+        match written.get(&(namespace.to_owned(), name.to_owned())) {
             None => watched,
             Some(Own::Gone(uid)) => watched.filter(|object| object.uid() != *uid),
             Some(Own::Object(own)) => watched
@@ -182,5 +184,66 @@ impl Iterator for Retry {
 impl Backoff for Retry {
     fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use futures::channel::mpsc::unbounded;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn object(revision: u64) -> ConfigMap {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "one", "namespace": "some", "resourceVersion": revision.to_string()},
+        }))
+        .unwrap()
+    }
+
+    /// While watch and writer speak at once, as they do.
+    #[test]
+    fn what_was_known_once_is_never_forgotten_again() {
+        const REVISIONS: u64 = 20_000;
+        let (watch, events) = unbounded();
+        let (cache, changes) = Cache::<ConfigMap>::new((), events);
+        let send = |event| watch.unbounded_send(Ok(event)).unwrap();
+        for event in [Event::Init, Event::InitDone, Event::Apply(object(1))] {
+            send(event);
+        }
+        let watching = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(drain(changes));
+        });
+        let (written, writes) = mpsc::channel();
+        let reading = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                let mut least = 0;
+                while least < REVISIONS {
+                    least = writes.try_iter().last().unwrap_or(least);
+                    let known = cache.get("some", "one").map_or(0, |one| revision(one.as_ref()));
+                    assert!(known >= least, "{known} after {least}");
+                    least = known;
+                }
+            })
+        };
+        while cache.get("some", "one").is_none() {
+            thread::yield_now();
+        }
+        for revision in 2..=REVISIONS {
+            cache.wrote(object(revision));
+            written.send(revision).unwrap();
+            send(Event::Apply(object(revision)));
+            while !cache.lock().is_empty() {
+                thread::yield_now();
+            }
+        }
+        drop(watch);
+        reading.join().unwrap();
+        watching.join().unwrap();
     }
 }
