@@ -1,6 +1,6 @@
 //! What data movements cost with the real manager, the real workers and a real API server, beside what they
 //! are to cost: `cargo bench -p dm-manager --bench movements` (as root). It never fails because of a time;
-//! it fails when a copy is not exact.
+//! it fails when a copy is not exact. With `-- --only one,many,reports,fleet` it does some of it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub)] // a bench
 
 #[path = "../tests/support/mod.rs"]
@@ -88,21 +88,62 @@ fn plural(number: usize) -> &'static str {
     if number == 1 { "" } else { "s" }
 }
 
+/// What data movements cost.
+#[derive(clap::Parser)]
+struct Args {
+    /// Do these only
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Scene::ALL)]
+    only: Vec<Scene>,
+
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Scene {
+    One,
+    Many,
+    Reports,
+    Fleet,
+}
+
+impl Scene {
+    const ALL: [Self; 4] = [Self::One, Self::Many, Self::Reports, Self::Fleet];
+
+    async fn play(self, table: &mut Table) {
+        match self {
+            Self::One => {
+                if let Some(took) = scenes::one_after_the_other(50).await {
+                    table.one_by_one(&took);
+                }
+            }
+            Self::Many => {
+                if let Some(took) = scenes::many_on_one_worker(300).await {
+                    table.at_once(&took, 1, Some((6.0, 3.0)), 60.0);
+                }
+            }
+            Self::Reports => {
+                if let Some(took) = scenes::copies_that_report(10, 20, 5).await {
+                    table.reported(&took, 10, 5);
+                }
+            }
+            Self::Fleet => {
+                if let Some(took) = scenes::over_many_workers(20, 1000, true).await {
+                    table.at_once(&took, 20, None, 150.0);
+                }
+            }
+        }
+    }
+}
+
 fn main() {
+    let args = <Args as clap::Parser>::parse();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(2).enable_all().build().unwrap().block_on(async {
         let mut table = Table::default();
-        if let Some(took) = scenes::one_after_the_other(50).await {
-            table.one_by_one(&took);
-        }
-        if let Some(took) = scenes::many_on_one_worker(300).await {
-            table.at_once(&took, 1, Some((6.0, 3.0)), 60.0);
-        }
-        if let Some(took) = scenes::copies_that_report(10, 20, 5).await {
-            table.reported(&took, 10, 5);
-        }
-        if let Some(took) = scenes::over_many_workers(20, 1000, true).await {
-            table.at_once(&took, 20, None, 150.0);
+        for scene in args.only {
+            scene.play(&mut table).await;
         }
         table.print();
     });

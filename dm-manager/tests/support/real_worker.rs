@@ -1,5 +1,6 @@
 //! The real `dm-worker` as the worker of a rabbit's node. It needs root: copies run as other users.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -122,6 +123,15 @@ pub fn dm_worker() -> &'static Path {
         if folder.ends_with("release") {
             build.arg("--release");
         }
+        // What cargo says to this test of its package is not for other packages: some would be built anew
+        // because of it, and with them all that depends on them, here and in the next build.
+        let of_this_package = |name: &OsString| {
+            let name = name.to_string_lossy();
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+        };
+        std::env::vars_os().map(|(name, _)| name).filter(of_this_package).for_each(|name| {
+            build.env_remove(name);
+        });
         assert!(build.status().unwrap().success(), "dm-worker cannot be built");
         folder.join("dm-worker")
     })

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use longshore::api::data_movement::{Outcome, State};
 use longshore::api::{Defined, NnfDataMovement};
+use tokio::sync::watch;
 
 use super::ledger::{Ledger, Written};
 use super::manager::Manager;
@@ -27,22 +29,33 @@ fn key(movement: &NnfDataMovement) -> String {
     format!("{}/{}", movement.namespace().unwrap(), movement.name_any())
 }
 
+/// What a watch has seen; none before it sees everything that changes.
+type Sight = watch::Sender<Option<Seen>>;
+
 /// Watches until so many movements are finished.
-async fn watch(client: &Client, number: usize) -> Seen {
+async fn look(client: &Client, number: usize, sight: &Sight) {
     let version = NnfDataMovement::DEFINITION.storage_version();
     let movements: Api<NnfDataMovement> = Api::all_with(client.clone(), &version);
     let events = watcher(movements, watcher::Config::default());
-    let mut events = std::pin::pin!(events.default_backoff().applied_objects());
-    let (mut seen, mut finished) = (Seen::new(), 0);
+    let mut events = std::pin::pin!(events.default_backoff());
+    let mut finished = 0;
     while finished < number {
-        let Some(Ok(movement)) = events.next().await else { continue };
+        let movement = match events.next().await {
+            Some(Ok(Event::InitApply(movement) | Event::Apply(movement))) => movement,
+            Some(Ok(Event::InitDone)) => {
+                sight.send_modify(|seen| *seen = Some(seen.take().unwrap_or_default()));
+                continue;
+            }
+            _ => continue,
+        };
         let Some(state) = state(&movement) else { continue };
-        seen.entry((key(&movement), state)).or_insert_with(|| {
-            finished += usize::from(state == State::Finished);
-            Instant::now()
+        sight.send_modify(|seen| {
+            seen.get_or_insert_default().entry((key(&movement), state)).or_insert_with(|| {
+                finished += usize::from(state == State::Finished);
+                Instant::now()
+            });
         });
     }
-    seen
 }
 
 /// The one in the middle.
@@ -115,16 +128,22 @@ pub async fn at_once(
     }
     let ledger = Ledger::open(&first.client, &first.namespace).await;
     let cpu: Vec<f64> = programs.iter().map(|(_, pid)| cpu_seconds(*pid)).collect();
-    let begin = Instant::now();
+    let sight = Sight::new(None);
+    let mut looking = sight.subscribe();
     let create = async |(rabbit, movement): &(&Rabbit, NnfDataMovement)| {
         (key(&rabbit.create(movement).await), Instant::now())
     };
     // As a creator has them made that has one client: each request under way is a connection here.
     let creations = stream::iter(movements).map(create).buffer_unordered(CREATED_AT_ONCE);
-    let creations = creations.collect::<Vec<_>>();
-    let all = async { tokio::join!(watch(&first.client, movements.len()), creations) };
-    let (seen, created) = tokio::time::timeout(LIMIT, all).await.expect("all are finished in time");
+    let creations = async {
+        looking.wait_for(Option::is_some).await.unwrap();
+        (Instant::now(), creations.collect::<Vec<_>>().await)
+    };
+    let all = async { tokio::join!(creations, look(&first.client, movements.len(), &sight)).0 };
+    let (begin, created) =
+        tokio::time::timeout(LIMIT, all).await.expect("all are finished in time");
     let finished = begin.elapsed();
+    let seen = sight.send_replace(None).unwrap();
     let spent = |(index, (name, pid)): (usize, &Program)| (*name, cpu_seconds(*pid) - cpu[index]);
     let cpu = programs.iter().enumerate().map(spent).collect();
     let written = ledger.so_far().await;
@@ -191,21 +210,29 @@ pub struct OneByOne {
 
 /// Creates movements one after the other, each when the one before is finished.
 pub async fn one_by_one(rabbit: &Rabbit, movements: &[NnfDataMovement]) -> OneByOne {
-    let (mut running, mut finished) = (Vec::new(), Vec::new());
-    for (index, movement) in movements.iter().enumerate() {
-        let create = async {
-            let created = rabbit.create(movement).await;
-            (key(&created), Instant::now())
+    let sight = Sight::new(None);
+    let mut looking = sight.subscribe();
+    let creations = async {
+        let mut creations = Vec::new();
+        looking.wait_for(Option::is_some).await.unwrap();
+        for movement in movements {
+            let name = key(&rabbit.create(movement).await);
+            creations.push((name.clone(), Instant::now()));
+            let end = (name, State::Finished);
+            let ended = |seen: &Option<Seen>| seen.as_ref().unwrap().contains_key(&end);
+            looking.wait_for(ended).await.unwrap();
+        }
+        creations
+    };
+    let creations = tokio::join!(creations, look(&rabbit.client, movements.len(), &sight)).0;
+    let seen = sight.send_replace(None).unwrap();
+    let since = |wanted: State| {
+        let at = |(name, created): &(String, Instant)| {
+            Some(seen.get(&(name.clone(), wanted))?.saturating_duration_since(*created))
         };
-        // Those before are finished already, and are seen at once.
-        let (seen, (name, created)) = tokio::join!(watch(&rabbit.client, index + 1), create);
-        let since = |state| {
-            let at = seen.get(&(name.clone(), state));
-            at.map(|at| at.saturating_duration_since(created))
-        };
-        running.extend(since(State::Running));
-        finished.extend(since(State::Finished));
-    }
+        creations.iter().filter_map(at).collect::<Vec<_>>()
+    };
+    let (running, finished) = (since(State::Running), since(State::Finished));
     let number = running.len();
     OneByOne { number, running: median(running), finished: median(finished) }
 }
