@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dm_service::Readiness;
+use dm_service::{Readiness, Step};
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -176,7 +176,7 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
             patience: context.patience.lost_worker,
             now: Timestamp::now(),
         });
-        let mut executor = Executor { context, world, movement, shard, ending: false };
+        let mut executor = Executor { context, world, movement, shard, step: Step::Enter };
         let mut done = Ok(());
         for action in decision.actions {
             done = executor.carry_out(action).await;

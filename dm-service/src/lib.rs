@@ -15,4 +15,4 @@ pub use clock::since_boot;
 pub use log::{LogFormat, log_to_standard_error};
 pub use process::{Ends, block_on, host_name};
 pub use server::{Readiness, serve};
-pub use turns::{Turn, Turns};
+pub use turns::{Step, Turn, Turns};

@@ -1,77 +1,219 @@
 //! Whose request to the API server is next, where many have something to say at once: each request under way
-//! is a connection of its own, and hundreds of new ones cost both sides more than the requests do. What lets
-//! a copy begin goes before what only says that one has ended. It sends nothing.
+//! is a connection of its own, and hundreds of new ones cost both sides more than the requests do. A copy that
+//! is on its way goes before one that is not, so that the first run soon and nobody waits for all. What only
+//! says that a copy has ended has few turns of its own: it takes nothing from others, here or elsewhere, that
+//! have yet to begin. It sends nothing.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// As many requests are under way at once, at most.
+use tokio::sync::oneshot;
+
+/// As many requests are under way at once, at most, beside those about ends.
 const AT_ONCE: usize = 24;
 
-/// As many of them may be about ends.
-const ENDS_AT_ONCE: usize = 6;
+/// As many requests about ends are.
+const ENDS_AT_ONCE: usize = 2;
 
-/// The turns of all who share a client. Among those who want the same they come in order.
+/// What a request does for a copy. The first goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It says that the copy runs, or changes one that does.
+    GoOn,
+    /// It lets the copy begin.
+    Begin,
+    /// It takes the copy in, or lets it go.
+    Enter,
+    /// It says that the copy has ended.
+    End,
+}
+
+/// The turns of all who share a client. Among those at the same step they come in order.
 #[derive(Debug)]
-pub struct Turns {
-    all: Semaphore,
-    ends: Semaphore,
+pub struct Turns(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    free_for_ends: usize,
+    /// Who waits, by step and arrival.
+    waiting: BTreeMap<(Step, u64), oneshot::Sender<()>>,
+    arrivals: u64,
 }
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
 pub struct Turn<'a> {
-    _one: SemaphorePermit<'a>,
-    _end: Option<SemaphorePermit<'a>>,
+    turns: &'a Turns,
+    step: Step,
+}
+
+/// A place in the queue, until it is dropped.
+struct Place<'a> {
+    turns: &'a Turns,
+    at: (Step, u64),
+    called: oneshot::Receiver<()>,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { all: Semaphore::new(AT_ONCE), ends: Semaphore::new(ENDS_AT_ONCE) }
+        Self(Mutex::new(State {
+            free: AT_ONCE,
+            free_for_ends: ENDS_AT_ONCE,
+            waiting: BTreeMap::new(),
+            arrivals: 0,
+        }))
     }
 }
 
 impl Turns {
-    /// Waits for a turn: to say that something has ended, or for anything else.
+    /// Waits for a turn.
     ///
     /// # Panics
     ///
-    /// Never: the semaphores are not closed.
-    pub async fn next(&self, end: bool) -> Turn<'_> {
-        const OPEN: &str = "nobody closes it";
-        // In this order: an end that waits for its turn takes none from others.
-        let end = match end {
-            true => Some(self.ends.acquire().await.expect(OPEN)),
-            false => None,
-        };
-        Turn { _one: self.all.acquire().await.expect(OPEN), _end: end }
+    /// Never: who waits is called, or stops waiting.
+    pub async fn next(&self, step: Step) -> Turn<'_> {
+        let mut place = self.queue(step);
+        (&mut place.called).await.expect("who waits is called");
+        Turn { turns: self, step }
+    }
+
+    fn queue(&self, step: Step) -> Place<'_> {
+        let mut state = self.lock();
+        let at = (step, state.arrivals);
+        state.arrivals += 1;
+        let (call, called) = oneshot::channel();
+        state.waiting.insert(at, call);
+        state.call();
+        Place { turns: self, at, called }
+    }
+
+    fn give_back(&self, step: Step) {
+        let mut state = self.lock();
+        *state.free(step) += 1;
+        state.call();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// How many turns are free for what is at a step.
+    fn free(&mut self, step: Step) -> &mut usize {
+        if step == Step::End { &mut self.free_for_ends } else { &mut self.free }
+    }
+
+    /// Calls those whose turn it is. Who waits is there to be called: who leaves is not in the queue.
+    fn call(&mut self) {
+        for first in [Step::GoOn, Step::End] {
+            while *self.free(first) > 0
+                && let Some(at) = self.waiting.range((first, 0)..).next().map(|(at, _)| *at)
+                && (at.0 == Step::End) == (first == Step::End)
+                && let Some(call) = self.waiting.remove(&at)
+            {
+                *self.free(first) -= usize::from(call.send(()).is_ok());
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.give_back(self.step);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.turns.lock().waiting.remove(&self.at);
+        // Called, and gone before it heard.
+        if self.called.try_recv().is_ok() {
+            self.turns.give_back(self.at.0);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker};
 
     use super::*;
 
-    fn at_once(turns: &Turns, end: bool) -> Option<Turn<'_>> {
-        match pin!(turns.next(end)).poll(&mut Context::from_waker(Waker::noop())) {
+    type Next<'a> = Pin<Box<dyn Future<Output = Turn<'a>> + 'a>>;
+
+    /// Whether a turn has come.
+    fn look<'a>(next: &mut Next<'a>) -> Option<Turn<'a>> {
+        match pin!(next).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
         }
     }
 
+    fn wait(turns: &Turns, step: Step) -> Next<'_> {
+        let mut next: Next<'_> = Box::pin(turns.next(step));
+        assert!(look(&mut next).is_none(), "{step:?} came at once");
+        next
+    }
+
+    fn take(turns: &Turns, step: Step) -> Option<Turn<'_>> {
+        look(&mut (Box::pin(turns.next(step)) as Next<'_>))
+    }
+
+    fn take_all(turns: &Turns, step: Step) -> Vec<Turn<'_>> {
+        std::iter::from_fn(|| take(turns, step)).collect()
+    }
+
     #[test]
-    fn ends_leave_room_for_beginnings() {
+    fn who_is_further_goes_first_and_the_rest_in_order() {
         let turns = Turns::default();
-        let take = |end| (0..2 * AT_ONCE).filter_map(|_| at_once(&turns, end)).collect::<Vec<_>>();
-        let ends = take(true);
+        let mut taken = take_all(&turns, Step::Enter);
+        assert_eq!(taken.len(), AT_ONCE);
+        let steps = [Step::Enter, Step::Begin, Step::GoOn, Step::Begin, Step::GoOn];
+        let mut waiting: Vec<_> =
+            steps.map(|step| wait(&turns, step)).into_iter().enumerate().collect();
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            taken.pop();
+            let come = waiting
+                .iter_mut()
+                .enumerate()
+                .find_map(|(at, (number, next))| look(next).map(|turn| (at, *number, turn)));
+            let (at, number, turn) = come.expect("one is called");
+            drop(waiting.remove(at));
+            taken.insert(0, turn);
+            order.push(number);
+        }
+        assert_eq!(order, [2, 4, 1, 3, 0]);
+    }
+
+    #[test]
+    fn ends_have_few_turns_and_always_have_them() {
+        let turns = Turns::default();
+        let others = take_all(&turns, Step::Enter);
+        let mut ends = take_all(&turns, Step::End);
         assert_eq!(ends.len(), ENDS_AT_ONCE);
-        let others = take(false);
-        assert_eq!(others.len(), AT_ONCE - ENDS_AT_ONCE);
+        let mut next = wait(&turns, Step::End);
         drop(others);
-        assert!(at_once(&turns, true).is_none());
-        drop(ends);
-        assert!(at_once(&turns, true).is_some());
+        assert!(look(&mut next).is_none());
+        ends.pop();
+        assert!(look(&mut next).is_some());
+    }
+
+    #[test]
+    fn who_does_not_wait_any_more_takes_no_turn() {
+        let turns = Turns::default();
+        for step in [Step::GoOn, Step::End] {
+            let mut taken = take_all(&turns, step);
+            let number = taken.len();
+            let [leaves, called] = [(); 2].map(|()| wait(&turns, step));
+            drop(leaves);
+            taken.pop();
+            drop(called);
+            drop(taken);
+            assert_eq!(take_all(&turns, step).len(), number);
+        }
     }
 }

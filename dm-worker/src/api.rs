@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dm_service::Turns;
+use dm_service::{Step, Turns};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use longshore::api::data_movement_shard::{DataMovementShardStatus, ShardState};
@@ -101,9 +101,8 @@ impl Shard {
         }
     }
 
-    /// Changes fields of the status of exactly this version of the object, when it is its turn, which comes
-    /// later for what says that a shard has ended; null takes a field away. Returns the version that the
-    /// object has then.
+    /// Changes fields of the status of exactly this version of the object, when it is its turn; null takes
+    /// a field away. Returns the version that the object has then.
     ///
     /// # Errors
     /// When nothing was changed, or nobody knows.
@@ -111,9 +110,9 @@ impl Shard {
         &self,
         version: &str,
         status: &Value,
-        end: bool,
+        step: Step,
     ) -> Result<String, Failure> {
-        let _turn = self.turns.next(end).await;
+        let _turn = self.turns.next(step).await;
         let patch = json!({
             // A shard that was made anew under the same name is another one.
             "metadata": {"resourceVersion": version, "uid": self.uid},
@@ -261,7 +260,8 @@ async fn keep(
         };
         let newer = seen.borrow().as_ref().and_then(|seen| newer(seen, &version, &own));
         version = newer.unwrap_or(version);
-        let failure = match shard.write(&version, &status, last).await {
+        let step = if last { Step::End } else { Step::GoOn };
+        let failure = match shard.write(&version, &status, step).await {
             Ok(written) => {
                 version = written;
                 pause = PAUSES.0;

@@ -13,7 +13,7 @@ mod tally;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dm_service::Turns;
+use dm_service::{Step, Turns};
 use kube::Client;
 use longshore::api::DataMovementShard;
 use longshore::api::data_movement::Outcome;
@@ -253,7 +253,7 @@ impl Life {
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();
-        let result = match self.target().write(&version, &status, false).await {
+        let result = match self.target().write(&version, &status, Step::Begin).await {
             // It may have been done all the same, and only the answer was lost.
             Err(Failure::Transient(error)) => {
                 self.claimed_unheard().await.ok_or(Failure::Transient(error))

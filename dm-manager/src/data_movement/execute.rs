@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dm_service::Step;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -38,8 +39,8 @@ pub(crate) struct Executor<'a> {
     /// As it was seen, and then as it was answered.
     pub(crate) movement: Arc<NnfDataMovement>,
     pub(crate) shard: Option<Arc<DataMovementShard>>,
-    /// Whether what is to be said is that the movement has ended.
-    pub(crate) ending: bool,
+    /// What the request is for that is made.
+    pub(crate) step: Step,
 }
 
 impl Executor<'_> {
@@ -49,6 +50,7 @@ impl Executor<'_> {
     ///
     /// When it was not done.
     pub(crate) async fn carry_out(&mut self, action: Action) -> Result<(), Error> {
+        self.step = step(&action, &self.movement);
         match action {
             Action::Hold => self.set_finalizers(true).await,
             Action::LetGo => self.set_finalizers(false).await,
@@ -250,7 +252,6 @@ impl Executor<'_> {
 
     async fn write(&mut self, status: &NnfDataMovementStatus) -> Result<(), Error> {
         let before = self.movement.status.clone();
-        self.ending = status.state.as_ref().is_some_and(|state| *state == State::Finished);
         match self.write_once(status).await {
             // A status that the API server finds too large is worth more short than not at all.
             Err(Error::Request(kube::Error::Api(refused))) if is_too_large(&refused) => {
@@ -297,7 +298,7 @@ impl Executor<'_> {
         {
             metrics.movement_start.observe(seconds(created.0, start.0));
         }
-        if status.state.as_ref().is_some_and(|state| *state == State::Finished) {
+        if is_finished(status) {
             let outcome = status.status.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::info!(movement = self.name(), outcome, message = status.message, "finished");
             metrics.movements_finished.with_label_values(&[outcome.as_str()]).inc();
@@ -330,11 +331,28 @@ impl Executor<'_> {
         verb: &str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
-        let _turn = self.world.turns.next(self.ending).await;
+        let _turn = self.world.turns.next(self.step).await;
         let answer = request.await;
         self.context.metrics.request(resource, verb, &answer);
         answer.map_err(Error::Request)
     }
+}
+
+/// What an action does for the copy of a movement.
+fn step(action: &Action, movement: &NnfDataMovement) -> Step {
+    match action {
+        Action::Hold | Action::LetGo | Action::DeleteShard => Step::Enter,
+        Action::CreateShard(_) => Step::Begin,
+        // The end of one that nobody has seen running is also the news that it ran.
+        Action::Write(status) if is_finished(status) && movement.status.is_some() => Step::End,
+        Action::Write(_) | Action::CancelShard | Action::PutBackShard | Action::Warn { .. } => {
+            Step::GoOn
+        }
+    }
+}
+
+fn is_finished(status: &NnfDataMovementStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| *state == State::Finished)
 }
 
 /// Whether the API server gave this answer.
