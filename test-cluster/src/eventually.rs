@@ -13,13 +13,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// # Panics
 ///
 /// When it has none for too long.
-pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+pub async fn eventually<T>(what: &str, found: impl AsyncFnMut() -> Option<T>) -> T {
+    within(LIMIT, what, found).await
+}
+
+async fn within<T>(limit: Duration, what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = found().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain for: {what}");
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {what}");
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -31,4 +35,13 @@ pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>
 /// When it is not for too long.
 pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     eventually(what, async || is_so().await.then_some(())).await;
+}
+
+/// Waits until something is so that others do in their own time.
+///
+/// # Panics
+///
+/// When it is not within a limit.
+pub async fn until_within(limit: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    within(limit, what, async || is_so().await.then_some(())).await;
 }

@@ -32,7 +32,7 @@ mod skip;
 mod volume;
 
 pub use control_plane::{ControlPlane, Settings};
-pub use eventually::{eventually, until};
+pub use eventually::{eventually, until, until_within};
 pub use node::Node;
 pub use nodes::{NodeSettings, Nodes};
 pub use proxy::{Link, Way};

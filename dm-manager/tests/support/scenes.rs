@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use longshore::api::data_movement::Outcome;
 use longshore::api::{DataMovementShard, NnfDataMovement};
 use serde_json::json;
-use test_cluster::{ControlPlane, until};
+use test_cluster::{ControlPlane, until, until_within};
 
 use super::fleet::Fleet;
 use super::ledger::{Ledger, Written};
@@ -18,6 +18,9 @@ use super::manager::value;
 use super::rabbit::{COPY, Rabbit, outcome};
 use super::real_worker::{Place, RealWorker, same};
 use super::scale::{AtOnce, OneByOne, at_once, one_by_one};
+
+/// As long as this the cluster may take to collect what nobody owns.
+const COLLECTED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Slow enough to be seen: a MiB each second.
 const SLOW: &str = "longshore copy --bandwidth-limit 1M $SRC $DEST";
@@ -176,14 +179,16 @@ pub async fn over_many_workers(nodes: usize, movements: usize, collected: bool) 
             rabbit.movements.list(&ListParams::default()).await.unwrap().items.is_empty()
         })
         .await;
-        // The cluster collects what nobody owns any more, and looks for new kinds of it twice a minute.
+        // The cluster collects what nobody owns any more. It looks for new kinds twice a minute, and what it
+        // has met before it knew the kind of its owner it tries again later each time.
         let shards = async || rabbit.shards.list(&ListParams::default()).await.unwrap().items;
         let goes = |shard: &DataMovementShard| {
             shard.finalizers().is_empty() && shard.owner_references().len() == 1
         };
         assert!(shards().await.iter().all(goes));
         if collected {
-            until("the shards to be gone", async || shards().await.is_empty()).await;
+            let gone = async || shards().await.is_empty();
+            until_within(COLLECTED_WITHIN, "the shards to be gone", gone).await;
         }
     }
     fleet.end_workers().await;
