@@ -31,6 +31,9 @@ const CPU_BOUND: f64 = 0.85;
 const WAITING: f64 = 0.4;
 /// A lane is crowded when its operations took this much longer after a step up than before it.
 const CROWDED: f64 = 1.15;
+/// And its crowd must have cost this much: where operations only queue, as much is done as ever, and a bound gains
+/// nothing.
+const WORSE: f64 = 0.97;
 /// A lane that so much of the waiting is in is worth a bound, or worth more workers.
 const LARGE_PART: f64 = 0.2;
 /// After so many bounds of a lane that gained nothing no other is tried.
@@ -47,6 +50,9 @@ const WINDOW_WORK: f64 = 60.0;
 const RAMP_SECONDS: f64 = 0.09;
 const STEP_SECONDS: f64 = 0.25;
 const WINDOW_MAX_SECONDS: f64 = 2.0;
+/// The trial of a bound is over as soon as it is seen that it leaves less than this share of what was done before:
+/// in half a window, so that dips do not count.
+const HOPELESS: f64 = 0.6;
 /// First and longest rest in seconds.
 const REST_SECONDS: f64 = 0.5;
 const REST_MAX_SECONDS: f64 = 8.0;
@@ -196,6 +202,18 @@ impl Tuner {
         let window = &self.window;
         window.seconds >= WINDOW_MAX_SECONDS
             || (window.seconds >= least && window.work >= WINDOW_WORK)
+            || self.is_hopeless()
+    }
+
+    /// Whether a bound has cost so much already that more of it would be waste.
+    fn is_hopeless(&self) -> bool {
+        let Phase::During { tried: Try::Bound(_), before, .. } = self.phase else {
+            return false;
+        };
+        let (seconds, expected) = (self.window.seconds, before.rate() * self.window.seconds);
+        seconds >= RAMP_SECONDS
+            && expected >= WINDOW_WORK / 2.0
+            && self.window.work < HOPELESS * expected
     }
 
     fn start_round(&mut self) {
@@ -314,7 +332,9 @@ impl Tuner {
         self.setting = back;
         match tried {
             Try::More => {
-                if let Some(lane) = self.crowded(&before, &during) {
+                if gain < WORSE
+                    && let Some(lane) = self.crowded(&before, &during)
+                {
                     return self.try_bound(lane, before, back);
                 }
                 if self.ramping {
@@ -324,6 +344,10 @@ impl Tuner {
                     self.agenda = vec![Try::Fewer];
                     return;
                 }
+            }
+            // One that starves the copy follows from a wrong idea of the lane, which stays wrong.
+            Try::Bound(lane) if gain < HOPELESS => {
+                self.refused_bounds[lane as usize] = REFUSED_MAX;
             }
             Try::Bound(lane) => self.refused_bounds[lane as usize] += 1,
             Try::Fewer | Try::Loosen(_) => {}

@@ -382,3 +382,37 @@ fn a_crowd_that_came_while_pipes_filled_goes_home_within_three_seconds() {
     ends.sort_unstable();
     assert!(ends[13] <= 64, "{ends:?}");
 }
+
+/// One lane is slow in a crowd and does less then, the others are not, and yet a bound starves them: that is noticed
+/// long before a window is full.
+#[test]
+fn a_bound_that_costs_much_is_taken_back_at_once() {
+    for seed in 0..20 {
+        let mut noise = Noise(seed);
+        let mut tuner = Tuner::new(16, 2, 128);
+        let (mut poor, mut longest, mut trials) = (0, 0, 0);
+        for _ in 0..400 {
+            let setting = tuner.setting();
+            let bounded = setting.bounds != [None; 4];
+            poor = if bounded { poor + 1 } else { 0 };
+            trials += i32::from(poor == 1);
+            longest = longest.max(poor);
+            let done = match setting.workers {
+                _ if bounded => 20.0,
+                ..=16 => 60.0,
+                _ => 50.0,
+            };
+            let done = done * (1.0 + 0.05 * noise.normal());
+            let inside = TICK_SECONDS * setting.workers as f64 / 2.0;
+            let mut lanes = [(0.0, 0.0); 4];
+            lanes[Lane::SourceRead as usize] = (done, inside);
+            lanes[Lane::DestinationWrite as usize] = (done, done * 5e-3);
+            let (cpu, waiting) = (0.1, 0.9);
+            tuner.look(&Observed { seconds: TICK_SECONDS, work: done, cpu, waiting, lanes });
+        }
+        assert!(
+            trials > 0 && longest <= 2,
+            "seed {seed}: {longest} ticks in one of {trials} trials"
+        );
+    }
+}
