@@ -208,8 +208,12 @@ fn verified(report: &Report) -> String {
         human::counted(verify.files, "file", "files"),
         verify.algorithm.word()
     );
-    if verify.read_back.memory > 0 && verify.read_back.memory == verify.files {
-        text.push_str(", from memory only");
+    match verify.read_back.memory {
+        0 => {}
+        all if all == verify.files => text.push_str(", from memory only"),
+        some => {
+            let _ = write!(text, ", {} of them from memory only", human::count(some));
+        }
     }
     if verify.bad_ranges > 0 {
         let _ = write!(

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::*;
 use crate::display::tests::report;
 use crate::error::{FailureKind, Step};
-use crate::report::Copied;
+use crate::report::{Copied, ReadBack, VerifyReport};
 
 fn failure(path: &[u8], message: &str) -> Failure {
     Failure {
@@ -172,4 +172,20 @@ fn files_that_were_left_in_the_archive_are_not_said_to_be_copied() {
     let told = text(&refused, None, false);
     let words: Vec<&str> = told.split_whitespace().collect();
     assert!(words.join(" ").contains("--hsm skip leaves them out"), "{told}");
+}
+
+/// What memory says is no proof of what the device has.
+#[test]
+fn files_that_were_read_back_from_memory_are_counted() {
+    let mut report = report(Outcome::Complete);
+    for (memory, says) in [
+        (0, "3 files read back (xxh3)"),
+        (1, "3 files read back (xxh3), 1 of them from memory only"),
+        (3, "3 files read back (xxh3), from memory only"),
+    ] {
+        let read_back = ReadBack { dropped: 3 - memory, memory, direct: 0 };
+        report.verify = Some(VerifyReport { files: 3, read_back, ..VerifyReport::default() });
+        let text = text(&report, None, false);
+        assert!(text.lines().any(|line| line.ends_with(says)), "{text}");
+    }
 }
