@@ -81,7 +81,8 @@ impl OpenBack {
         let (how, block) = match direct_block(&file) {
             Some(block) => (How::Direct, block),
             None => {
-                let gone = pages_go(&file, stat.st_size.cast_unsigned()).at(Step::ReadBack)?;
+                let size_bytes = stat.st_size.cast_unsigned();
+                let gone = pages_go(&file, size_bytes, sleep).at(Step::ReadBack)?;
                 (if gone { How::Dropped } else { How::Memory }, 1)
             }
         };
@@ -113,8 +114,12 @@ impl OpenBack {
 }
 
 /// Drops a file's pages and says whether all of them went. A filesystem that cannot drop pages is found
-/// out by those that are left. Kernels before 6.5 cannot say; then the advice is trusted.
-fn pages_go(file: &OwnedFd, size_bytes: u64) -> Result<bool, Errno> {
+/// out by those that are left. Kernels before 6.5 cannot say; then the advice is trusted. `pause` waits.
+fn pages_go(
+    file: &OwnedFd,
+    size_bytes: u64,
+    mut pause: impl FnMut(Duration),
+) -> Result<bool, Errno> {
     let gone = || {
         drop_pages(file);
         sys::cached_pages(file.as_fd(), size_bytes).unwrap_or(0) == 0
@@ -132,7 +137,7 @@ fn pages_go(file: &OwnedFd, size_bytes: u64) -> Result<bool, Errno> {
             return Ok(true);
         }
         // Nor do those that somebody has in hand, as the kernel has while it moves them to make room.
-        sleep(Duration::from_millis(pause_ms));
+        pause(Duration::from_millis(pause_ms));
     }
     Ok(gone())
 }
@@ -369,24 +374,32 @@ mod tests {
     /// A pipe holds on to the pages that were spliced into it, as the kernel does to those that it moves.
     #[test]
     fn pages_in_other_hands_are_waited_for_but_not_for_ever() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+        // On a disk: pages of tmpfs never go, and it may have the directory for temporary files.
+        let here = env!("CARGO_MANIFEST_DIR");
+        let mut file = tempfile::tempfile_in(here).unwrap();
         file.write_all(&[7; 5000]).unwrap();
-        file.as_file().sync_all().unwrap();
-        let file = OwnedFd::from(file.into_file());
-        if !sys::cached_pages(file.as_fd(), 5000).is_ok_and(|pages| pages > 0) {
-            eprintln!("skipped: this kernel cannot say which pages are in memory");
+        file.sync_all().unwrap();
+        let file = OwnedFd::from(file);
+        let in_memory = fstatfs(&file).unwrap().filesystem_type() == TMPFS_MAGIC;
+        if in_memory || !sys::cached_pages(file.as_fd(), 5000).is_ok_and(|pages| pages > 0) {
+            eprintln!("skipped: it cannot be seen here whether pages went");
             return;
         }
-        let (out, into) = nix::unistd::pipe().unwrap();
-        let held = splice(&file, Some(&mut 0), &into, None, 5000, SpliceFFlags::empty()).unwrap();
+        let pipe = nix::unistd::pipe().unwrap();
+        let held = splice(&file, Some(&mut 0), &pipe.1, None, 5000, SpliceFFlags::empty()).unwrap();
         assert!(held > 0);
-        assert!(!pages_go(&file, 5000).unwrap());
-        let letting_go = std::thread::spawn(move || {
-            sleep(Duration::from_millis(2));
-            drop((out, into));
-        });
-        assert!(pages_go(&file, 5000).unwrap());
-        letting_go.join().unwrap();
+        let mut pauses = 0;
+        assert!(!pages_go(&file, 5000, |_| pauses += 1).unwrap());
+        assert_eq!(pauses, PAGE_PAUSES_MS.len());
+        let (mut pipe, mut pauses) = (Some(pipe), 0);
+        let let_go = |_| {
+            pauses += 1;
+            if pauses == 2 {
+                pipe = None;
+            }
+        };
+        assert!(pages_go(&file, 5000, let_go).unwrap());
+        assert_eq!(pauses, 2);
     }
 
     /// The ring and its plain twin must give the same bytes for every length and offset.

@@ -33,8 +33,8 @@ async fn within<T>(limit: Duration, what: &str, mut found: impl AsyncFnMut() -> 
 /// # Panics
 ///
 /// When it is not for too long.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    eventually(what, async || is_so().await.then_some(())).await;
+pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(LIMIT, what, is_so).await;
 }
 
 /// Waits until something is so that others do in their own time.
