@@ -30,12 +30,14 @@ pub enum Step {
 
 /// The turns of all who share a client. Among those at the same step they come in order.
 #[derive(Debug)]
-pub struct Turns(Mutex<State>);
+pub struct Turns {
+    ends: Mutex<Queue>,
+    others: Mutex<Queue>,
+}
 
 #[derive(Debug)]
-struct State {
+struct Queue {
     free: usize,
-    free_for_ends: usize,
     /// Who waits, by step and arrival.
     waiting: BTreeMap<(Step, u64), oneshot::Sender<()>>,
     arrivals: u64,
@@ -43,26 +45,19 @@ struct State {
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a Turns,
-    step: Step,
-}
+pub struct Turn<'a>(&'a Mutex<Queue>);
 
-/// A place in the queue, until it is dropped.
+/// A place in a queue, until it is dropped.
 struct Place<'a> {
-    turns: &'a Turns,
+    queue: &'a Mutex<Queue>,
     at: (Step, u64),
     called: oneshot::Receiver<()>,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Mutex::new(State {
-            free: AT_ONCE,
-            free_for_ends: ENDS_AT_ONCE,
-            waiting: BTreeMap::new(),
-            arrivals: 0,
-        }))
+        let queue = |free| Mutex::new(Queue { free, waiting: BTreeMap::new(), arrivals: 0 });
+        Self { ends: queue(ENDS_AT_ONCE), others: queue(AT_ONCE) }
     }
 }
 
@@ -73,64 +68,58 @@ impl Turns {
     ///
     /// Never: who waits is called, or stops waiting.
     pub async fn next(&self, step: Step) -> Turn<'_> {
-        let mut place = self.queue(step);
+        let queue = if step == Step::End { &self.ends } else { &self.others };
+        let mut place = Place::new(queue, step);
         (&mut place.called).await.expect("who waits is called");
-        Turn { turns: self, step }
-    }
-
-    fn queue(&self, step: Step) -> Place<'_> {
-        let mut state = self.lock();
-        let at = (step, state.arrivals);
-        state.arrivals += 1;
-        let (call, called) = oneshot::channel();
-        state.waiting.insert(at, call);
-        state.call();
-        Place { turns: self, at, called }
-    }
-
-    fn give_back(&self, step: Step) {
-        let mut state = self.lock();
-        *state.free(step) += 1;
-        state.call();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Turn(queue)
     }
 }
 
-impl State {
-    /// How many turns are free for what is at a step.
-    fn free(&mut self, step: Step) -> &mut usize {
-        if step == Step::End { &mut self.free_for_ends } else { &mut self.free }
-    }
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
+impl Queue {
     /// Calls those whose turn it is. Who waits is there to be called: who leaves is not in the queue.
     fn call(&mut self) {
-        for first in [Step::GoOn, Step::End] {
-            while *self.free(first) > 0
-                && let Some(at) = self.waiting.range((first, 0)..).next().map(|(at, _)| *at)
-                && (at.0 == Step::End) == (first == Step::End)
-                && let Some(call) = self.waiting.remove(&at)
-            {
-                *self.free(first) -= usize::from(call.send(()).is_ok());
-            }
+        while self.free > 0
+            && let Some((_, call)) = self.waiting.pop_first()
+        {
+            self.free -= usize::from(call.send(()).is_ok());
         }
+    }
+
+    fn give_back(&mut self) {
+        self.free += 1;
+        self.call();
+    }
+}
+
+impl<'a> Place<'a> {
+    fn new(queue: &'a Mutex<Queue>, step: Step) -> Self {
+        let (call, called) = oneshot::channel();
+        let mut locked = lock(queue);
+        let at = (step, locked.arrivals);
+        locked.arrivals += 1;
+        locked.waiting.insert(at, call);
+        locked.call();
+        Self { queue, at, called }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.turns.give_back(self.step);
+        lock(self.0).give_back();
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.turns.lock().waiting.remove(&self.at);
+        let mut queue = lock(self.queue);
+        queue.waiting.remove(&self.at);
         // Called, and gone before it heard.
         if self.called.try_recv().is_ok() {
-            self.turns.give_back(self.at.0);
+            queue.give_back();
         }
     }
 }
