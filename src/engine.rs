@@ -35,6 +35,7 @@ mod walk;
 mod worker;
 mod xattrs;
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,6 +55,7 @@ use crate::options::SyncPolicy;
 use crate::plan::{Plan, nearest_existing};
 use crate::progress::Progress;
 use crate::report::{REPORT_VERSION, Report, Setup};
+use crate::sys;
 use filesystem::Filesystem;
 use job::{Job, Task};
 use journal_end::open_journal;
@@ -196,7 +198,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         setup: Setup { notes: [sizing.notes.clone(), notes].concat(), ..setup },
         concurrency,
         bottleneck,
-        lustre: job.lustre_report(),
+        lustre: if source.layouts || destination.layouts { job.lustre_report() } else { None },
         warnings: tally.warnings(),
         errors,
         failures,
@@ -248,9 +250,9 @@ fn flush(plan: &Plan, job: &Job<'_>) {
     let Some(root) = plan.roots.first() else { return };
     // Directories and links alone are to be flushed, too.
     if let Ok(fd) = openat(AT_FDCWD, &root.destination_dir, OFlag::O_PATH, Mode::empty())
-        && let Ok(stat) = nix::sys::stat::fstat(&fd)
+        && let Ok(device) = sys::device(fd.as_fd())
     {
-        job.writes_to(stat.st_dev, fd);
+        job.writes_to(device, fd);
     }
     for device in job.take_written() {
         match device.map(nix::unistd::syncfs) {

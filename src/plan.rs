@@ -16,6 +16,7 @@ mod check;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -105,8 +106,10 @@ impl Plan {
                 ));
             }
         }
+        let exact = existing.filter(|_| !inside);
         for (root, source) in roots.iter().zip(&sources) {
-            check_root(root, source, request)?;
+            let there = if inside { fs::metadata(&root.destination).ok() } else { exact.clone() };
+            check_root(root, source, there.as_ref(), request)?;
         }
         // By cp's rule the second run of a command that made the directory goes one level deeper.
         let made_by_name = !inside && sources.iter().any(|s| s.metadata.is_dir() && !s.contents);
@@ -205,14 +208,19 @@ fn split(path: &Path) -> Result<(PathBuf, OsString), Refusal> {
 
 /// The target, following links; `None` when there is nothing.
 fn look(target: &Path) -> Result<Option<Metadata>, Refusal> {
-    match fs::metadata(target) {
+    // The link itself first: what is missing, as most targets are, is asked for once.
+    let found = match fs::symlink_metadata(target) {
+        // A dangling link is replaced by a file, never written through.
+        Ok(link) if link.is_symlink() => match fs::metadata(target) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(link)),
+            other => other,
+        },
+        other => other,
+    };
+    match found {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT) => match fs::symlink_metadata(target) {
-                // A dangling link is replaced by a file, never written through.
-                Ok(link) => Ok(Some(link)),
-                Err(_) => Ok(None),
-            },
+            Some(Errno::ENOENT) => Ok(None),
             Some(Errno::ENOTDIR) => {
                 Err(Refusal::path(target, "a part of the destination path is not a directory"))
             }

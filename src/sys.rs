@@ -17,6 +17,7 @@ use std::path::Path;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use nix::errno::Errno;
+use nix::sys::stat::makedev;
 
 /// Converts the `-1` convention of libc into a `Result`.
 fn check(result: impl TryInto<usize>) -> Result<usize, Errno> {
@@ -190,25 +191,34 @@ pub struct DirectAlignment {
     pub offset: u32,
 }
 
+/// statx(2) of an open file, with the flags and what is wanted by its mask.
+fn statx(file: BorrowedFd<'_>, flags: i32, wanted: u32) -> Result<libc::statx, Errno> {
+    // SAFETY: statx is plain old data, for which all zeroes are a valid value.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = flags | libc::AT_EMPTY_PATH;
+    // SAFETY: the path is an empty NUL-terminated string, `stat` lives until the call returns.
+    let result =
+        unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, wanted, &raw mut stat) };
+    check(result)?;
+    Ok(stat)
+}
+
+/// The device number of the filesystem that an open file lies on. Unlike fstat(2) it asks no server.
+///
+/// # Errors
+/// The errno of statx.
+pub fn device(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let stat = statx(file, libc::AT_STATX_DONT_SYNC, 0)?;
+    Ok(makedev(stat.stx_dev_major.into(), stat.stx_dev_minor.into()))
+}
+
 /// Asks for a file's O_DIRECT alignment (statx with `STATX_DIOALIGN`, Linux 6.1). `None` means that
 /// the file does not take O_DIRECT or that the kernel cannot tell.
 ///
 /// # Errors
 /// The errno of statx.
 pub fn direct_alignment(file: BorrowedFd<'_>) -> Result<Option<DirectAlignment>, Errno> {
-    // SAFETY: statx is plain old data, for which all zeroes are a valid value.
-    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is an empty NUL-terminated string, `stat` lives until the call returns.
-    let result = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            &raw mut stat,
-        )
-    };
-    check(result)?;
+    let stat = statx(file, 0, libc::STATX_DIOALIGN)?;
     let known = stat.stx_mask & libc::STATX_DIOALIGN != 0 && stat.stx_dio_offset_align != 0;
     Ok(known.then_some(DirectAlignment {
         memory: stat.stx_dio_mem_align,
@@ -381,14 +391,7 @@ fn errno_of(error: std::io::Error) -> Errno {
 /// # Errors
 /// The errno of statx.
 pub fn birth(file: BorrowedFd<'_>) -> Result<[u64; 3], Errno> {
-    // SAFETY: statx is plain old data, for which all zeroes are a valid value.
-    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    let wanted = libc::STATX_INO | libc::STATX_BTIME;
-    // SAFETY: the path is an empty NUL-terminated string, `stat` lives until the call returns.
-    let result = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, wanted, &raw mut stat)
-    };
-    check(result)?;
+    let stat = statx(file, 0, libc::STATX_INO | libc::STATX_BTIME)?;
     let born = (stat.stx_mask & libc::STATX_BTIME != 0).then_some(stat.stx_btime);
     let (seconds, nanos) = born.map_or((0, 0), |time| (time.tv_sec, time.tv_nsec));
     Ok([stat.stx_ino, seconds.cast_unsigned(), u64::from(nanos)])

@@ -4,7 +4,6 @@
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::sys::statfs::fstatfs;
 
 use crate::lustre::told;
 
@@ -72,12 +71,10 @@ impl Filesystem {
     /// # Errors
     /// The errno of fstatfs(2).
     pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
-        let magic = fstatfs(&file)?.filesystem_type().0;
-        Ok(Self::from_magic(if told::is_lustre(&file) { told::MAGIC } else { magic as _ }))
+        Ok(Self::from_magic(told::magic(file)?))
     }
 
     fn from_magic(magic: i64) -> Self {
-        let magic = magic & 0xffff_ffff; // sign-extended on some architectures
         let word =
             KNOWN.iter().find(|(known, _)| *known == magic).map_or("unknown", |(_, word)| word);
         let made_on_reading = MADE_ON_READING.contains(&word);
@@ -109,9 +106,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn magic_numbers_are_recognised_also_when_sign_extended() {
+    fn magic_numbers_are_recognised() {
         assert_eq!(Filesystem::from_magic(0xef53).word(), "ext4");
-        assert_eq!(Filesystem::from_magic(-0x6edc_97c2).word(), "btrfs");
+        assert_eq!(Filesystem::from_magic(0x9123_683e).word(), "btrfs");
         assert_eq!(Filesystem::from_magic(1).word(), "unknown");
     }
 }

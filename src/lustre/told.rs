@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
@@ -17,14 +18,21 @@ const VARIABLE: &str = "LONGSHORE_LUSTRE_MOUNTS";
 
 /// Whether an open file lies on Lustre.
 pub fn is_lustre(file: impl AsFd) -> bool {
+    magic(file).is_ok_and(|magic| magic == MAGIC)
+}
+
+/// The magic number of the filesystem that an open file lies on: that of Lustre where the environment says
+/// so. One request to its server, where it has one.
+///
+/// # Errors
+/// The errno of fstatfs(2).
+pub fn magic(file: impl AsFd) -> Result<i64, Errno> {
     let file = file.as_fd();
     #[allow(clippy::unnecessary_cast)] // the type differs between platforms
-    let magic = fstatfs(file).map_or(0, |fs| fs.filesystem_type().0 as i64);
-    // Sign-extended on some of them.
-    if magic & 0xffff_ffff == MAGIC {
-        return true;
-    }
-    !devices().is_empty() && fstat(file).is_ok_and(|stat| is_told(stat.st_dev))
+    let magic = fstatfs(file)?.filesystem_type().0 as i64;
+    let told = !devices().is_empty() && fstat(file).is_ok_and(|stat| is_told(stat.st_dev));
+    // Sign-extended on some platforms.
+    Ok(if told { MAGIC } else { magic & 0xffff_ffff })
 }
 
 /// Whether the environment says that the filesystem of this device is Lustre.

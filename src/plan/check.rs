@@ -96,10 +96,12 @@ pub(crate) fn nearest_existing(mut path: &Path) -> &Path {
     path
 }
 
-/// Everything about one root: its parent, permission, and that it does not contain itself.
+/// Everything about one root: its parent, permission, and that it does not contain itself. `there`: what
+/// has its destination's name, links followed (a dangling one is itself).
 pub(super) fn check_root(
     root: &Root,
     source: &Source,
+    there: Option<&Metadata>,
     request: &CopyRequest,
 ) -> Result<(), Refusal> {
     let mut existing = root.destination_dir.as_path();
@@ -115,7 +117,7 @@ pub(super) fn check_root(
     if !fs::metadata(existing).is_ok_and(|metadata| metadata.is_dir()) {
         return Err(Refusal::path(existing, "a part of the destination path is not a directory"));
     }
-    if let Ok(twin) = fs::metadata(&root.destination)
+    if let Some(twin) = there
         && (twin.dev(), twin.ino()) == (source.metadata.dev(), source.metadata.ino())
         && (source.metadata.is_dir() || twin.is_file())
     {
@@ -124,21 +126,17 @@ pub(super) fn check_root(
             format!("source and destination are the same: {}", show(&root.destination)),
         ));
     }
+    let is_there = there.is_some_and(Metadata::is_dir);
     if source.metadata.is_dir() {
-        check_not_inside(source, existing, root)?;
+        check_not_inside(source, if is_there { &root.destination } else { existing }, root)?;
     }
-    check_writable(root, existing, request)
+    check_writable(root, existing, is_there, request)
 }
 
-/// Refuses a destination below its source. Goes up by `..` from the deepest directory that exists, so
-/// that links and bind mounts do not hide it.
-fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(), Refusal> {
+/// Refuses a destination below its source. Goes up by `..` from `start`, the deepest directory that exists,
+/// so that links and bind mounts do not hide it.
+fn check_not_inside(source: &Source, start: &Path, root: &Root) -> Result<(), Refusal> {
     let me = (source.metadata.dev(), source.metadata.ino());
-    let start = if fs::metadata(&root.destination).is_ok_and(|metadata| metadata.is_dir()) {
-        root.destination.as_path()
-    } else {
-        existing
-    };
     let mut dir = start.canonicalize().map_err(|source| Refusal::System {
         path: start.to_owned(),
         action: "resolve the destination",
@@ -160,7 +158,12 @@ fn check_not_inside(source: &Source, existing: &Path, root: &Root) -> Result<(),
     }
 }
 
-fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result<(), Refusal> {
+fn check_writable(
+    root: &Root,
+    existing: &Path,
+    is_there: bool,
+    request: &CopyRequest,
+) -> Result<(), Refusal> {
     if request.options.dry_run {
         return Ok(());
     }
@@ -172,11 +175,11 @@ fn check_writable(root: &Root, existing: &Path, request: &CopyRequest) -> Result
         ));
     }
     // The directory that gets the new name; the root itself when it is there already.
-    let dir = if root.destination_name == OsStr::new(".") || existing != root.destination_dir {
-        existing.to_owned()
+    let into = root.is_directory && is_there && root.destination_name != OsStr::new(".");
+    let dir = if into && existing == root.destination_dir {
+        root.destination_dir.join(&root.destination_name)
     } else {
-        let own = root.destination_dir.join(&root.destination_name);
-        if root.is_directory && own.is_dir() { own } else { existing.to_owned() }
+        existing.to_owned()
     };
     let access =
         faccessat(AT_FDCWD, &dir, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS);

@@ -1,0 +1,49 @@
+//! What a copy asks of its filesystems beside the files themselves. On a parallel filesystem each request is a
+//! way to a server and back, and those before the first byte and after the last one wait for each other.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use support::latency_fs::{Counters, Kind, LatencyFs, Profile};
+use support::{Backend, Compare, Fs, Longshore, Scratch, assert_same_tree};
+
+/// What one copy of a directory with one file asks of source and destination.
+fn asked() -> Option<(Counters, Counters)> {
+    let scratch = Scratch::new(Fs::Tmpfs)?;
+    // Longer than the copy takes: what the kernel knows already is no request.
+    let profile = Profile::immediate().cached(Duration::from_secs(60));
+    let source = LatencyFs::new(&scratch, "source", profile.clone())?;
+    let destination = LatencyFs::new(&scratch, "destination", profile)?;
+    fs::create_dir(source.backing().join("tree")).unwrap();
+    fs::write(source.backing().join("tree/file"), "something").unwrap();
+    let (from, to) = (source.path().join("tree"), destination.path().join("tree"));
+    Longshore::copy(Backend::Auto).arg("-T").args([&from, &to]).expect(0);
+    assert_same_tree(
+        &source.backing().join("tree"),
+        &destination.backing().join("tree"),
+        Compare::default(),
+    );
+    Some((source.counters(), destination.counters()))
+}
+
+#[test]
+fn nothing_is_asked_twice_before_the_first_byte_and_after_the_last() {
+    let Some((source, destination)) = asked() else { return };
+    // Source and destination. The journal is looked for in two places, made, and removed.
+    let most = [
+        (Kind::Lookup, 2, 6),
+        (Kind::Getattr, 2, 3),
+        (Kind::Open, 3, 4),
+        (Kind::Statfs, 2, 3),
+        (Kind::Create, 0, 2),
+        (Kind::Readdir, 2, 0),
+        (Kind::Unlink, 0, 1),
+    ];
+    for (kind, from, to) in most {
+        let asked = (source.of(kind).requests, destination.of(kind).requests);
+        assert!(asked.0 <= from && asked.1 <= to, "{kind:?}: {asked:?}, not {from} and {to}");
+    }
+}
