@@ -29,6 +29,8 @@ mod race;
 mod results;
 #[path = "against_peers/rows.rs"]
 mod rows;
+#[path = "against_peers/sieve.rs"]
+mod sieve;
 #[path = "against_peers/summary.rs"]
 mod summary;
 #[path = "../tests/support/mod.rs"]
@@ -56,6 +58,10 @@ use anyhow::{Context, Result, bail};
 
 use results::{Results, plot};
 use rows::Row;
+use sieve::Sieve;
+
+/// What the largest workload uses at once: a tree of 4 GiB on tmpfs, its copy, and a tool that holds half of it.
+const MEMORY_BYTES: usize = 10 << 30;
 
 /// What the command line asked for.
 #[derive(Default)]
@@ -153,6 +159,8 @@ fn bench(options: &Options) -> Result<()> {
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     let began = Instant::now();
     let mut results = Results::default();
+    let _sieve = Sieve::new(if options.quick { MEMORY_BYTES / 4 } else { MEMORY_BYTES })?;
+    note_time("to have memory at hand", began);
     let (text, machine) = machine::describe(options, privileged);
     results.say(&text);
 

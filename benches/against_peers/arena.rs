@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use memmap2::{Advice, MmapMut};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
@@ -72,31 +71,6 @@ pub fn make_cold() -> Result<()> {
     nix::unistd::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("drop the caches")?;
     std::thread::sleep(Duration::from_millis(500));
-    Ok(())
-}
-
-/// Has the machine's host back so many bytes of free memory with its own. A virtual machine may give the host
-/// what it freed seconds ago (free page reporting), and whoever uses such memory first waits for the host to
-/// hand it out again, which takes longer than copying into it does.
-///
-/// # Errors
-/// When there is not so much memory.
-pub fn fault_in(bytes: u64) -> Result<()> {
-    let halves = [(); 2].map(|()| usize::try_from(bytes / 2));
-    std::thread::scope(|scope| {
-        let threads = halves.map(|half| scope.spawn(move || touch(half?)));
-        threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    })
-}
-
-/// Writes to every page of so many bytes of memory, and frees it.
-fn touch(bytes: usize) -> Result<()> {
-    const PAGE_BYTES: usize = 4096;
-    let mut memory = MmapMut::map_anon(bytes.max(PAGE_BYTES)).context("memory to fault in")?;
-    memory.advise(Advice::HugePage).ok(); // only quicker
-    memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
     Ok(())
 }
 

@@ -173,9 +173,6 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
             }
             let started = Instant::now();
             let copy = arena.fresh_target()?;
-            if workload.place == Place::Tmpfs {
-                arena::fault_in(amount.memory_bytes()).context("before a run")?;
-            }
             let failed = match one(workload, series.row, &mut arena, &copy)? {
                 Ok(sample) => {
                     series.samples.push(sample);

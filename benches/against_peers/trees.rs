@@ -150,13 +150,6 @@ impl Amount {
         }
         Ok(amount)
     }
-
-    /// About how much memory a copy on tmpfs takes: whole pages, inodes and names, and what a tool needs.
-    pub fn memory_bytes(&self) -> u64 {
-        const PER_FILE_BYTES: u64 = 4096;
-        const TOOL_BYTES: u64 = 64 << 20;
-        self.bytes + self.files * PER_FILE_BYTES + TOOL_BYTES
-    }
 }
 
 struct Piece<'a> {
