@@ -159,10 +159,10 @@ fn bench(options: &Options) -> Result<()> {
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     let began = Instant::now();
     let mut results = Results::default();
-    let _sieve = Sieve::new(if options.quick { MEMORY_BYTES / 4 } else { MEMORY_BYTES })?;
-    note_time("to have memory at hand", began);
     let (text, machine) = machine::describe(options, privileged);
     results.say(&text);
+    let _sieve = Sieve::new(if options.quick { MEMORY_BYTES / 4 } else { MEMORY_BYTES })?;
+    note_time("to have memory at hand", began);
 
     let mut raced = Vec::new();
     let mut skipped = Vec::new();

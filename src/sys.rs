@@ -17,7 +17,7 @@ use std::path::Path;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::sys::stat::makedev;
+use nix::sys::stat::{fstat, makedev};
 
 /// Converts the `-1` convention of libc into a `Result`.
 fn check(result: impl TryInto<usize>) -> Result<usize, Errno> {
@@ -203,13 +203,16 @@ fn statx(file: BorrowedFd<'_>, flags: i32, wanted: u32) -> Result<libc::statx, E
     Ok(stat)
 }
 
-/// The device number of the filesystem that an open file lies on. Unlike fstat(2) it asks no server.
+/// The device number of the filesystem that an open file lies on. It asks no server, unless a container's
+/// filter refuses statx.
 ///
 /// # Errors
-/// The errno of statx.
+/// The errno of fstat.
 pub fn device(file: BorrowedFd<'_>) -> Result<u64, Errno> {
-    let stat = statx(file, libc::AT_STATX_DONT_SYNC, 0)?;
-    Ok(makedev(stat.stx_dev_major.into(), stat.stx_dev_minor.into()))
+    match statx(file, libc::AT_STATX_DONT_SYNC, 0) {
+        Ok(stat) => Ok(makedev(stat.stx_dev_major.into(), stat.stx_dev_minor.into())),
+        Err(_) => fstat(file).map(|stat| stat.st_dev),
+    }
 }
 
 /// Asks for a file's O_DIRECT alignment (statx with `STATX_DIOALIGN`, Linux 6.1). `None` means that

@@ -17,7 +17,8 @@ const PAGE_BYTES: usize = 4096;
 /// one in a block would miss some blocks. It holds less than one percent of the memory.
 const CELL_BYTES: usize = 512 << 10;
 
-/// Left alone: for programs, their buffers of huge pages, and the kernel.
+/// Left alone: for programs and their buffers of huge pages, and for page caches in whole blocks (of ext4, say): where
+/// there are none the kernel makes them, and in doing so moves the wires together.
 const SPARE_BYTES: usize = 4 << 30;
 
 /// Keeps memory with the machine for as long as it lives.

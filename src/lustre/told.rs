@@ -31,8 +31,12 @@ pub fn magic(file: impl AsFd) -> Result<i64, Errno> {
     #[allow(clippy::unnecessary_cast)] // the type differs between platforms
     let magic = fstatfs(file)?.filesystem_type().0 as i64;
     let told = !devices().is_empty() && fstat(file).is_ok_and(|stat| is_told(stat.st_dev));
-    // Sign-extended on some platforms.
-    Ok(if told { MAGIC } else { magic & 0xffff_ffff })
+    Ok(if told { MAGIC } else { unextended(magic) })
+}
+
+/// A magic number as headers have it; the field is sign-extended on some platforms.
+fn unextended(magic: i64) -> i64 {
+    magic & 0xffff_ffff
 }
 
 /// Whether the environment says that the filesystem of this device is Lustre.
@@ -54,4 +58,15 @@ fn devices() -> &'static [u64] {
     DEVICES.get_or_init(|| {
         mounts().iter().filter_map(|path| Some(std::fs::metadata(path).ok()?.dev())).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn magic_numbers_are_the_same_where_they_are_sign_extended() {
+        assert_eq!(unextended(0xef53), 0xef53);
+        assert_eq!(unextended(-0x6edc_97c2), 0x9123_683e, "btrfs");
+    }
 }

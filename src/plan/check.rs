@@ -97,7 +97,7 @@ pub(crate) fn nearest_existing(mut path: &Path) -> &Path {
 }
 
 /// Everything about one root: its parent, permission, and that it does not contain itself. `there`: what
-/// has its destination's name, links followed (a dangling one is itself).
+/// has its destination's name, links followed (a dangling one is itself, or nothing).
 pub(super) fn check_root(
     root: &Root,
     source: &Source,
@@ -168,12 +168,6 @@ fn check_writable(
         return Ok(());
     }
     let advice = "choose another destination or have it made writable";
-    if statvfs(existing).is_ok_and(|vfs| vfs.flags().contains(FsFlags::ST_RDONLY)) {
-        return Err(Refusal::path(
-            existing,
-            format!("the filesystem is mounted read-only; {advice}"),
-        ));
-    }
     // The directory that gets the new name; the root itself when it is there already.
     let into = root.is_directory && is_there && root.destination_name != OsStr::new(".");
     let dir = if into && existing == root.destination_dir {
@@ -185,8 +179,9 @@ fn check_writable(
         faccessat(AT_FDCWD, &dir, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS);
     match access {
         Ok(()) => Ok(()),
-        Err(Errno::EROFS) => {
-            Err(Refusal::path(dir, format!("the filesystem is read-only; {advice}")))
+        // The kernel looks at the mount last, after the permissions.
+        Err(errno) if errno == Errno::EROFS || is_read_only(existing) => {
+            Err(Refusal::path(existing, format!("the filesystem is mounted read-only; {advice}")))
         }
         // The owner of a copied read-only directory may open it again; the engine does.
         Err(Errno::EACCES)
@@ -200,4 +195,8 @@ fn check_writable(
         )),
         Err(errno) => Err(Refusal::system(dir, "check the destination", errno)),
     }
+}
+
+fn is_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|vfs| vfs.flags().contains(FsFlags::ST_RDONLY))
 }
