@@ -30,6 +30,8 @@ pub enum FailureKind {
     Unsupported,
     /// The copy would contain itself.
     IntoItself,
+    /// A link would replace the file that it leads to.
+    SameFile,
     /// The name is one that Longshore gives to unfinished files.
     ReservedName,
     /// The destination is out of blocks or inodes. Stops the copy.
@@ -89,6 +91,7 @@ impl FailureKind {
             Self::Descriptors => "descriptors",
             Self::Unsupported => "unsupported",
             Self::IntoItself => "into-itself",
+            Self::SameFile => "same-file",
             Self::ReservedName => "reserved-name",
             Self::NoSpace => "no-space",
             Self::Quota => "quota",
@@ -206,6 +209,7 @@ impl fmt::Display for StepError {
         match (self.kind, self.errno) {
             (FailureKind::SourceChanged, _) => f.write_str("it changed while it was read"),
             (FailureKind::IntoItself, _) => f.write_str("the destination lies inside it"),
+            (FailureKind::SameFile, _) => f.write_str("it leads to the file that it would replace"),
             (FailureKind::ReservedName, _) => f.write_str(
                 "Longshore gives such names to unfinished files; delete it if an interrupted copy \
                  left it, else rename it, or leave it out with --exclude '.longshore-*'",

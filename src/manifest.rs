@@ -377,21 +377,31 @@ pub(crate) fn join(root: &Path, relative: &Path) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(path))
 }
 
-/// A manifest inside the copy would be an item too many there, and `--delete` would remove it.
+/// A manifest inside the copy, or in its place, would be an item too many there, and `--delete` would remove it;
+/// one inside the source would be copied while it is written.
 fn refuse_inside(path: &Path, plan: &Plan) -> Result<(), Refusal> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     // A parent that is not there cannot be written into, which creating the file will say.
     let Ok(parent) = parent.unwrap_or(Path::new(".")).canonicalize() else { return Ok(()) };
-    for root in plan.roots.iter().filter(|root| root.is_directory) {
-        let inside = root.destination.canonicalize().is_ok_and(|root| parent.starts_with(root));
-        if inside {
-            return Err(Refusal::path(
-                path,
-                format!(
-                    "the manifest would lie inside the copy {}; name a place beside it",
-                    show(&root.destination)
-                ),
-            ));
+    let refuse = |what: &str, at: &Path| {
+        let text = format!("the manifest would {what} {}; name a place beside it", show(at));
+        Err(Refusal::path(path, text))
+    };
+    for root in &plan.roots {
+        let above = root.destination_dir.canonicalize();
+        if above.is_ok_and(|above| above == parent)
+            && path.file_name() == Some(root.destination_name.as_os_str())
+        {
+            return refuse("be in the place of the copy", &root.destination);
+        }
+        let holds = |tree: &Path| {
+            root.is_directory && tree.canonicalize().is_ok_and(|tree| parent.starts_with(tree))
+        };
+        if holds(&root.destination) {
+            return refuse("lie inside the copy", &root.destination);
+        }
+        if holds(&root.source_dir.join(&root.source_name)) {
+            return refuse("lie inside the source", &root.source);
         }
     }
     Ok(())

@@ -27,7 +27,7 @@ use nix::sys::stat::Mode;
 use crate::error::Refusal;
 use crate::options::{CopyOptions, CopyRequest, Target};
 pub(crate) use check::nearest_existing;
-use check::{check_options, check_root, check_target};
+use check::{check_delete, check_options, check_root, check_target};
 
 /// What will be copied to where. Printing it is the dry run's first lines.
 #[derive(Debug, Clone)]
@@ -108,8 +108,11 @@ impl Plan {
         }
         let exact = existing.filter(|_| !inside);
         for (root, source) in roots.iter().zip(&sources) {
-            let there = if inside { fs::metadata(&root.destination).ok() } else { exact.clone() };
+            // A loop of links in the place of one item is replaced like any link.
+            let there =
+                if inside { look(&root.destination).unwrap_or(None) } else { exact.clone() };
             check_root(root, source, there.as_ref(), request)?;
+            check_delete(root, there.as_ref(), &sources, request)?;
         }
         // By cp's rule the second run of a command that made the directory goes one level deeper.
         let made_by_name = !inside && sources.iter().any(|s| s.metadata.is_dir() && !s.contents);
@@ -193,8 +196,16 @@ impl Source {
     }
 }
 
+/// Whether a path can only be a directory's.
 fn ends_with_slash(path: &Path) -> bool {
-    path.as_os_str().as_bytes().ends_with(b"/")
+    let bytes = path.as_os_str().as_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.")
+}
+
+/// Whether a path, without the slash at its end, is a link.
+fn is_link(path: &Path) -> bool {
+    let plain: PathBuf = path.components().collect();
+    fs::symlink_metadata(plain).is_ok_and(|metadata| metadata.is_symlink())
 }
 
 /// The directory that holds a path, and the name in it.
@@ -220,6 +231,13 @@ fn look(target: &Path) -> Result<Option<Metadata>, Refusal> {
     match found {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) if ends_with_slash(target) && is_link(target) => {
+                Err(Refusal::path(
+                    target,
+                    "the destination is a link that leads nowhere; make the directory that it leads to, or \
+                     remove it",
+                ))
+            }
             Some(Errno::ENOENT) => Ok(None),
             Some(Errno::ENOTDIR) => {
                 Err(Refusal::path(target, "a part of the destination path is not a directory"))

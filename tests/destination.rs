@@ -450,3 +450,115 @@ fn no_litter_is_left_beside_the_copy() {
         assert_eq!(names, ["dir", "existing", "file", "new"]);
     });
 }
+
+/// The link took the file's place and led to itself: the content was gone, and the copy was complete.
+#[test]
+fn a_link_never_replaces_the_file_that_it_leads_to() {
+    each(|backend, at| {
+        symlink("file", at.join("link")).unwrap();
+        symlink(at.join("dir/one"), at.join("one")).unwrap();
+        let message = "a link to the file that it would replace";
+        refused(backend, at, &["link", "file"], message);
+        refused(backend, at, &["-T", "link", "file"], message);
+        refused(backend, at, &["one", "dir"], message);
+        refused(backend, at, &["--update", "one", "dir"], message);
+        // A link in the place of a link harms nobody.
+        copy(backend, at, &["one", "link"]);
+        assert_eq!(fs::read_link(at.join("link")).unwrap(), at.join("dir/one"));
+
+        // Further below it is one item that fails, also where it is another name of a link.
+        let (from, to) = (at.join("from"), at.join("to"));
+        for dir in [&from, &to] {
+            fs::create_dir_all(dir.join("sub")).unwrap();
+        }
+        for name in ["a", "b"] {
+            fs::write(to.join("sub").join(name), "precious").unwrap();
+        }
+        symlink(to.join("sub/a"), from.join("sub/a")).unwrap();
+        symlink(to.join("sub/b"), from.join("sub/0")).unwrap();
+        hard_link(&from.join("sub/0"), &from.join("sub/b"));
+        let run = Longshore::copy(backend).current_dir(at).args(["from/", "to"]).expect(1);
+        run.says("2 same-file");
+        for name in ["a", "b"] {
+            assert_eq!(fs::read(to.join("sub").join(name)).unwrap(), b"precious", "{name}");
+        }
+        assert_eq!(fs::read_dir(to.join("sub")).unwrap().count(), 3, "something was left over");
+    });
+}
+
+#[test]
+fn delete_never_deletes_its_own_source() {
+    each(|backend, at| {
+        fs::create_dir_all(at.join("dir/inner/inner")).unwrap();
+        let message = "--delete would delete the source";
+        refused(backend, at, &["--delete", "dir/inner/", "dir"], message);
+        refused(backend, at, &["--delete", "-T", "dir/inner", "dir"], message);
+        refused(backend, at, &["--delete", "--dry-run", "dir/inner/", "dir"], message);
+        refused(backend, at, &["--delete", "dir/inner/inner", "dir"], message);
+        symlink("dir", at.join("way")).unwrap();
+        refused(backend, at, &["--delete", "way/inner/", "dir"], message);
+        if need_root() {
+            fs::create_dir(at.join("bound")).unwrap();
+            let _bind = Bind::new(&at.join("dir"), &at.join("bound"));
+            refused(backend, at, &["--delete", "bound/inner/", "dir"], message);
+        }
+        // What is left out is not deleted.
+        copy(backend, at, &["--delete", "--exclude", "/inner", "dir/inner/", "dir"]);
+        assert!(at.join("dir/inner/two").exists() && !at.join("dir/one").exists());
+    });
+}
+
+#[test]
+fn a_list_that_goes_below_a_file_is_refused() {
+    each(|backend, at| {
+        for entry in ["missing", "file"] {
+            fs::write(at.join("list"), entry).unwrap();
+            refused(backend, at, &["--files-from", "list", "file", "new"], "list its own path");
+        }
+        fs::write(at.join("list"), at.join("file").to_str().unwrap()).unwrap();
+        copy(backend, at, &["--files-from", "list", "file", "new"]);
+        same(at.join("file"), at.join("new"));
+    });
+}
+
+#[test]
+fn what_is_in_the_way_of_the_root_is_named_before_anything_is_written() {
+    each(|backend, at| {
+        fs::write(at.join("existing/dir"), "in the way").unwrap();
+        fs::create_dir(at.join("existing/file")).unwrap();
+        symlink("nowhere", at.join("dangling")).unwrap();
+        refused(backend, at, &["dir", "existing"], "is not a directory, but the source is");
+        refused(backend, at, &["file", "existing"], "a directory is in the way");
+        fs::remove_file(at.join("existing/dir")).unwrap();
+        fs::create_dir(at.join("elsewhere")).unwrap();
+        symlink("../elsewhere", at.join("existing/dir")).unwrap();
+        refused(backend, at, &["dir", "existing"], "is not a directory, but the source is");
+        for args in [["dir", "dangling/"], ["dir/", "dangling/"], ["file", "dangling/."]] {
+            refused(backend, at, &args, "leads nowhere");
+        }
+        refused(backend, at, &["file", "missing/."], "the directory does not exist");
+        refused(backend, at, &["--manifest", "dir/list", "dir", "new"], "inside the source");
+        refused(backend, at, &["--manifest", "new", "dir", "new"], "in the place of the copy");
+    });
+}
+
+#[test]
+fn a_directory_that_its_owner_has_closed_is_no_place_for_a_new_name() {
+    if !need_root() {
+        return;
+    }
+    each(|backend, at| {
+        chmod(at, 0o777);
+        let closed = at.join("closed");
+        fs::create_dir(&closed).unwrap();
+        std::os::unix::fs::chown(&closed, Some(1000), Some(1000)).unwrap();
+        for mode in [0o555, 0] {
+            chmod(&closed, mode);
+            for source in ["file", "dir"] {
+                let args = ["--journal", "none", source, "closed"];
+                let run = Longshore::copy(backend).user(1000).current_dir(at).args(args).expect(2);
+                run.says("not writable by this user");
+            }
+        }
+    });
+}

@@ -207,6 +207,10 @@ fn open_level(
     relative: PathBuf,
 ) -> Result<RemovedLevel, StepError> {
     let fd = openat(above, name, OPEN_DIRECTORY, Mode::empty()).at(Step::Delete)?;
+    // Seen beforehand, unless something was moved or mounted since.
+    if job.is_source(inode(&fstat(&fd).at(Step::Delete)?)) {
+        return Err(StepError::found(Step::Delete, FailureKind::IntoItself));
+    }
     let mut files = Vec::new();
     let mut subdirectories = Vec::new();
     let mut keeps = false;

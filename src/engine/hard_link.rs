@@ -13,10 +13,11 @@ use nix::unistd::linkat;
 
 use super::dir::Dir;
 use super::file::CHANGE_RETRIES;
-use super::inode::{Inode, inode, is_regular};
+use super::inode::{Inode, inode, is_regular, is_symlink};
 use super::job::{Names, Task};
 use super::links::{Claim, Name};
 use super::publish::{self, Visible};
+use super::special::refuse_what_it_leads_to;
 use super::tally::Warning;
 use super::walk::stat_entry;
 use super::worker::Worker;
@@ -93,7 +94,7 @@ impl Worker<'_> {
             return self.take_link_as_finished(dir, name, first);
         }
         self.forget_partial(dir, name);
-        match make_link(dir, name, first) {
+        match make_link(dir, source_name, name, first) {
             Ok(()) => {
                 if let Some(checks) = &self.job.checks {
                     checks.record_link(dir, name, first);
@@ -132,7 +133,7 @@ impl Worker<'_> {
 }
 
 /// Links `name` in `dir` to the first name, replacing what is there.
-fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
+fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result<(), StepError> {
     let _pass = lanes::enter(Lane::DestinationCreate);
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
@@ -141,10 +142,14 @@ fn make_link(dir: &Dir, name: &CStr, first: &Name) -> Result<(), StepError> {
     if let Visible::As(temporary) = &visible {
         // Renaming one name of an inode over another does nothing, so look first.
         let old = stat_entry(&to, name).map(|stat| inode(&stat));
-        let new = stat_entry(&to, temporary).map(|stat| inode(&stat));
-        if old.is_ok() && old == new {
+        let new = stat_entry(&to, temporary);
+        if old.is_ok() && old == new.map(|stat| inode(&stat)) {
             publish::abandon(to.as_fd(), &visible, name);
             return Ok(());
+        }
+        if new.is_ok_and(|stat| is_symlink(stat.st_mode)) {
+            let source = dir.source().at(Step::HardLink)?;
+            refuse_what_it_leads_to(&source, source_name, &to, &visible, name)?;
         }
     }
     publish::publish_made(to.as_fd(), &visible, name)

@@ -25,3 +25,8 @@ pub(crate) fn is_directory(mode: u32) -> bool {
 pub(crate) fn is_regular(mode: u32) -> bool {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
+
+/// Whether a mode is a symbolic link's.
+pub(crate) fn is_symlink(mode: u32) -> bool {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFLNK
+}

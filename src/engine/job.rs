@@ -349,6 +349,12 @@ impl<'j> Job<'j> {
         roots.iter().any(|(_, destination)| *destination == inode)
     }
 
+    /// Whether a directory is the source of a root, so that it must not be deleted.
+    pub(crate) fn is_source(&self, inode: Inode) -> bool {
+        let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
+        roots.iter().any(|(source, _)| *source == inode)
+    }
+
     /// Whether one directory was copied to the other as a root.
     pub(crate) fn is_root(&self, source: Inode, destination: Inode) -> bool {
         let roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);

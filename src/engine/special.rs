@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::readlinkat;
-use nix::sys::stat::{FileStat, Mode, SFlag, mknodat};
+use nix::fcntl::{AtFlags, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mknodat};
 use nix::unistd::symlinkat;
 
 use super::attributes::{ByName, path_of};
@@ -129,6 +129,9 @@ impl Worker<'_> {
                 mknodat(&target, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
             })?
         };
+        if by_name == ByName::Symlink {
+            refuse_what_it_leads_to(&source, source_name, &target, &visible, name)?;
+        }
         let made = match &visible {
             publish::Visible::AsItself => name,
             publish::Visible::As(temporary) => temporary,
@@ -150,4 +153,28 @@ impl Worker<'_> {
         }
         applied
     }
+}
+
+/// Before a symbolic link that was made replaces something: refuses when that is the file which the link leads
+/// to at the source. Its content would be lost.
+///
+/// # Errors
+/// `SameFile`; what was made is removed.
+pub(super) fn refuse_what_it_leads_to(
+    source: impl AsFd,
+    source_name: &CStr,
+    target: impl AsFd,
+    made: &publish::Visible,
+    name: &CStr,
+) -> Result<(), StepError> {
+    if matches!(made, publish::Visible::AsItself) {
+        return Ok(()); // nothing had the name
+    }
+    let old = fstatat(&target, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| inode(&stat));
+    let leads_to = fstatat(&source, source_name, AtFlags::empty()).map(|stat| inode(&stat));
+    if old.is_ok() && old == leads_to {
+        publish::abandon(target.as_fd(), made, name);
+        return Err(StepError::found(Step::Symlink, FailureKind::SameFile));
+    }
+    Ok(())
 }

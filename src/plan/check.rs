@@ -23,6 +23,15 @@ pub(super) fn check_options(request: &CopyRequest, sources: &[Source]) -> Result
             "--delete with --files-from: what is not listed would be deleted; use one of them",
         );
     }
+    for (index, source) in sources.iter().enumerate().filter(|(_, one)| !one.metadata.is_dir()) {
+        let listed = options.selection.as_ref().and_then(|selection| selection.root(index));
+        if listed.is_some_and(|node| !node.is_whole() && !node.is_empty()) {
+            return Err(Refusal::path(
+                &source.path,
+                "--files-from lists something below it, but it is not a directory; list its own path",
+            ));
+        }
+    }
     if options.delete && sources.iter().any(|source| !source.metadata.is_dir()) {
         return refuse(
             "--delete needs directories as sources; there is nothing to compare a file with",
@@ -97,7 +106,7 @@ pub(crate) fn nearest_existing(mut path: &Path) -> &Path {
 }
 
 /// Everything about one root: its parent, permission, and that it does not contain itself. `there`: what
-/// has its destination's name, links followed (a dangling one is itself, or nothing).
+/// has its destination's name, links followed (a dangling one is itself).
 pub(super) fn check_root(
     root: &Root,
     source: &Source,
@@ -126,11 +135,91 @@ pub(super) fn check_root(
             format!("source and destination are the same: {}", show(&root.destination)),
         ));
     }
+    if source.metadata.is_symlink() && replaces_what_it_leads_to(root, source) {
+        return Err(Refusal::path(
+            &root.source,
+            format!(
+                "is a link to the file that it would replace: {}; its content would be lost",
+                show(&root.destination)
+            ),
+        ));
+    }
+    if there.is_some() {
+        check_type(root, source)?;
+    }
     let is_there = there.is_some_and(Metadata::is_dir);
     if source.metadata.is_dir() {
         check_not_inside(source, if is_there { &root.destination } else { existing }, root)?;
     }
     check_writable(root, existing, is_there, request)
+}
+
+/// Refuses what would be in the way of the root itself: the engine replaces no directory, and follows no link in
+/// the place of one.
+fn check_type(root: &Root, source: &Source) -> Result<(), Refusal> {
+    if root.destination_name == OsStr::new(".") {
+        return Ok(());
+    }
+    let own = root.destination_dir.join(&root.destination_name);
+    match fs::symlink_metadata(own) {
+        Ok(found) if source.metadata.is_dir() && !found.is_dir() => Err(Refusal::path(
+            &root.destination,
+            "is not a directory, but the source is; remove it, or name another destination",
+        )),
+        Ok(found) if !source.metadata.is_dir() && found.is_dir() => Err(Refusal::path(
+            &root.destination,
+            "a directory is in the way of what is no directory; remove it, or name another destination",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a link would replace the file that it leads to.
+fn replaces_what_it_leads_to(root: &Root, link: &Source) -> bool {
+    let place = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let replaced = fs::symlink_metadata(&root.destination).map(place);
+    matches!((replaced, fs::metadata(&link.path).map(place)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Refuses `--delete` where a source lies below a destination, which has not what the source is named by: it
+/// would be deleted.
+pub(super) fn check_delete(
+    root: &Root,
+    there: Option<&Metadata>,
+    sources: &[Source],
+    request: &CopyRequest,
+) -> Result<(), Refusal> {
+    let Some(there) = there.filter(|there| request.options.delete && there.is_dir()) else {
+        return Ok(());
+    };
+    for source in sources {
+        // Goes up by the directories' own names, so that links do not hide it.
+        let Ok(whole) = source.path.canonicalize() else { continue };
+        let mut above = whole.clone();
+        while above.pop() {
+            let found = fs::metadata(&above);
+            let same =
+                found.is_ok_and(|found| (found.dev(), found.ino()) == (there.dev(), there.ino()));
+            if same && !is_protected(&whole, &above, request) {
+                return Err(Refusal::path(
+                    &root.destination,
+                    format!(
+                        "--delete would delete the source {}, which lies inside it; leave --delete \
+                         out, or choose another destination",
+                        show(&source.path)
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the filter leaves out a directory, or one on the way to it from a root: then it is not deleted.
+fn is_protected(path: &Path, root: &Path, request: &CopyRequest) -> bool {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let mut ways = below.ancestors().filter(|way| !way.as_os_str().is_empty());
+    ways.any(|way| !request.options.filter.admits(way, true))
 }
 
 /// Refuses a destination below its source. Goes up by `..` from `start`, the deepest directory that exists,
@@ -168,8 +257,9 @@ fn check_writable(
         return Ok(());
     }
     let advice = "choose another destination or have it made writable";
-    // The directory that gets the new name; the root itself when it is there already.
-    let into = root.is_directory && is_there && root.destination_name != OsStr::new(".");
+    // The root itself when it is there already, else the directory that gets the new name.
+    let is_root = root.is_directory && is_there;
+    let into = is_root && root.destination_name != OsStr::new(".");
     let dir = if into && existing == root.destination_dir {
         root.destination_dir.join(&root.destination_name)
     } else {
@@ -183,18 +273,22 @@ fn check_writable(
         Err(errno) if errno == Errno::EROFS || is_read_only(existing) => {
             Err(Refusal::path(existing, format!("the filesystem is mounted read-only; {advice}")))
         }
-        // The owner of a copied read-only directory may open it again; the engine does.
-        Err(Errno::EACCES)
-            if fs::metadata(&dir).is_ok_and(|m| m.uid() == nix::unistd::geteuid().as_raw()) =>
-        {
-            Ok(())
-        }
+        Err(Errno::EACCES) if is_root && may_be_opened(&dir, into) => Ok(()),
         Err(errno @ (Errno::EACCES | Errno::EPERM)) => Err(Refusal::path(
             dir,
             format!("not writable by this user ({}); {advice}", errno.desc()),
         )),
         Err(errno) => Err(Refusal::system(dir, "check the destination", errno)),
     }
+}
+
+/// Whether the engine makes a directory writable again, as it does for the copy of a read-only one. It is closed
+/// even to its owner who comes by its name; who comes by `.` must be able to search it.
+fn may_be_opened(dir: &Path, by_name: bool) -> bool {
+    const SEARCH: u32 = 0o100;
+    fs::metadata(dir).is_ok_and(|found| {
+        found.uid() == nix::unistd::geteuid().as_raw() && (by_name || found.mode() & SEARCH != 0)
+    })
 }
 
 fn is_read_only(path: &Path) -> bool {
