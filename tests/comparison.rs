@@ -497,3 +497,29 @@ fn a_changed_or_truncated_manifest_is_refused() {
     verdict.expect(1);
     assert!(verdict.text.contains("outside"), "{}", verdict.text);
 }
+
+/// A link and its exact copy were refused where they led nowhere, and were the same where two files were.
+#[test]
+fn a_link_is_compared_itself_with_its_copy() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let at = scratch.path();
+    fs::write(at.join("file"), "content").unwrap();
+    fs::create_dir(at.join("copy")).unwrap();
+    for (name, text, other) in [("dangling", "nowhere", "nowhere"), ("link", "file", "../file")] {
+        symlink(text, at.join(name)).unwrap();
+        symlink(other, at.join("copy").join(name)).unwrap();
+    }
+    let compared = |one: &str, other: &str| {
+        verify(&scratch, &[at.join(one).as_os_str(), at.join(other).as_os_str()])
+    };
+    compared("dangling", "copy/dangling").expect(0);
+    let other = compared("link", "copy/link");
+    other.expect(1);
+    assert_eq!(other.found(), [("link".to_owned(), "target".to_owned())]);
+    // Named alone, a link is a way to the item; one that leads to a directory is always.
+    compared("link", "file").expect(0);
+    symlink("copy", at.join("way")).unwrap();
+    symlink("copy", at.join("other-way")).unwrap();
+    compared("way", "other-way").expect(0);
+    compared("dangling", "file").expect(2);
+}

@@ -222,8 +222,8 @@ fn is_protected(path: &Path, root: &Path, request: &CopyRequest) -> bool {
     ways.any(|way| !request.options.filter.admits(way, true))
 }
 
-/// Refuses a destination below its source. Goes up by `..` from `start`, the deepest directory that exists,
-/// so that links and bind mounts do not hide it.
+/// Refuses a destination below its source. Goes up from `start`, the deepest directory that exists, so that links and
+/// a bind mount of the source do not hide it; what a bind mount of a directory below the source hides, the engine sees.
 fn check_not_inside(source: &Source, start: &Path, root: &Root) -> Result<(), Refusal> {
     let me = (source.metadata.dev(), source.metadata.ino());
     let mut dir = start.canonicalize().map_err(|source| Refusal::System {

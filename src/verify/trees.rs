@@ -81,21 +81,18 @@ pub(super) fn compare(
     copy: &Path,
     findings: &Findings,
 ) -> Result<(), Refusal> {
-    let look = |path: &Path| {
-        std::fs::metadata(path).map_err(|error| Refusal::System {
-            path: path.to_owned(),
-            action: "look at it",
-            source: error,
-        })
-    };
-    let (source_is, copy_is) = (look(source)?, look(copy)?);
-    let first = if source_is.is_dir() && copy_is.is_dir() {
+    let is_dir = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.is_dir());
+    let first = if is_dir(source) && is_dir(copy) {
         let level =
             Level { source: open_named(source)?, copy: open_named(copy)?, path: PathBuf::new() };
         Task::Item(Arc::new(level), c".".to_owned(), c".".to_owned())
     } else {
-        let (source_dir, source_name) = split(source)?;
-        let (copy_dir, copy_name) = split(copy)?;
+        // A link and its copy are compared themselves; a link to one of two files is another name of it.
+        let is_link =
+            |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        let links = is_link(source) && is_link(copy);
+        let (source_dir, source_name) = split(source, links)?;
+        let (copy_dir, copy_name) = split(copy, links)?;
         let level = Level {
             source: open_named(&source_dir)?,
             copy: open_named(&copy_dir)?,
@@ -150,13 +147,23 @@ pub(super) fn compare(
     })
 }
 
-/// The directory that holds a path, and the name in it, links followed: the user named the item.
-fn split(path: &Path) -> Result<(PathBuf, CString), Refusal> {
-    let whole = path.canonicalize().map_err(|source| Refusal::System {
-        path: path.to_owned(),
-        action: "look at it",
-        source,
-    })?;
+/// The directory that holds a path, and the name in it: links followed, since the user named the item, unless the
+/// item is the link itself.
+fn split(path: &Path, link: bool) -> Result<(PathBuf, CString), Refusal> {
+    let resolved = |path: &Path| {
+        path.canonicalize().map_err(|source| Refusal::System {
+            path: path.to_owned(),
+            action: "look at it",
+            source,
+        })
+    };
+    let whole = match (path.file_name(), path.parent()) {
+        (Some(name), Some(parent)) if link => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            resolved(parent)?.join(name)
+        }
+        _ => resolved(path)?,
+    };
     let name = whole.file_name().unwrap_or(OsStr::new("."));
     let name = CString::new(name.as_bytes()).map_err(|_| Refusal::path(path, "holds a NUL"))?;
     Ok((whole.parent().unwrap_or(Path::new("/")).to_owned(), name))
