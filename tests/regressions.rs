@@ -349,3 +349,26 @@ fn a_capability_that_only_root_could_keep_is_a_counted_warning() {
         assert_eq!(xattr::get(&copy, "security.capability").unwrap(), None);
     });
 }
+
+/// Symptom: a short copy with many threads took seconds, and every third one was aborted: "failed to set up
+/// alternative stack guard page". Cause: who sends workers counted anew after each one, and when all was done
+/// they went as fast as they came, thousands of them. Guarantee: no more are sent than are wanted, and none when
+/// nothing is left to do.
+#[test]
+fn workers_are_not_sent_for_ever_when_all_is_done() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let source = scratch.join("source");
+        for dir in 0..8 {
+            fs::create_dir_all(source.join(format!("{dir}"))).unwrap();
+            for file in 0..100 {
+                fs::write(source.join(format!("{dir}/{file}")), "something").unwrap();
+            }
+        }
+        for round in 0..8 {
+            let copy = scratch.join(&format!("copy-{round}"));
+            let args = ["--threads", "128", "--concurrency", "fixed", "-T"];
+            Longshore::copy(backend).args(args).args([&source, &copy]).expect(0);
+        }
+    });
+}

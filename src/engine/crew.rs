@@ -185,7 +185,12 @@ fn attend<'s, 'e: 's>(
             observer.look();
         }
         workers.retain(|worker| !worker.is_finished() || present.all() == 0);
-        while present.all() < lanes.workers() {
+        // Counted before the first is sent: when everything is done they go as fast as they come, and those that
+        // have gone keep their stacks for a moment, so that thousands of them are no more than the system maps.
+        for _ in present.all()..lanes.workers() {
+            if !queue.has_tasks() {
+                break;
+            }
             let extra = present.starters.load(Relaxed) >= job.sizing.starters;
             let Some(place) = queue.join() else { break };
             match send(scope, job, queue, present, place, extra) {
