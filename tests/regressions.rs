@@ -366,7 +366,7 @@ fn workers_are_not_sent_for_ever_when_all_is_done() {
             }
         }
         for round in 0..8 {
-            let copy = scratch.join(&format!("copy-{round}"));
+            let copy = scratch.join(format!("copy-{round}"));
             let args = ["--threads", "128", "--concurrency", "fixed", "-T"];
             Longshore::copy(backend).args(args).args([&source, &copy]).expect(0);
         }
