@@ -12,6 +12,7 @@ use std::time::Duration;
 use lustre_emulator::{Kind, Misbehaviour, Settings};
 use nix::sys::signal::Signal;
 use support::compare::assert_none;
+use support::journals::settle;
 use support::lustre::{Lustre, default_spec, layout, osts, set, spec};
 use support::{
     Backend, Compare, Fs, Longshore, Rng, Scratch, Seed, diff_trees, for_each_backend, wait_for,
@@ -363,6 +364,7 @@ fn a_file_that_was_begun_with_another_layout_keeps_it_and_is_told() {
     let Some(lustre) = Lustre::new(osts(4)) else { return };
     let source = Scratch::on_disk();
     fs::write(source.join("large"), Seed::fresh().rng().bytes(20 * MIB)).unwrap();
+    settle(&source.join("large"));
     let target = lustre.join("copy");
     let copy = |words: &[&str]| {
         let copy = lustre.copy(Backend::Auto).args(words).arg("-T");
