@@ -208,6 +208,9 @@ impl fmt::Display for StepError {
         write!(f, "failed to {}: ", self.step.phrase())?;
         match (self.kind, self.errno) {
             (FailureKind::SourceChanged, _) => f.write_str("it changed while it was read"),
+            (FailureKind::IntoItself, _) if self.step == Step::Delete => {
+                f.write_str("it is the source of the copy")
+            }
             (FailureKind::IntoItself, _) => f.write_str("the destination lies inside it"),
             (FailureKind::SameFile, _) => f.write_str("it leads to the file that it would replace"),
             (FailureKind::ReservedName, _) => f.write_str(

@@ -132,11 +132,7 @@ impl Source {
         }
         let bytes = path.as_os_str().as_bytes();
         let slash = ends_with_slash(path);
-        let contents = slash
-            || bytes == b"."
-            || bytes == b".."
-            || bytes.ends_with(b"/.")
-            || bytes.ends_with(b"/..");
+        let contents = slash || bytes == b"." || bytes == b".." || bytes.ends_with(b"/..");
         // A slash at the end follows a link, as everywhere.
         let metadata = if contents { fs::metadata(path) } else { fs::symlink_metadata(path) };
         let metadata = metadata.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {

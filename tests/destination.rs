@@ -501,6 +501,13 @@ fn delete_never_deletes_its_own_source() {
             fs::create_dir(at.join("bound")).unwrap();
             let _bind = Bind::new(&at.join("dir"), &at.join("bound"));
             refused(backend, at, &["--delete", "bound/inner/", "dir"], message);
+            // Of a directory below it only the engine can see that it is the source.
+            fs::create_dir(at.join("hidden")).unwrap();
+            let _bind = Bind::new(&at.join("dir/inner"), &at.join("hidden"));
+            let args = ["--delete", "hidden/", "dir"];
+            let run = Longshore::copy(backend).current_dir(at).args(args).expect(1);
+            run.says("1 into-itself");
+            assert!(at.join("dir/inner/two").exists());
         }
         // What is left out is not deleted.
         copy(backend, at, &["--delete", "--exclude", "/inner", "dir/inner/", "dir"]);

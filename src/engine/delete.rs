@@ -79,6 +79,10 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
         let below = |above: &OwnedFd| openat(above, name.as_c_str(), OPEN_DIRECTORY, Mode::empty());
         match (below(&level.source), below(&level.destination)) {
             (Ok(source), Ok(destination)) => {
+                if let Err(error) = refuse_source(job, &destination) {
+                    job.fail_at_destination(root.destination.join(relative), error);
+                    continue;
+                }
                 let other = fstat(&source).is_ok_and(|stat| stat.st_dev != device);
                 if !(other && job.options().one_file_system) {
                     levels.push(visit(job, root, source, destination, relative));
@@ -199,6 +203,16 @@ struct RemovedLevel {
     keeps: bool,
 }
 
+/// Refuses to delete a source of this copy, or anything in it. Seen beforehand, unless a bind mount hides it or
+/// something was moved since.
+fn refuse_source(job: &Job<'_>, directory: &OwnedFd) -> Result<(), StepError> {
+    let stat = fstat(directory).at(Step::Delete)?;
+    if job.is_source(inode(&stat)) {
+        return Err(StepError::found(Step::Delete, FailureKind::IntoItself));
+    }
+    Ok(())
+}
+
 /// Opens a directory that goes away, and removes everything in it that is no directory.
 fn open_level(
     job: &Job<'_>,
@@ -207,10 +221,7 @@ fn open_level(
     relative: PathBuf,
 ) -> Result<RemovedLevel, StepError> {
     let fd = openat(above, name, OPEN_DIRECTORY, Mode::empty()).at(Step::Delete)?;
-    // Seen beforehand, unless something was moved or mounted since.
-    if job.is_source(inode(&fstat(&fd).at(Step::Delete)?)) {
-        return Err(StepError::found(Step::Delete, FailureKind::IntoItself));
-    }
+    refuse_source(job, &fd)?;
     let mut files = Vec::new();
     let mut subdirectories = Vec::new();
     let mut keeps = false;

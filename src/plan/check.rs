@@ -127,7 +127,7 @@ pub(super) fn check_root(
         return Err(Refusal::path(existing, "a part of the destination path is not a directory"));
     }
     if let Some(twin) = there
-        && (twin.dev(), twin.ino()) == (source.metadata.dev(), source.metadata.ino())
+        && place(twin) == place(&source.metadata)
         && (source.metadata.is_dir() || twin.is_file())
     {
         return Err(Refusal::path(
@@ -176,13 +176,17 @@ fn check_type(root: &Root, source: &Source) -> Result<(), Refusal> {
 
 /// Whether a link would replace the file that it leads to.
 fn replaces_what_it_leads_to(root: &Root, link: &Source) -> bool {
-    let place = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let replaced = fs::symlink_metadata(&root.destination).map(place);
-    matches!((replaced, fs::metadata(&link.path).map(place)), (Ok(a), Ok(b)) if a == b)
+    let ends = (fs::symlink_metadata(&root.destination), fs::metadata(&link.path));
+    matches!(&ends, (Ok(replaced), Ok(file)) if place(replaced) == place(file))
 }
 
-/// Refuses `--delete` where a source lies below a destination, which has not what the source is named by: it
-/// would be deleted.
+/// What tells a file or directory from every other one: device and inode.
+fn place(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Refuses `--delete` where a source lies below a destination: nothing at the source is called as it is there, so
+/// that it would be deleted. What a bind mount hides, the engine sees.
 pub(super) fn check_delete(
     root: &Root,
     there: Option<&Metadata>,
@@ -197,9 +201,7 @@ pub(super) fn check_delete(
         let Ok(whole) = source.path.canonicalize() else { continue };
         let mut above = whole.clone();
         while above.pop() {
-            let found = fs::metadata(&above);
-            let same =
-                found.is_ok_and(|found| (found.dev(), found.ino()) == (there.dev(), there.ino()));
+            let same = fs::metadata(&above).is_ok_and(|found| place(&found) == place(there));
             if same && !is_protected(&whole, &above, request) {
                 return Err(Refusal::path(
                     &root.destination,
@@ -225,14 +227,14 @@ fn is_protected(path: &Path, root: &Path, request: &CopyRequest) -> bool {
 /// Refuses a destination below its source. Goes up from `start`, the deepest directory that exists, so that links and
 /// a bind mount of the source do not hide it; what a bind mount of a directory below the source hides, the engine sees.
 fn check_not_inside(source: &Source, start: &Path, root: &Root) -> Result<(), Refusal> {
-    let me = (source.metadata.dev(), source.metadata.ino());
+    let me = place(&source.metadata);
     let mut dir = start.canonicalize().map_err(|source| Refusal::System {
         path: start.to_owned(),
         action: "resolve the destination",
         source,
     })?;
     loop {
-        if fs::metadata(&dir).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == me) {
+        if fs::metadata(&dir).is_ok_and(|metadata| place(&metadata) == me) {
             return Err(Refusal::path(
                 &root.destination,
                 format!(
