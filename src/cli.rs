@@ -8,6 +8,7 @@ pub(crate) mod layout;
 pub(crate) mod lustre;
 pub(crate) mod manual;
 pub(crate) mod output;
+pub(crate) mod outputs;
 pub(crate) mod restripe;
 pub(crate) mod run;
 pub(crate) mod signals;

@@ -14,7 +14,7 @@ use nix::sys::stat::{FileStat, SFlag, major, minor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::checksum::{CELL_BYTES, Cells, Digest, Hasher};
-use crate::error::{Refusal, show};
+use crate::error::Refusal;
 use crate::plan::{Plan, Root};
 use crate::report::path_or_base64;
 pub use reader::{Chunks, Kind, Line, Reader};
@@ -257,12 +257,15 @@ impl Writer {
     /// Begins the manifest of a copy.
     ///
     /// # Errors
-    /// A refusal when it cannot be written there, or when it would lie inside the copy, which
-    /// would then not be what the manifest says.
+    /// A refusal when it cannot be written there.
     pub fn create(path: &Path, plan: &Plan) -> Result<Self, Refusal> {
         let algorithm = plan.options.checksum;
         let base = std::path::absolute(base_of(plan)).unwrap_or_else(|_| base_of(plan));
-        refuse_inside(path, plan)?;
+        // It is renamed to its name when it is complete, which is no way to write to a device or through a link.
+        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            let text = "is there and is not a regular file; name another place for the manifest";
+            return Err(Refusal::path(path, text));
+        }
         let temporary = temporary(path);
         let file = create(&temporary).map_err(|source| Refusal::System {
             path: temporary.clone(),
@@ -375,36 +378,6 @@ pub(crate) fn join(root: &Path, relative: &Path) -> PathBuf {
         path.push(b'.');
     }
     PathBuf::from(std::ffi::OsString::from_vec(path))
-}
-
-/// A manifest inside the copy, or in its place, would be an item too many there, and `--delete` would remove it;
-/// one inside the source would be copied while it is written.
-fn refuse_inside(path: &Path, plan: &Plan) -> Result<(), Refusal> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    // A parent that is not there cannot be written into, which creating the file will say.
-    let Ok(parent) = parent.unwrap_or(Path::new(".")).canonicalize() else { return Ok(()) };
-    let refuse = |what: &str, at: &Path| {
-        let text = format!("the manifest would {what} {}; name a place beside it", show(at));
-        Err(Refusal::path(path, text))
-    };
-    for root in &plan.roots {
-        let above = root.destination_dir.canonicalize();
-        if above.is_ok_and(|above| above == parent)
-            && path.file_name() == Some(root.destination_name.as_os_str())
-        {
-            return refuse("be in the place of the copy", &root.destination);
-        }
-        let holds = |tree: &Path| {
-            root.is_directory && tree.canonicalize().is_ok_and(|tree| parent.starts_with(tree))
-        };
-        if holds(&root.destination) {
-            return refuse("lie inside the copy", &root.destination);
-        }
-        if holds(&root.source_dir.join(&root.source_name)) {
-            return refuse("lie inside the source", &root.source);
-        }
-    }
-    Ok(())
 }
 
 impl Serialize for Cells {

@@ -125,6 +125,20 @@ impl Plan {
     }
 }
 
+impl Root {
+    /// The source itself, also where the user's path for it has a slash at the end: then it ends with `/.`.
+    #[must_use]
+    pub fn source_item(&self) -> PathBuf {
+        self.source_dir.join(&self.source_name)
+    }
+
+    /// The copy itself, in the same way.
+    #[must_use]
+    pub fn copy_item(&self) -> PathBuf {
+        self.destination_dir.join(&self.destination_name)
+    }
+}
+
 impl Source {
     fn new(path: &Path) -> Result<Self, Refusal> {
         if path.as_os_str().is_empty() {

@@ -340,6 +340,28 @@ fn single_files_filters_and_wrong_requests() {
 }
 
 #[test]
+fn a_comparison_overwrites_nothing_that_it_compares() {
+    let scratch = Scratch::on_disk();
+    let (src, copy, manifest) = (scratch.join("src"), scratch.join("copy"), scratch.join("list"));
+    fs::create_dir(&src).unwrap();
+    make_items(&src);
+    let beside = [os("--manifest"), manifest.as_os_str()];
+    Longshore::copy(Backend::Auto).args(beside).arg(&src).arg(&copy).expect(0);
+    for output in [src.join("byte"), copy.join("byte"), src.join("new"), copy.join("new")] {
+        let list = [os("--failed-list"), output.as_os_str()];
+        let verdict = verify(&scratch, &[list[0], list[1], src.as_os_str(), copy.as_os_str()]);
+        verdict.expect(2);
+        assert!(verdict.text.contains("name a place beside it"), "{}", verdict.text);
+    }
+    let list = [os("--failed-list"), manifest.as_os_str()];
+    let verdict = verify(&scratch, &[list, beside].concat());
+    verdict.expect(2);
+    assert!(verdict.text.contains("what --manifest reads"), "{}", verdict.text);
+    verify(&scratch, &beside).expect(0);
+    verify(&scratch, &[src.as_os_str(), copy.as_os_str()]).expect(0);
+}
+
+#[test]
 fn a_manifest_inside_the_copy_is_refused_and_a_stopped_copy_leaves_none() {
     let scratch = Scratch::on_disk();
     let (src, copy) = (scratch.join("src"), scratch.join("copy"));

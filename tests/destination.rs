@@ -544,8 +544,69 @@ fn what_is_in_the_way_of_the_root_is_named_before_anything_is_written() {
             refused(backend, at, &args, "leads nowhere");
         }
         refused(backend, at, &["file", "missing/."], "the directory does not exist");
-        refused(backend, at, &["--manifest", "dir/list", "dir", "new"], "inside the source");
-        refused(backend, at, &["--manifest", "new", "dir", "new"], "in the place of the copy");
+    });
+}
+
+#[test]
+fn what_is_written_beside_a_copy_is_neither_in_it_nor_in_place_of_anything() {
+    each(|backend, at| {
+        symlink("dir/one", at.join("link")).unwrap();
+        fs::hard_link(at.join("file"), at.join("twin")).unwrap();
+        fs::write(at.join("list"), "dir/one").unwrap();
+        for option in ["--manifest", "--report", "--failed-list"] {
+            for (output, source, target, message) in [
+                ("dir/new", "dir", "new", "inside the source"),
+                ("dir/one", "dir/", "existing", "inside the source"),
+                ("dir/inner/two", "dir", "new", "inside the source"),
+                ("link", "dir", "new", "inside the source"),
+                ("file", "file", "new", "overwrite the source"),
+                ("twin", "file", "new", "overwrite the source"),
+                ("existing/new", "dir/", "existing", "inside the copy"),
+                ("new", "dir", "new", "in the place of the copy"),
+                ("existing/file", "file", "existing", "in the place of the copy"),
+            ] {
+                refused(backend, at, &[option, output, source, target], message);
+            }
+            let listed = ["--files-from", "list", option, "list", "dir", "new"];
+            refused(backend, at, &listed, "what --files-from reads");
+            let noted = ["--journal", "noted", option, "noted", "dir", "new"];
+            refused(backend, at, &noted, "what --journal reads");
+        }
+        for pair in [["--manifest", "--report"], ["--failed-list", "--report"]] {
+            let twice = [pair[0], "out", pair[1], "./out", "dir", "new"];
+            refused(backend, at, &twice, "name the same file");
+        }
+        // A manifest gets its name when it is complete, which would end a pipe, and a link.
+        nix::unistd::mkfifo(&at.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for output in ["pipe", "link", "existing"] {
+            let args = ["--manifest", output, "file", "new"];
+            refused(backend, at, &args, "not a regular file");
+        }
+        // Beside both, and where it takes no place at all.
+        copy(backend, at, &["--manifest", "out", "--failed-list", "/dev/null", "dir", "new"]);
+        same(at.join("dir"), at.join("new"));
+    });
+}
+
+#[test]
+fn parents_are_not_made_where_a_link_leads_nowhere_or_the_directory_is_gone() {
+    each(|backend, at| {
+        symlink("nowhere", at.join("dangling")).unwrap();
+        for target in ["dangling/new", "dangling/a/b/", "existing/../dangling/new"] {
+            refused(backend, at, &["--parents", "file", target], "leads nowhere");
+        }
+        let gone = at.join("gone");
+        fs::create_dir(&gone).unwrap();
+        let removed = format!("rmdir '{}' && exec \"$@\"", gone.display());
+        for target in ["new", "a/new", "."] {
+            Longshore::copy(backend)
+                .through(&["sh", "-c", &removed, "sh"])
+                .current_dir(&gone)
+                .args(["--journal", "none", "--parents", at.join("dir").to_str().unwrap(), target])
+                .expect(2)
+                .says("has been removed");
+            fs::create_dir(&gone).unwrap();
+        }
     });
 }
 

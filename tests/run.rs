@@ -201,6 +201,15 @@ fn wrong_directives_are_all_listed_and_nothing_is_written() {
 }
 
 #[test]
+fn the_report_does_not_overwrite_the_script() {
+    let bench = Bench::new("#!/bin/sh\ntouch @/ran\n");
+    let script = bench.read("job.sh");
+    bench.run(&["--report", "./job.sh", "job.sh"]).expect(2).says("would overwrite");
+    assert_eq!(bench.read("job.sh"), script);
+    assert!(!bench.at("ran").exists());
+}
+
+#[test]
 fn a_missing_source_and_an_unfit_destination_are_found_before_anything_is_written() {
     let bench = Bench::new(
         "#DW jobdw type=xfs capacity=1GiB name=fs\n\

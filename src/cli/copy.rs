@@ -13,13 +13,14 @@ use longshore::control_socket::{Place, Server};
 use longshore::display::{Display, human};
 use longshore::engine::failures::FailedList;
 use longshore::engine::{self, Control};
-use longshore::error::show;
+use longshore::error::{Refusal, show};
 use longshore::exit::Outcome;
 use longshore::journal::{self, Prepared};
 use longshore::manifest::Writer;
 use longshore::plan::{Plan, Root};
 use longshore::report::Report;
 
+use super::outputs::{self, Tree, named};
 use super::{lustre, output, signals};
 
 /// Runs the command. `matches` knows the order of `--include` and `--exclude`.
@@ -37,6 +38,7 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     if plan.options.dry_run {
         output::print(mapping(&plan).as_bytes());
     }
+    check_outputs(args, &plan)?;
     let display = Display::new(args.progress.into());
     let control = Control {
         // Counting ahead looks at every file, which a limit of operations is there to prevent.
@@ -90,6 +92,26 @@ fn place(args: &CopyArgs) -> Place {
         Some(path) if path == Path::new("none") => Place::None,
         Some(path) => Place::At(path.clone()),
     }
+}
+
+/// What is written beside the copy lies neither in it nor in its source: it would be an item too many there, or the
+/// end of one.
+fn check_outputs(args: &CopyArgs, plan: &Plan) -> Result<(), Refusal> {
+    let is_path = |path: &&PathBuf| !["none", "-"].contains(&path.to_str().unwrap_or_default());
+    let journal = args.journal.as_ref().filter(is_path);
+    let list = args.files_from.as_ref().filter(is_path);
+    let written = [
+        named("--manifest", args.manifest.as_ref()),
+        named("--failed-list", args.failed_list.as_ref()),
+        named("--report", args.report.as_ref()),
+    ];
+    let written: Vec<_> = written.into_iter().flatten().collect();
+    let read: Vec<_> =
+        [named("--files-from", list), named("--journal", journal)].into_iter().flatten().collect();
+    let roots = plan.roots.iter();
+    let trees =
+        roots.flat_map(|root| [Tree::Source(root.source_item()), Tree::Copy(root.copy_item())]);
+    outputs::check(&written, &read, &trees.collect::<Vec<_>>())
 }
 
 fn create_manifest(args: &CopyArgs, plan: &Plan) -> anyhow::Result<Option<Arc<Writer>>> {

@@ -11,7 +11,7 @@ use std::thread;
 
 use longshore::arguments::ProgressArg;
 use longshore::display::{CopyId, Display};
-use longshore::error::show;
+use longshore::error::{Refusal, show};
 use longshore::lustre::job_id;
 use longshore::progress::Progress;
 use longshore::report::Report;
@@ -22,6 +22,7 @@ use longshore::run::{
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::outputs::{self, named};
 use super::{RunArgs, copy, lustre, output};
 
 /// Does the command and returns its exit code.
@@ -30,6 +31,9 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
         Ok(request) => request,
         Err(problem) => return refuse(&RunError::Refused(problem)),
     };
+    if let Err(refusal) = check_outputs(args) {
+        return refuse(&RunError::Refused(refusal.to_string()));
+    }
     if args.dry_run {
         return match longshore::run::describe::describe(&request) {
             Ok(text) => output::print(text.as_bytes()),
@@ -136,6 +140,14 @@ fn refuse(error: &RunError) -> ExitCode {
         let _ = std::io::stderr().write_all(hint.as_bytes()); // the exit code still tells
     }
     ExitCode::from(error.code())
+}
+
+/// The report overwrites nothing that says what to run.
+fn check_outputs(args: &RunArgs) -> Result<(), Refusal> {
+    let written: Vec<_> = named("--report", args.report.as_ref()).into_iter().collect();
+    let script = named("the run", Some(&args.script));
+    let read = args.filesystems.iter().filter_map(|path| named("--filesystems", Some(path)));
+    outputs::check(&written, &script.into_iter().chain(read).collect::<Vec<_>>(), &[])
 }
 
 fn write_report(args: &RunArgs, result: &Result<RunReport, RunError>) -> anyhow::Result<()> {

@@ -9,11 +9,12 @@ use anyhow::bail;
 use clap::ArgMatches;
 use longshore::arguments::filter;
 use longshore::display::{Display, human};
-use longshore::error::show;
+use longshore::error::{Refusal, show};
 use longshore::exit::Outcome;
 use longshore::verify::{self, Against, Comparison, Control, Request};
 
 use super::copy::{create_list, create_report, write_report};
+use super::outputs::{self, Tree, named};
 use super::{VerifyArgs, output, signals};
 
 /// Differences that are printed; the report has more, the failed list all.
@@ -37,6 +38,7 @@ fn compare(args: &VerifyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         (Some(_), _) => bail!("with --manifest, name the copy's directory only"),
         (None, _) => bail!("name a source and its copy, or a manifest (longshore verify SRC DST)"),
     };
+    check_outputs(args)?;
     let request = Request {
         against,
         metadata: args.metadata,
@@ -65,6 +67,21 @@ fn compare(args: &VerifyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         return Ok(comparison.outcome.worst(Outcome::Partial));
     }
     Ok(comparison.outcome)
+}
+
+/// Neither the manifest nor anything that is compared is overwritten, or gets an item more.
+fn check_outputs(args: &VerifyArgs) -> Result<(), Refusal> {
+    let written = [
+        named("--failed-list", args.failed_list.as_ref()),
+        named("--report", args.report.as_ref()),
+    ];
+    let written: Vec<_> = written.into_iter().flatten().collect();
+    let read: Vec<_> = named("--manifest", args.manifest.as_ref()).into_iter().collect();
+    let trees: Vec<_> = match (&args.manifest, args.paths.as_slice()) {
+        (None, [source, copy]) => vec![Tree::Source(source.clone()), Tree::Copy(copy.clone())],
+        (_, paths) => paths.iter().cloned().map(Tree::Copy).collect(),
+    };
+    outputs::check(&written, &read, &trees)
 }
 
 /// One line for each difference, and one for the whole.

@@ -329,8 +329,7 @@ fn is_root(header: &Header, destination: &Path) -> bool {
 /// Tells these sources from others that have their paths by now. A file may be replaced between two
 /// runs and is then copied anew, like any file of a tree.
 fn sources(plan: &Plan) -> Identity {
-    let path = |root: &crate::plan::Root| root.source_dir.join(&root.source_name);
-    Identity::of_all(plan.roots.iter().map(|root| Identity::at(&path(root), false)))
+    Identity::of_all(plan.roots.iter().map(|root| Identity::at(&root.source_item(), false)))
 }
 
 /// Whether a journal there is on the destination's filesystem.
@@ -373,6 +372,6 @@ impl Plan {
     pub(crate) fn holder_that_is_copied(&self) -> Option<(PathBuf, PathBuf)> {
         let inside = |root: &&crate::plan::Root| root.destination_name == OsStr::new(".");
         let root = self.roots.first().filter(inside)?;
-        Some((root.source_dir.join(&root.source_name), root.destination_dir.clone()))
+        Some((root.source_item(), root.destination_dir.clone()))
     }
 }

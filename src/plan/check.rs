@@ -122,9 +122,20 @@ pub(super) fn check_root(
             ));
         }
         existing = nearest_existing(existing);
+        check_missing(&root.destination_dir, existing)?;
     }
-    if !fs::metadata(existing).is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(Refusal::path(existing, "a part of the destination path is not a directory"));
+    match fs::metadata(existing) {
+        Ok(found) if found.is_dir() && found.nlink() == 0 => {
+            return Err(Refusal::path(
+                existing,
+                "this directory has been removed; change to one that is there",
+            ));
+        }
+        Ok(found) if found.is_dir() => {}
+        _ => {
+            let text = "a part of the destination path is not a directory";
+            return Err(Refusal::path(existing, text));
+        }
     }
     if let Some(twin) = there
         && place(twin) == place(&source.metadata)
@@ -154,14 +165,27 @@ pub(super) fn check_root(
     check_writable(root, existing, is_there, request)
 }
 
+/// Refuses what cannot be made below `existing` on the way to `path`: a link that leads nowhere has the name.
+fn check_missing(path: &Path, existing: &Path) -> Result<(), Refusal> {
+    let missing = path.ancestors().take_while(|above| *above != existing);
+    let first = missing.filter(|above| !above.as_os_str().is_empty()).last();
+    match first.filter(|first| fs::symlink_metadata(first).is_ok()) {
+        None => Ok(()),
+        Some(link) => Err(Refusal::path(
+            link,
+            "a part of the destination path is a link that leads nowhere; make the directory that it leads to, or \
+             remove it",
+        )),
+    }
+}
+
 /// Refuses what would be in the way of the root itself: the engine replaces no directory, and follows no link in
 /// the place of one.
 fn check_type(root: &Root, source: &Source) -> Result<(), Refusal> {
     if root.destination_name == OsStr::new(".") {
         return Ok(());
     }
-    let own = root.destination_dir.join(&root.destination_name);
-    match fs::symlink_metadata(own) {
+    match fs::symlink_metadata(root.copy_item()) {
         Ok(found) if source.metadata.is_dir() && !found.is_dir() => Err(Refusal::path(
             &root.destination,
             "is not a directory, but the source is; remove it, or name another destination",
@@ -263,7 +287,7 @@ fn check_writable(
     let is_root = root.is_directory && is_there;
     let into = is_root && root.destination_name != OsStr::new(".");
     let dir = if into && existing == root.destination_dir {
-        root.destination_dir.join(&root.destination_name)
+        root.copy_item()
     } else {
         existing.to_owned()
     };

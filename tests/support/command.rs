@@ -182,8 +182,12 @@ impl Longshore {
             words.extend(["--backend".into(), backend.word().into()]);
         }
         words.extend(["--progress".into(), "none".into()]);
-        words.extend(["--report".into(), files.path().join("report").into()]);
-        words.extend(["--failed-list".into(), files.path().join("failed").into()]);
+        for (option, name) in [("--report", "report"), ("--failed-list", "failed")] {
+            // A test may want one somewhere else.
+            if !self.args.iter().any(|arg| arg == option) {
+                words.extend([option.into(), files.path().join(name).into()]);
+            }
+        }
         words.extend(self.args.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_remove("LONGSHORE_BACKEND");

@@ -5,9 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use super::rabbit::PATIENCE;
 
 /// A running manager. It is killed when this is dropped.
 pub struct Manager {
@@ -120,6 +122,19 @@ impl Manager {
         let text = self.get("/metrics").1;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Asserts that a counter comes to `wanted`, and not beyond it. It is waited for: whoever looks at the
+    /// API server may see what was written before the manager has its answer and counts it.
+    pub async fn counts(&self, name: &str, wanted: u32) {
+        let wanted = f64::from(wanted);
+        let deadline = Instant::now() + PATIENCE;
+        let mut counted = self.metric(name);
+        while counted < wanted - 0.5 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            counted = self.metric(name);
+        }
+        assert!((counted - wanted).abs() < 0.5, "{name} is {counted} and not {wanted}");
     }
 }
 
