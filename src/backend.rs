@@ -180,7 +180,8 @@ pub(crate) trait Backend<T> {
     fn wait(&mut self, done: &mut Vec<Finished<T>>);
 
     /// Moves chunks of a large file until the supply is empty, and says by what means. `progress` is
-    /// told of each piece once it is written.
+    /// told of each piece once it is written. `goes` is asked between chunks, when nothing is in flight, and ends
+    /// this worker's part when it says so; mechanisms that always have something in flight do not ask.
     ///
     /// # Errors
     /// The step that failed; `SourceChanged` when a chunk ended early.
@@ -188,5 +189,6 @@ pub(crate) trait Backend<T> {
         &mut self,
         file: &LargeFile,
         progress: &dyn Fn(Range<u64>),
+        goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError>;
 }

@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, fallocate};
 
 use crate::error::Refusal;
+use crate::sys::SharedMemory;
 
 pub use prepare::{Prepared, prepare};
 pub use ticket::Ticket;
@@ -39,10 +40,14 @@ use header::Header;
 use load::Earlier;
 use record::RECORD_BYTES;
 use ticket::Fresh;
+use writer::Block;
 
 /// Bytes of a block of entries, which one worker fills; the header has as much room. A multiple of
 /// every page size, and small enough not to matter for a copy of a few files.
 const BLOCK_BYTES: u64 = 64 << 10;
+/// Full blocks that stay mapped: those of 700,000 files, and for the 64 copies of a run, which are made in one process,
+/// together half of the mappings that it may have (`vm.max_map_count`, 65,530).
+const FULL_MAX: usize = 512;
 /// Entries of a block.
 const SLOTS: usize = 65536 / RECORD_BYTES;
 
@@ -61,7 +66,9 @@ pub struct Journal {
     marks: AtomicU32,
     earlier: Earlier,
     /// Blocks that are not full, to be filled first.
-    open_blocks: Mutex<Vec<(u64, usize)>>,
+    open_blocks: Mutex<Vec<Block>>,
+    /// The memory of those that are full; see [`Journal::keep`].
+    full: Mutex<Vec<SharedMemory>>,
     next_block: AtomicU64,
     /// Entries are written with plain calls, because mapping is not to be had (or not wanted).
     plain: AtomicBool,
@@ -148,7 +155,8 @@ impl Journal {
             seed: header.seed,
             epoch: AtomicU32::new(header.epoch),
             marks: AtomicU32::new(0),
-            open_blocks: Mutex::new(earlier.open_blocks.clone()),
+            open_blocks: Mutex::new(earlier.open_blocks.iter().map(Block::left).collect()),
+            full: Mutex::default(),
             next_block: AtomicU64::new(earlier.blocks),
             plain: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -254,12 +262,27 @@ impl Journal {
         if keep {
             return false;
         }
-        place::is_still_at(file, path) && std::fs::remove_file(path).is_ok()
+        let removed = place::is_still_at(file, path) && std::fs::remove_file(path).is_ok();
+        if removed && (!lock(&self.full).is_empty() || !lock(&self.open_blocks).is_empty()) {
+            // Nobody stores any more, and what was stored need not reach any device when it is unmapped.
+            let _ = file.set_len(0);
+        }
+        removed
+    }
+
+    /// Keeps the memory of a full block mapped until the end: FUSE writes the whole file back before it unmaps a part
+    /// of it, and nobody in the process can map, unmap or fault in anything until its server has answered.
+    fn keep(&self, memory: SharedMemory) {
+        memory.rest();
+        let mut full = lock(&self.full);
+        if full.len() < FULL_MAX {
+            full.push(memory);
+        }
     }
 
     /// Allocates a block, so that storing into it cannot fail.
     fn allocate(&self, file: &File, block: u64) -> Result<u64, Errno> {
-        let start = (block + 1) * BLOCK_BYTES;
+        let start = Block::start(block);
         let offset = i64::try_from(start).map_err(|_| Errno::EFBIG)?;
         let length = i64::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
         match fallocate(file, FallocateFlags::empty(), offset, length) {

@@ -68,6 +68,9 @@ const LONG_BYTES: usize = 64 << 10;
 /// Bit of `brakes`: the copy is paused. The bits above it say which lanes are bounded.
 const PAUSED: u32 = 1;
 
+/// So many seats are kept before those of workers that have gone are summed up: twice as many as there are workers.
+const SEATS_MAX: usize = 256;
+
 /// The four lanes of one copy, with the limits, the pause and the number of workers that hold for it.
 /// Shared by its workers and whoever steers it.
 #[derive(Debug, Default)]
@@ -137,7 +140,15 @@ impl Lanes {
     /// Gives this thread a seat: until the result is dropped its passes count, and obey.
     pub(crate) fn sit(self: &Arc<Self>) -> Sitting {
         let seat = Arc::new(Seat::new());
-        lock(&self.seats).push(Arc::clone(&seat));
+        let mut seats = lock(&self.seats);
+        // In a long copy workers come and go without end; whoever has the seats of before goes on with those.
+        if seats.len() >= SEATS_MAX {
+            let (left, mut here) = seats.drain(..).partition::<Vec<_>, _>(|seat| seat.has_left());
+            here.push(Arc::new(Seat::of_all(&left)));
+            *seats = here;
+        }
+        seats.push(Arc::clone(&seat));
+        drop(seats);
         let here =
             Here { lanes: Arc::clone(self), seat, samplers: Default::default(), inside: false };
         HERE.with(|place| *place.borrow_mut() = Some(here));

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, makedev};
 
@@ -215,6 +215,18 @@ pub fn device(file: BorrowedFd<'_>) -> Result<u64, Errno> {
     }
 }
 
+/// What tells the mount that an open directory lies on from others: its number (statx with `STATX_MNT_ID`, Linux 5.8),
+/// by which a bind mount is another one; on older kernels the device, by which it is not.
+///
+/// # Errors
+/// The errno of fstat.
+pub fn mount(directory: BorrowedFd<'_>) -> Result<u64, Errno> {
+    match statx(directory, libc::AT_STATX_DONT_SYNC, libc::STATX_MNT_ID) {
+        Ok(stat) if stat.stx_mask & libc::STATX_MNT_ID != 0 => Ok(stat.stx_mnt_id),
+        _ => device(directory),
+    }
+}
+
 /// Asks for a file's O_DIRECT alignment (statx with `STATX_DIOALIGN`, Linux 6.1). `None` means that
 /// the file does not take O_DIRECT or that the kernel cannot tell.
 ///
@@ -351,6 +363,14 @@ impl SharedMemory {
         Ok(Self(mapping))
     }
 
+    /// Takes its pages out of this process's memory, for when nothing more is stored for a while.
+    pub fn rest(&self) {
+        // SAFETY: the mapping is shared, so that what was stored is in the file's pages, not in the process's; they are
+        // found there again when somebody stores.
+        let rested = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+        drop(rested); // advice only
+    }
+
     /// Stores bytes.
     ///
     /// # Panics
@@ -417,6 +437,12 @@ mod tests {
         file.set_len(1 << 17).expect("extended");
         let mut memory = SharedMemory::map(&file, 1 << 16, 1 << 16).expect("mapped");
         memory.store((1 << 16) - 3, b"end");
+        memory.rest();
+        memory.store(0, b"begin");
+        memory.rest();
+        let mut read = [0; 5];
+        file.read_exact_at(&mut read, 1 << 16).expect("read");
+        assert_eq!(&read, b"begin");
         drop(memory);
         let mut read = [0; 3];
         file.read_exact_at(&mut read, (1 << 17) - 3).expect("read");

@@ -32,7 +32,7 @@ fn named(run: &Run) -> &str {
 }
 
 /// The delay of all metadata, or of one kind.
-const DELAY: Duration = Duration::from_millis(2);
+const DELAY: Duration = Duration::from_millis(4);
 
 #[test]
 fn the_side_and_the_kind_that_is_slow_is_named() {

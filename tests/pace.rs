@@ -248,6 +248,33 @@ fn a_limit_that_is_changed_midway_holds_from_then_on() {
     assert_same_tree(&source, &copy, Compare::default());
 }
 
+/// A large file may take hours: whoever is one too many does not stay for the rest of it.
+#[test]
+fn fewer_threads_are_fewer_in_the_middle_of_a_file() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = files(scratch.join("src"), 1, 128 * MIB);
+    let copy = scratch.join("copy");
+    let begin = ["--threads", "16", "--concurrency", "fixed", "--bandwidth-limit", "32MiB"];
+    let words = [&begin[..], &[source.to_str().unwrap(), copy.to_str().unwrap()]].concat();
+    let (running, socket) = start(&scratch, "fewer", &words);
+    let tasks = PathBuf::from(format!("/proc/{}/task", running.pid()));
+    let movers = || {
+        let names = fs::read_dir(&tasks).into_iter().flatten().map(|task| {
+            let name = task.unwrap().path().join("comm");
+            fs::read_to_string(name).unwrap_or_default()
+        });
+        names.filter(|name| name.trim() == "copy").count()
+    };
+    wait_for("all movers", Duration::from_secs(5), || movers() >= 16);
+    told(&socket, &["limit", "--threads", "2"]);
+    wait_for("fewer movers", Duration::from_secs(5), || movers() <= 2);
+    let status = told(&socket, &["status"]);
+    assert!(status["bytes_done"].as_u64().unwrap() < 120 * MIB, "in the middle: {status}");
+    told(&socket, &["limit", "--bandwidth-limit", "none"]);
+    running.wait().expect(0);
+    assert_same_tree(&source, &copy, Compare::default());
+}
+
 #[test]
 fn no_limit_is_left_when_it_is_taken_away() {
     let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };

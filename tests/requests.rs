@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use support::latency_fs::{Counters, Kind, LatencyFs, Profile};
-use support::{Backend, Compare, Fs, Longshore, Scratch, assert_same_tree};
+use support::{Backend, Compare, Fs, Longshore, Rng, Scratch, assert_same_tree};
 
 /// What one copy of a directory with one file asks of source and destination.
 fn asked() -> Option<(Counters, Counters)> {
@@ -33,9 +33,10 @@ fn asked() -> Option<(Counters, Counters)> {
 fn a_copy_asks_no_more_than_this_beside_its_files() {
     let Some((source, destination)) = asked() else { return };
     // Source and destination. The journal is looked for in two places, made, and removed; the kind of the
-    // filesystem is asked of the directory that the tree lies in and of the tree, which may be a mount point.
+    // filesystem is asked of the directory that the tree lies in and of the tree, which may be a mount point. A report
+    // is written, of which it is asked whether it lies in the copy.
     let most = [
-        (Kind::Lookup, 2, 6),
+        (Kind::Lookup, 2, 7),
         (Kind::Getattr, 2, 3),
         (Kind::Open, 3, 4),
         (Kind::Statfs, 2, 2),
@@ -46,5 +47,27 @@ fn a_copy_asks_no_more_than_this_beside_its_files() {
     for (kind, from, to) in most {
         let asked = (source.of(kind).requests, destination.of(kind).requests);
         assert!(asked.0 <= from && asked.1 <= to, "{kind:?}: {asked:?}, not {from} and {to}");
+    }
+}
+
+/// Through the page cache they would be asked for in the pieces that the kernel reads ahead, which is 128 KiB. The length
+/// is no whole number of anything.
+#[test]
+fn a_large_file_is_asked_for_in_long_requests_whatever_its_length() {
+    const BYTES: usize = (40 << 20) + 123;
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    for backend in [Backend::Auto, Backend::Threads] {
+        let name = |side: &str| format!("{side}-{backend}");
+        let new = |side: &str| LatencyFs::new(&scratch, &name(side), Profile::immediate());
+        let (Some(source), Some(destination)) = (new("source"), new("destination")) else { return };
+        fs::create_dir(source.backing().join("tree")).unwrap();
+        fs::write(source.backing().join("tree/file"), Rng::new(5).bytes(BYTES)).unwrap();
+        let (from, to) = (source.path().join("tree"), destination.path().join("tree"));
+        let run = Longshore::copy(backend).arg("-T").args([&from, &to]).expect(0);
+        assert_eq!(run.report.as_ref().unwrap()["mechanisms"]["direct"], 1, "{}", run.describe());
+        let asked = (source.counters().of(Kind::Read), destination.counters().of(Kind::Write));
+        assert!(asked.0.requests <= 120 && asked.1.requests <= 120, "{asked:?}");
+        let sides = [source, destination].map(|side| side.backing().join("tree"));
+        assert_same_tree(&sides[0], &sides[1], Compare::default());
     }
 }

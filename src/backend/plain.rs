@@ -55,9 +55,12 @@ impl Plain {
         &mut self,
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
+        goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError> {
         let mut ahead = ReadAhead::default();
-        while let Some(chunk) = next_chunk(file)? {
+        while !goes()
+            && let Some(chunk) = next_chunk(file)?
+        {
             ahead.begin(file, &chunk);
             let mut start = chunk.start;
             while start < chunk.end {
@@ -102,30 +105,52 @@ impl Plain {
         file: &LargeFile,
         alignment: u64,
         progress: &dyn Fn(std::ops::Range<u64>),
+        goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError> {
-        let buffer = match &mut self.direct {
-            Some(buffer) => buffer,
-            none => none.insert(Buffer::new(self.direct_unit).at(Step::Read)?),
-        };
-        while let Some(chunk) = next_chunk(file)? {
+        while !goes()
+            && let Some(chunk) = next_chunk(file)?
+        {
             let mut offset = chunk.start / alignment * alignment;
             while offset < chunk.end {
-                let want = (chunk.end - offset).next_multiple_of(alignment);
-                let want = want.min(lanes::piece(self.direct_unit as u64));
-                lanes::take_bytes(want.min(chunk.end - offset));
-                let part = &mut buffer[..to_usize(want)];
-                let read = read_direct(file.source.as_fd(), part, offset, alignment, chunk.end)?;
-                let end = (offset + read as u64).min(chunk.end);
-                file.see(offset, &part[..to_usize(end - offset)]);
-                // The last block is written whole; the size is set when the file is finished.
-                let padded = to_usize((read as u64).next_multiple_of(alignment));
-                part[read..padded].fill(0);
-                write_all(file.destination.as_fd(), &part[..padded], offset)?;
+                let end = match self.direct_piece(file, offset..chunk.end, alignment) {
+                    Ok(end) => end,
+                    Err(error) if alignment == 1 && refuses_direct(error) && leave_direct(file) => {
+                        self.copy_piece(file, offset..chunk.end)?;
+                        account(file, offset..chunk.end, progress);
+                        return self.large_buffered(file, progress, goes);
+                    }
+                    Err(error) => return Err(error),
+                };
                 account(file, offset.max(chunk.start)..end, progress);
                 offset = end;
             }
         }
         Ok(Mechanism::Direct)
+    }
+
+    /// Moves the first piece of what is left of a chunk, with O_DIRECT. Returns its end.
+    fn direct_piece(
+        &mut self,
+        file: &LargeFile,
+        rest: std::ops::Range<u64>,
+        alignment: u64,
+    ) -> Result<u64, StepError> {
+        let buffer = match &mut self.direct {
+            Some(buffer) => buffer,
+            none => none.insert(Buffer::new(self.direct_unit).at(Step::Read)?),
+        };
+        let want = (rest.end - rest.start).next_multiple_of(alignment);
+        let want = want.min(lanes::piece(self.direct_unit as u64));
+        lanes::take_bytes(want.min(rest.end - rest.start));
+        let part = &mut buffer[..to_usize(want)];
+        let read = read_direct(file.source.as_fd(), part, rest.start, alignment, rest.end)?;
+        let end = (rest.start + read as u64).min(rest.end);
+        // The last block is written whole; the size is set when the file is finished.
+        let padded = to_usize((read as u64).next_multiple_of(alignment));
+        part[read..padded].fill(0);
+        write_all(file.destination.as_fd(), &part[..padded], rest.start)?;
+        file.see(rest.start, &part[..to_usize(end - rest.start)]);
+        Ok(end)
     }
 }
 
@@ -147,13 +172,14 @@ impl<T> Backend<T> for Plain {
         &mut self,
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
+        goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError> {
         if let Some(supply) = &file.objects {
             return striped::move_pieces(file, supply, &mut self.buffer, progress);
         }
         match file.direct {
-            Some(alignment) => self.large_direct(file, alignment, progress),
-            None => self.large_buffered(file, progress),
+            Some(alignment) => self.large_direct(file, alignment, progress, goes),
+            None => self.large_buffered(file, progress, goes),
         }
     }
 }
@@ -248,6 +274,20 @@ fn blocking_again(file: BorrowedFd<'_>) -> bool {
     };
     flags.contains(OFlag::O_NONBLOCK)
         && fcntl(file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK)).is_ok()
+}
+
+/// Whether a server takes no O_DIRECT, although its kernel module has it.
+fn refuses_direct(error: StepError) -> bool {
+    matches!(error.errno, Some(Errno::EINVAL | Errno::EOPNOTSUPP))
+}
+
+/// Takes O_DIRECT off both files, for everybody who moves them; false when that cannot be done.
+fn leave_direct(file: &LargeFile) -> bool {
+    [&file.source, &file.destination].into_iter().all(|file| {
+        let flags = fcntl(file.as_fd(), FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        let off = |flags: OFlag| fcntl(file.as_fd(), FcntlArg::F_SETFL(flags & !OFlag::O_DIRECT));
+        flags.and_then(off).is_ok()
+    })
 }
 
 /// Fills `buffer` with O_DIRECT, or reads up to the end of the data that the chunk promises. A short
@@ -361,7 +401,7 @@ mod tests {
             cells: None,
         };
         let mut plain = Plain::new(1 << 20).expect("a buffer");
-        plain.large_buffered(&file, &|_| {}).expect("copied");
+        plain.large_buffered(&file, &|_| {}, &|| false).expect("copied");
         let mut copied = [0; 5000];
         destination.read_exact_at(&mut copied, 9 << 20).expect("read");
         assert_eq!(copied, [7; 5000]);

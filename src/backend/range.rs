@@ -92,9 +92,11 @@ impl<T> Backend<T> for Range {
         &mut self,
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
+        goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError> {
         let mut mechanism = Mechanism::CopyFileRange;
         while self.usable
+            && !goes()
             && let Some(chunk) = next_chunk(file)?
         {
             let length = chunk.end - chunk.start;
@@ -113,7 +115,7 @@ impl<T> Backend<T> for Range {
         if self.usable {
             Ok(mechanism)
         } else {
-            Backend::<T>::large(&mut self.plain, file, progress)
+            Backend::<T>::large(&mut self.plain, file, progress, goes)
         }
     }
 }

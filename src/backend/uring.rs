@@ -211,17 +211,18 @@ impl<T> Backend<T> for Uring<T> {
         &mut self,
         file: &LargeFile,
         progress: &dyn Fn(std::ops::Range<u64>),
+        goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError> {
         // Small files need not wait for a large one. An error comes again when they are waited for.
         let _ = self.small.flush();
         let Some(alignment) = file.direct else {
-            return Backend::<T>::large(&mut self.plain, file, progress);
+            return Backend::<T>::large(&mut self.plain, file, progress, goes);
         };
         let ring = match &mut self.large {
             Some(ring) => ring,
             none => match Ring::new(vec![self.large_slot_bytes; self.large_slots]) {
                 Ok(ring) => none.insert(ring),
-                Err(_) => return Backend::<T>::large(&mut self.plain, file, progress),
+                Err(_) => return Backend::<T>::large(&mut self.plain, file, progress, goes),
             },
         };
         let result = Overlapped { ring, file, alignment, progress }.run();

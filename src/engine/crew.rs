@@ -65,12 +65,12 @@ impl Present {
     }
 
     /// Whether a worker of this group is one too many; if so it counts as gone. Starters stay as long
-    /// as there are others.
+    /// as there are others, unless they alone are too many: others may be busy for hours.
     pub(crate) fn may_go(&self, extra: bool, wanted: usize) -> bool {
         let group = if extra { &self.extras } else { &self.starters };
         let present = group.load(Relaxed);
-        let others = self.all() - present.min(self.all());
-        if present + others <= wanted || (!extra && others > 0) {
+        let others = self.all().saturating_sub(present);
+        if present + others <= wanted || (!extra && others > 0 && present <= wanted) {
             return false;
         }
         group.compare_exchange(present, present - 1, Relaxed, Relaxed).is_ok()

@@ -15,8 +15,8 @@ pub(crate) struct Filesystem {
     pub(crate) in_memory: bool,
     /// Buffered reads can be asynchronous (FMODE_NOWAIT), so that the ring is of use.
     pub(crate) asynchronous: bool,
-    /// O_DIRECT was measured to be the fastest way for large files.
-    pub(crate) direct: bool,
+    /// How O_DIRECT is used for large files, where it was measured to be the fastest way.
+    pub(crate) direct: Option<Direct>,
     /// `copy_file_range` may run on the server.
     pub(crate) server_copy: bool,
     /// Files have layouts that say which server holds which stripe.
@@ -29,6 +29,16 @@ pub(crate) struct Filesystem {
     pub(crate) made_on_reading: bool,
     /// A file of size zero may hold something all the same.
     pub(crate) zero_is_no_size: bool,
+}
+
+/// What O_DIRECT does, and asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direct {
+    /// The device moves the bytes, in whole blocks.
+    Blocks,
+    /// Every call is a request to the server, of any length, as long as it says. Without it the kernel asks for what it
+    /// reads ahead (128 KiB), and keeps everything in the page cache, which takes several times the processors' time.
+    Requests,
 }
 
 /// Magic numbers of `linux/magic.h` (and of Lustre's own header), with their names.
@@ -90,7 +100,11 @@ impl Filesystem {
                 "nfs" | "cifs" | "smb2" | "fuse" | "lustre" | "gpfs" | "ceph" | "gfs2" | "ocfs2"
             ),
             asynchronous: matches!(word, "ext4" | "xfs" | "btrfs" | "f2fs"),
-            direct: matches!(word, "ext4" | "xfs"),
+            direct: match word {
+                "ext4" | "xfs" => Some(Direct::Blocks),
+                "fuse" => Some(Direct::Requests),
+                _ => None,
+            },
             server_copy: matches!(word, "nfs" | "cifs" | "smb2" | "ceph" | "ocfs2"),
         }
     }

@@ -1,7 +1,7 @@
 //! What all workers of one copy share: the request, the counters, the failures, the stop flag.
 //! It does no work of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -129,9 +129,13 @@ pub(crate) struct Job<'j> {
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Source and destination directories of the roots; the latter must not be entered as sources.
     roots: RwLock<Vec<(Inode, Inode)>>,
+    /// The devices that the directories of the sources lie on.
+    source_devices: Mutex<HashSet<u64>>,
     /// For each device that files went to, a descriptor to flush it by, opened before they did; none
     /// where no directory can be read.
     written: Mutex<Vec<(u64, Option<OwnedFd>)>>,
+    /// Large files that are being copied.
+    pub(crate) large_files: AtomicUsize,
     /// Tasks of the walk that are not done.
     walking: AtomicUsize,
     /// Set when a directory could not be read, so that nothing may be deleted.
@@ -183,7 +187,9 @@ impl<'j> Job<'j> {
             buffers: Arc::new(PieceBuffers::new(sizing.piece_bytes, PIECE_BUFFERS_BYTES)),
             pairs: RwLock::default(),
             roots: RwLock::default(),
+            source_devices: Mutex::default(),
             written: Mutex::default(),
+            large_files: AtomicUsize::new(0),
             walking: AtomicUsize::new(0),
             walk_failed: AtomicBool::new(false),
             flush_failed: AtomicBool::new(false),
@@ -283,6 +289,18 @@ impl<'j> Job<'j> {
     pub(crate) fn pair(&self, source: &FileStat, destination: &FileStat) -> Option<KnownPair> {
         let key = (source.st_dev, destination.st_dev);
         self.pairs.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// Notes a device that directories of a source lie on.
+    pub(crate) fn note_source_device(&self, device: u64) {
+        let mut devices = self.source_devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.insert(device);
+    }
+
+    /// Whether something of a source lies on this device.
+    pub(crate) fn has_source_on(&self, device: u64) -> bool {
+        let devices = self.source_devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.contains(&device)
     }
 
     /// Adds a pair that was met for the first time.

@@ -1,6 +1,7 @@
 //! Large and sparse files: cut into chunks that several workers may move, finished by the last.
 //! How a chunk is moved is the backend's business.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,9 @@ use nix::unistd::ftruncate;
 
 use super::check::Content;
 use super::file::{Pending, is_sparse};
-use super::job::{Filesystems, Task};
+use super::filesystem::Direct;
+use super::job::{Filesystems, Job, Task};
+use super::queue::Handle;
 use super::resume::note_range;
 use super::sizing::Mover;
 use super::worker::Worker;
@@ -38,6 +41,10 @@ pub(crate) struct LargeCopy {
     temporary: Option<Temporary>,
     /// Bytes that an earlier run has written.
     resumed: u64,
+    /// More than one worker at a time is of use.
+    shared: bool,
+    /// Somebody was asked to help who has not come yet.
+    invited: AtomicBool,
     /// It is among the parked files.
     pub(crate) is_parked: AtomicBool,
     state: Mutex<State>,
@@ -89,8 +96,10 @@ impl Worker<'_> {
             // The size first: a sparse file may end in a hole, and a striped one shows all of its objects
             // only when every component has been touched.
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
-            (false, Some(_)) => allocate(&destination, size),
-            (false, None) => Ok(()),
+            (false, Some(_)) if filesystems.destination.direct == Some(Direct::Blocks) => {
+                allocate(&destination, size)
+            }
+            (false, _) => Ok(()),
         };
         drop(pass);
         if let Err(error) = prepared {
@@ -110,6 +119,12 @@ impl Worker<'_> {
             .then(|| self.objects(&source, &destination, &pending, filesystems, &written))
             .flatten();
         let shared_objects = objects.is_some();
+        // Two threads writing one buffered file get in each other's way, except in memory, and except
+        // between holes, where finding and reading the next data is what takes time.
+        let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
+        // And except where every request goes to a server and back.
+        let remote = filesystems.source.remote || filesystems.destination.remote;
+        let shared = direct.is_some() || in_memory || sparse || remote || shared_objects;
         let copy = Arc::new(LargeCopy {
             file: LargeFile {
                 source: Arc::new(source),
@@ -126,6 +141,8 @@ impl Worker<'_> {
             },
             temporary: pending.temporary.clone(),
             resumed,
+            shared: shared && size > 2 * chunk_bytes,
+            invited: AtomicBool::new(false),
             is_parked: AtomicBool::new(false),
             state: Mutex::new(State {
                 active: 0,
@@ -134,43 +151,51 @@ impl Worker<'_> {
                 mechanism: Mechanism::ReadWrite,
             }),
         });
-        // Two threads writing one buffered file get in each other's way, except in memory, and except
-        // between holes, where finding and reading the next data is what takes time.
-        let in_memory = filesystems.source.in_memory && filesystems.destination.in_memory;
-        // And except where every request goes to a server and back.
-        let remote = filesystems.source.remote || filesystems.destination.remote;
-        let shared = direct.is_some() || in_memory || sparse || remote || shared_objects;
-        if shared && size > 2 * chunk_bytes {
-            self.push(Task::Help(Arc::clone(&copy)));
-        }
-        if copy.join() {
-            self.take_part(copy);
+        self.job.large_files.fetch_add(1, Relaxed);
+        if copy.join(self.job) {
+            // The task that this is part of may have more files: nobody goes home from here.
+            self.take_part(copy, false);
         }
     }
 
     /// Helps with a file that somebody else started, and lets a third one join.
     pub(crate) fn help(&mut self, copy: Arc<LargeCopy>) {
+        copy.invited.store(false, Relaxed);
         // A file that failed keeps its chunks for ever: whoever pushed it on would never come home.
-        if copy.file.is_handed_out() || copy.file.stop.load(Relaxed) || !copy.join() {
+        if copy.file.is_handed_out() || copy.file.stop.load(Relaxed) || !copy.join(self.job) {
             return self.let_go(&copy);
         }
-        if self.job.control.lanes.worker_cap() > 2 && copy.wants_more() {
-            self.push(Task::Help(Arc::clone(&copy)));
-        }
-        self.take_part(copy);
+        self.take_part(copy, true);
     }
 
-    /// Moves chunks as one who has joined.
-    fn take_part(&mut self, copy: Arc<LargeCopy>) {
-        let (job, journal) = (self.job, &self.journal);
+    /// Moves chunks as one who has joined, until the file is finished; where it `may_go`, until there are more workers
+    /// than are wanted, in this file or at all, since a file may take hours.
+    fn take_part(&mut self, copy: Arc<LargeCopy>, may_go: bool) {
+        let (job, journal, handle) = (self.job, &self.journal, &self.handle);
+        invite(job, handle, &copy);
         let count = |piece: std::ops::Range<u64>| {
             job.control.progress.bytes_done.fetch_add(piece.end - piece.start, Relaxed);
             note_range(job, journal.as_ref(), copy.temporary.as_ref(), piece);
+            invite(job, handle, &copy);
             if job.stopped() {
                 copy.file.stop.store(true, Relaxed);
             }
         };
-        let result = self.backend.large(&copy.file, &count);
+        let (present, extra) = (self.present, self.extra);
+        let (left, gone) = (Cell::new(false), Cell::new(false));
+        let goes = || {
+            let go_home = || {
+                gone.set(present.may_go(extra, job.control.lanes.workers()));
+                gone.get()
+            };
+            left.set(may_go && copy.lose(job, go_home));
+            left.get()
+        };
+        let result = self.backend.large(&copy.file, &count, &goes);
+        if left.get() {
+            self.gone = gone.get();
+            return;
+        }
         match copy.leave(result) {
             Left::Last(pending) => self.finish_large(*pending, &copy),
             Left::Unfinished if !copy.is_parked.swap(true, Relaxed) => self.park(copy),
@@ -190,6 +215,7 @@ impl Worker<'_> {
     }
 
     fn finish_large(&mut self, mut pending: Pending, copy: &LargeCopy) {
+        self.job.large_files.fetch_sub(1, Relaxed);
         let (error, mechanism) = {
             let state = copy.lock();
             (state.error, state.mechanism)
@@ -239,10 +265,21 @@ impl LargeCopy {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one worker more would be of use.
-    fn wants_more(&self) -> bool {
-        let objects = self.file.objects.as_ref();
-        objects.is_none_or(|objects| self.lock().active < objects.useful_workers())
+    /// Whether one worker more would be of use: for each object that is not written yet, or else as many for every
+    /// file that is open, so that no file (nor the server that it lies on) is left for the end.
+    fn wants_more(&self, job: &Job<'_>) -> bool {
+        let enough = self.enough(job);
+        self.lock().active < enough
+    }
+
+    fn enough(&self, job: &Job<'_>) -> usize {
+        match &self.file.objects {
+            Some(objects) => objects.useful_workers(),
+            None if self.shared => {
+                job.control.lanes.workers().div_ceil(job.large_files.load(Relaxed).max(1))
+            }
+            None => 1,
+        }
     }
 
     /// Whether somebody could go on with what waits for a server with room, or need not any more.
@@ -266,12 +303,22 @@ impl LargeCopy {
     }
 
     /// Begins one worker's part; false when the file is finished already, or has enough workers.
-    fn join(&self) -> bool {
-        let enough = !self.wants_more();
+    fn join(&self, job: &Job<'_>) -> bool {
+        let enough = !self.wants_more(job);
         let mut state = self.lock();
         let open = state.pending.is_some() && !(enough && state.active > 0);
         state.active += usize::from(open);
         open
+    }
+
+    /// Ends the part of one worker, who has nothing in flight, while others go on: of one who `goes_home`, which is
+    /// asked last, or is of more use with another file.
+    fn lose(&self, job: &Job<'_>, goes_home: impl FnOnce() -> bool) -> bool {
+        let enough = self.enough(job);
+        let mut state = self.lock();
+        let goes = state.active > 1 && (goes_home() || state.active > enough);
+        state.active -= usize::from(goes);
+        goes
     }
 
     /// Ends one worker's part. Returns the file to the last one, who finishes it.
@@ -297,6 +344,14 @@ impl LargeCopy {
     }
 }
 
+/// Asks for one worker more where that is of use, unless somebody is on the way.
+fn invite(job: &Job<'_>, handle: &Handle<'_, Task>, copy: &Arc<LargeCopy>) {
+    let wanted = copy.shared && !copy.file.is_handed_out() && copy.wants_more(job);
+    if wanted && !job.stopped() && !copy.invited.swap(true, Relaxed) {
+        handle.push(Task::Help(Arc::clone(copy)));
+    }
+}
+
 /// Switches both files to O_DIRECT when that is the fastest way, and says how to align. Data that is
 /// in memory already is copied from there: reading it from the device again would be slower.
 fn go_direct(
@@ -306,7 +361,9 @@ fn go_direct(
     data: u64,
     filesystems: Filesystems,
 ) -> Option<u64> {
-    if data < DIRECT_MIN_BYTES || !filesystems.source.direct || !filesystems.destination.direct {
+    let how =
+        filesystems.source.direct.filter(|how| Some(*how) == filesystems.destination.direct)?;
+    if data < DIRECT_MIN_BYTES {
         return None;
     }
     // Kernels before 6.5 cannot say; cold is what matters for files of this size.
@@ -319,7 +376,10 @@ fn go_direct(
         // No O_DIRECT for this file, or a kernel before 6.1, which cannot say.
         Ok(None) | Err(_) => None,
     };
-    let block = alignment(source)?.max(alignment(destination)?).max(PAGE_BYTES);
+    let block = match how {
+        Direct::Blocks => alignment(source)?.max(alignment(destination)?).max(PAGE_BYTES),
+        Direct::Requests => 1,
+    };
     // Chunks of whole mebibytes must be whole blocks.
     if !(1_u64 << 20).is_multiple_of(block) || !set_direct(source) {
         return None;

@@ -35,6 +35,9 @@ const REMOTE_BEGIN: usize = 16;
 const THREADS_MAX: usize = 32;
 /// More threads than this are never tried: they hide 1 ms for 100,000 operations a second.
 const ADAPTIVE_MAX: usize = 128;
+/// As long as FUSE lets a request be: 256 pages (`fs.fuse.max_pages_limit`). Of a longer one the parts are asked for one
+/// by one.
+const REQUEST_BYTES: usize = 1 << 20;
 /// Ancestors whose descriptors stay open give way to more workers down to so many.
 const KEEP_WITH_EXTRAS: usize = 8;
 /// Smallest unit of O_DIRECT.
@@ -76,7 +79,9 @@ pub(crate) struct Sizing {
     pub(crate) threads: usize,
     /// Workers to begin with.
     pub(crate) starters: usize,
-    /// Unit of O_DIRECT, in bytes, of workers that come later.
+    /// Unit of O_DIRECT, in bytes, of workers that the copy begins with.
+    pub(crate) unit: usize,
+    /// The same of workers that come later.
     pub(crate) extra_unit: usize,
     /// Workers that a directory is cut up for, even before they are there.
     pub(crate) expected: usize,
@@ -154,6 +159,7 @@ impl Sizing {
             clone: matches!(options.backend, BackendChoice::Auto | BackendChoice::Clone),
             threads,
             starters,
+            unit: if remote { chunk_bytes.min(REQUEST_BYTES) } else { chunk_bytes },
             extra_unit: (LARGE_BUFFERS_BYTES / threads).clamp(EXTRA_UNIT_MIN, CHUNK_MIN_BYTES),
             expected: if remote { threads.min(THREADS_MAX) } else { 1 },
             depth,

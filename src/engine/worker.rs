@@ -35,7 +35,9 @@ pub(crate) struct Worker<'w> {
     pub(crate) backend: Box<dyn Backend<Pending>>,
     pub(crate) entries: Vec<u8>,
     pub(crate) extra: bool,
-    present: &'w Present,
+    pub(crate) present: &'w Present,
+    /// It has left in the middle of a large file, and counts as gone.
+    pub(crate) gone: bool,
     /// What reads files back, once there are some.
     pub(crate) reader: Option<Reader>,
     pub(crate) journal: Option<Writer>,
@@ -57,7 +59,7 @@ impl<'w> Worker<'w> {
         present: &'w Present,
     ) -> Result<Self, Errno> {
         let sizing = job.sizing;
-        let plain = || Plain::new(sizing.chunk_bytes);
+        let plain = || Plain::new(sizing.unit);
         let backend: Box<dyn Backend<Pending>> = match sizing.mover {
             // Those that come later are for waiting: their memory is kept small.
             _ if extra => Box::new(Plain::new(sizing.extra_unit)?),
@@ -77,6 +79,7 @@ impl<'w> Worker<'w> {
             entries: vec![0; ENTRIES_BYTES],
             extra,
             present,
+            gone: false,
             reader: None,
             journal: job.journal.as_ref().map(Writer::new),
             finished: Vec::new(),
@@ -88,7 +91,8 @@ impl<'w> Worker<'w> {
     pub(crate) fn run(&mut self) {
         let _seat = self.job.control.lanes.sit();
         loop {
-            if self.present.may_go(self.extra, self.job.control.lanes.workers()) {
+            let wanted = self.job.control.lanes.workers();
+            if self.gone || self.present.may_go(self.extra, wanted) {
                 while self.backend.in_flight() > 0 {
                     self.take_finished(true);
                 }

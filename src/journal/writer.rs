@@ -27,14 +27,26 @@ pub(crate) struct Writer {
     block: RefCell<Option<Block>>,
 }
 
-/// The block that is being filled.
+/// A block that is being filled, or waits for somebody who goes on with it.
 #[derive(Debug)]
-struct Block {
-    memory: Option<SharedMemory>,
-    /// Where it begins in the file, in bytes.
-    start: u64,
+pub(super) struct Block {
+    number: u64,
     /// The next free slot.
     next: usize,
+    /// Nothing yet, or entries are written with plain calls.
+    memory: Option<SharedMemory>,
+}
+
+impl Block {
+    /// One that an earlier run left with room from a slot on.
+    pub(super) fn left(&(number, next): &(u64, usize)) -> Self {
+        Self { number, next, memory: None }
+    }
+
+    /// Where it begins in the file, in bytes: behind the header, which has as much room.
+    pub(super) fn start(number: u64) -> u64 {
+        (number + 1) * BLOCK_BYTES
+    }
 }
 
 /// A temporary file of which the journal knows which ranges are written.
@@ -197,16 +209,20 @@ fn add(
     record: &Record,
 ) -> Result<(), Errno> {
     let bytes = record.encode(journal.seed);
-    if block.as_ref().is_none_or(|block| block.next >= SLOTS) {
-        *block = None; // unmapped before the next one is mapped
-        *block = Some(next_block(journal, file)?);
+    if let Some(full) = block.take_if(|block| block.next >= SLOTS)
+        && let Some(memory) = full.memory
+    {
+        journal.keep(memory);
     }
-    let Some(block) = block else { return Ok(()) };
+    let block = match block {
+        Some(block) => block,
+        none => none.insert(next_block(journal, file)?),
+    };
     let at = block.next * RECORD_BYTES;
     match &mut block.memory {
         Some(memory) => memory.store(at, &bytes),
         None => {
-            let written = file.write_all_at(&bytes, block.start + at as u64);
+            let written = file.write_all_at(&bytes, Block::start(block.number) + at as u64);
             written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
         }
     }
@@ -216,23 +232,25 @@ fn add(
 
 fn next_block(journal: &Journal, file: &File) -> Result<Block, Errno> {
     let open = lock(&journal.open_blocks).pop();
-    let (number, next) = open.unwrap_or_else(|| (journal.next_block.fetch_add(1, Relaxed), 0));
-    let start = journal.allocate(file, number)?;
-    let length = usize::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
-    let memory = if journal.plain.load(Relaxed) {
-        None
-    } else {
-        SharedMemory::map(file, start, length).ok()
-    };
-    Ok(Block { memory, start, next })
+    let new = || Block::left(&(journal.next_block.fetch_add(1, Relaxed), 0));
+    let mut block = open.unwrap_or_else(new);
+    if block.memory.is_none() {
+        let start = journal.allocate(file, block.number)?;
+        let length = usize::try_from(BLOCK_BYTES).map_err(|_| Errno::EFBIG)?;
+        if !journal.plain.load(Relaxed) {
+            block.memory = SharedMemory::map(file, start, length).ok();
+        }
+    }
+    Ok(block)
 }
 
 impl Drop for Writer {
     /// What is left of the block is for the next writer.
     fn drop(&mut self) {
-        if let Some(block) = self.block.get_mut().take().filter(|block| block.next < SLOTS) {
-            let number = block.start / BLOCK_BYTES - 1;
-            lock(&self.journal.open_blocks).push((number, block.next));
+        match self.block.get_mut().take() {
+            Some(block) if block.next < SLOTS => lock(&self.journal.open_blocks).push(block),
+            Some(Block { memory: Some(memory), .. }) => self.journal.keep(memory),
+            _ => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The counters of one worker: written by its thread alone, read by anybody. And how passes are timed
 //! without paying for a clock at each.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,34 @@ impl Seat {
             last: Default::default(),
             left: AtomicBool::new(false),
         }
+    }
+
+    /// The sums of workers that have gone.
+    pub(crate) fn of_all(left: &[Arc<Self>]) -> Self {
+        let all = Self::new();
+        all.left.store(true, Relaxed);
+        for one in left {
+            for (sum, cells) in all.cells.iter().zip(&one.cells) {
+                add(&sum.passes, cells.passes.load(Relaxed));
+                add(&sum.inside, cells.inside.load(Relaxed));
+                add(&sum.waited, cells.waited.load(Relaxed));
+            }
+            let pairs = [
+                (&all.limited[0], &one.limited[0]),
+                (&all.limited[1], &one.limited[1]),
+                (&all.items, &one.items),
+                (&all.bytes, &one.bytes),
+                (&all.taken, &one.taken),
+                (&all.queued, &one.queued),
+                (&all.stayed, &one.stayed),
+                (&all.last[0], &one.last[0]),
+                (&all.last[1], &one.last[1]),
+            ];
+            for (sum, part) in pairs {
+                add(sum, part.load(Relaxed));
+            }
+        }
+        all
     }
 
     pub(crate) fn held(&self, lane: Lane, time: Duration) {

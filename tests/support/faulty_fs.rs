@@ -29,6 +29,15 @@ pub struct Faults {
     pub close: Vec<(Vec<u8>, i32)>,
     /// Reading the directory with this name.
     pub list: Vec<(OsString, i32)>,
+    /// Reads and writes with O_DIRECT: of both, or of writes only.
+    pub direct: Option<Direct>,
+}
+
+/// What is refused (EINVAL) with O_DIRECT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    All,
+    Writes,
 }
 
 /// The mounted filesystem; unmounted when dropped.
@@ -310,10 +319,13 @@ impl Filesystem for Served {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if self.faults.direct == Some(Direct::All) && flags.0 & libc::O_DIRECT != 0 {
+            return reply.error(Errno::EINVAL);
+        }
         let state = self.state();
         let name = state.name_of(ino.0);
         let end = offset + u64::from(size);
@@ -335,10 +347,13 @@ impl Filesystem for Served {
         offset: u64,
         data: &[u8],
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if self.faults.direct.is_some() && flags.0 & libc::O_DIRECT != 0 {
+            return reply.error(Errno::EINVAL);
+        }
         if let Some((_, errno)) =
             self.faults.write.iter().find(|(start, _)| data.starts_with(start))
         {
