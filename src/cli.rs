@@ -154,7 +154,7 @@ pub(crate) struct VerifyArgs {
     /// Compare with this manifest instead of a source
     #[arg(long, value_name = "FILE")]
     pub(crate) manifest: Option<PathBuf>,
-    /// Compare mode, owner, modification time, extended attributes and hard links as well
+    /// Compare mode, owner, modification time and hard links as well, and extended attributes where there is a source
     #[arg(long)]
     pub(crate) metadata: bool,
     /// Worker threads

@@ -516,6 +516,47 @@ fn delete_never_deletes_its_own_source() {
 }
 
 #[test]
+fn delete_removes_nothing_across_a_mount_point() {
+    if !need_root() {
+        return;
+    }
+    each(|backend, at| {
+        let destination = at.join("existing");
+        for name in ["extraneous", "inner", "bound"] {
+            fs::create_dir(destination.join(name)).unwrap();
+        }
+        fs::create_dir(at.join("dir/bound")).unwrap();
+        let others = [at.join("other"), at.join("more")];
+        for other in &others {
+            fs::create_dir_all(other.join("deep")).unwrap();
+            fs::write(other.join("deep/precious"), "of somebody else").unwrap();
+        }
+        let precious = |other: &Path| other.join("deep/precious").exists();
+        // What only the destination has, in whole and with a mount point further down.
+        let extraneous = Bind::new(&others[0], &destination.join("extraneous"));
+        for options in [&["--delete"][..], &["--delete", "-x"], &["--delete", "--dry-run"]] {
+            let args = [options, &["dir/", "existing"]].concat();
+            let run = Longshore::copy(backend).current_dir(at).args(&args).expect(1);
+            run.says("Device or resource busy");
+            assert!(precious(&others[0]), "{args:?}");
+        }
+        drop(extraneous);
+        // What both have: it belongs to the copy, unless the copy stays on its filesystem.
+        {
+            let _inner = Bind::new(&others[1], &destination.join("inner"));
+            copy(backend, at, &["--delete", "-x", "dir/", "existing"]);
+            assert!(precious(&others[1]) && destination.join("inner/two").exists());
+        }
+        // A directory of the source itself is bound there.
+        let _bound = Bind::new(&at.join("dir/inner"), &destination.join("bound"));
+        let args = ["--delete", "dir/", "existing"];
+        let run = Longshore::copy(backend).current_dir(at).args(args).expect(1);
+        run.says("1 into-itself");
+        assert!(at.join("dir/inner/two").exists());
+    });
+}
+
+#[test]
 fn a_list_that_goes_below_a_file_is_refused() {
     each(|backend, at| {
         for entry in ["missing", "file"] {
@@ -552,6 +593,7 @@ fn what_is_written_beside_a_copy_is_neither_in_it_nor_in_place_of_anything() {
     each(|backend, at| {
         symlink("dir/one", at.join("link")).unwrap();
         fs::hard_link(at.join("file"), at.join("twin")).unwrap();
+        fs::hard_link(at.join("dir/one"), at.join("another")).unwrap();
         fs::write(at.join("list"), "dir/one").unwrap();
         for option in ["--manifest", "--report", "--failed-list"] {
             for (output, source, target, message) in [
@@ -561,6 +603,7 @@ fn what_is_written_beside_a_copy_is_neither_in_it_nor_in_place_of_anything() {
                 ("link", "dir", "new", "inside the source"),
                 ("file", "file", "new", "overwrite the source"),
                 ("twin", "file", "new", "overwrite the source"),
+                ("another", "dir", "new", "several names"),
                 ("existing/new", "dir/", "existing", "inside the copy"),
                 ("new", "dir", "new", "in the place of the copy"),
                 ("existing/file", "file", "existing", "in the place of the copy"),
@@ -578,7 +621,8 @@ fn what_is_written_beside_a_copy_is_neither_in_it_nor_in_place_of_anything() {
         }
         // A manifest gets its name when it is complete, which would end a pipe, and a link.
         nix::unistd::mkfifo(&at.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        for output in ["pipe", "link", "existing"] {
+        symlink("list", at.join("way")).unwrap();
+        for output in ["pipe", "way", "existing"] {
             let args = ["--manifest", output, "file", "new"];
             refused(backend, at, &args, "not a regular file");
         }

@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use support::compare::assert_none;
-use support::faulty_fs::{Faults, FaultyFs};
+use support::faulty_fs::{Direct, Faults, FaultyFs};
 use support::scratch::Mount;
 use support::tree::{chmod, give_to};
 use support::{
-    Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, assert_same_tree, diff_trees,
+    Backend, Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, assert_same_tree, diff_trees,
     for_each_backend, has_program, need_root, skip,
 };
 
@@ -280,6 +280,42 @@ fn a_file_rewritten_meanwhile_is_a_state_that_it_had_or_reported() {
     hammer.join().unwrap();
 }
 
+/// A program that writes into a file and sets its time back, as some that patch files do, leaves nothing but the
+/// change time to tell.
+#[test]
+fn a_file_that_was_written_to_and_had_its_time_set_back_is_read_again() {
+    const BYTES: usize = 6 << 20;
+    for fs in [Fs::Tmpfs, Fs::Ext4] {
+        let Some(scratch) = Scratch::new(fs) else { continue };
+        let source = scratch.join("source");
+        fs::write(&source, vec![1; BYTES]).unwrap();
+        for_each_backend(|backend| {
+            let place = scratch.join(format!("{backend}"));
+            fs::create_dir(&place).unwrap();
+            let copy = place.join("copy");
+            let running = Longshore::copy(backend)
+                .args(["--bandwidth-limit", "12M", "--journal", "none"])
+                .args([&source, &copy])
+                .start();
+            // Some of it is read already.
+            while fs::read_dir(&place)
+                .unwrap()
+                .all(|entry| entry.unwrap().metadata().map_or(0, |metadata| metadata.blocks()) == 0)
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let file = File::options().write(true).open(&source).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            file.write_all_at(&[2; 5000], 0).unwrap();
+            file.write_all_at(&[2; 5000], BYTES as u64 - 5000).unwrap();
+            file.set_modified(modified).unwrap();
+            assert!(!copy.exists(), "it was over before anything was changed");
+            running.wait().expect(0);
+            assert!(fs::read(&copy).unwrap() == fs::read(&source).unwrap(), "{backend} on {fs}");
+        });
+    }
+}
+
 /// Whatever has its final name is complete; nothing else lies around.
 #[track_caller]
 fn nothing_half_done(run: &Run, source: &Path, copy: &Path) {
@@ -451,6 +487,25 @@ fn a_read_error_in_the_middle_of_a_file_fails_that_file_alone() {
         assert_eq!(fs::read(copy.join("sub/good")).unwrap(), files[3].1);
         assert_eq!(fs::read(copy.join("good")).unwrap(), files[0].1);
     });
+}
+
+/// FUSE lets every file have O_DIRECT; its server may think otherwise of the requests.
+#[test]
+fn a_server_that_takes_no_direct_requests_is_asked_as_ever() {
+    for refused in [Direct::All, Direct::Writes] {
+        for backend in [Backend::Auto, Backend::Threads] {
+            let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+            let content = Rng::new(9).bytes((40 << 20) + 77);
+            let files = [("src/large", content.clone())];
+            let faults = Faults { direct: Some(refused), ..Faults::default() };
+            let Some(faulty) = FaultyFs::mount(&scratch, &files, faults) else { return };
+            let (from, to) = (faulty.path().join("src"), faulty.path().join("copy"));
+            let manifest = scratch.join("manifest");
+            let run = Longshore::copy(backend).args(["-T", "--verify", "--manifest"]);
+            let run = run.args([&manifest, &from, &to]).expect(0);
+            assert!(fs::read(to.join("large")).unwrap() == content, "{}", run.describe());
+        }
+    }
 }
 
 #[test]

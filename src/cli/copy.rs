@@ -2,6 +2,8 @@
 //! It copies nothing itself.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -48,9 +50,7 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
-    if let Some(path) = &args.report {
-        create_report(path)?;
-    }
+    let mut file = args.report.as_deref().map(ReportFile::create).transpose()?;
     signals::forward(&control.cancel)?;
     for note in &notes {
         display.message(note);
@@ -72,8 +72,8 @@ fn copy(args: &CopyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
     let written =
         control.manifest.as_deref().map_or(Ok(()), |writer| finish_manifest(writer, &report));
     display.summarize(&report, args.failed_list.as_deref());
-    if let Some(path) = &args.report
-        && let Err(error) = write_report(path, &report)
+    if let Some(file) = &mut file
+        && let Err(error) = file.write(&report)
     {
         output::refuse(error.as_ref());
         return Ok(report.outcome.worst(Outcome::Partial)); // "refused" would say: nothing written
@@ -140,19 +140,36 @@ pub(crate) fn create_list(path: &Path) -> anyhow::Result<FailedList> {
         .with_context(|| format!("failed to create the failed list {}", path.display()))
 }
 
-/// Makes sure that the report can be written, before anything is copied; what is there stays.
-pub(crate) fn create_report(path: &Path) -> anyhow::Result<()> {
-    std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map(drop)
-        .with_context(|| format!("failed to create the report {}", path.display()))
+/// Where a report is written in the end, open from the beginning on: then it is known that it can be, and whoever
+/// reads it from a pipe waits for it.
+pub(crate) struct ReportFile {
+    path: PathBuf,
+    file: File,
 }
 
-/// Writes the report as JSON.
-pub(crate) fn write_report(path: &Path, report: &impl serde::Serialize) -> anyhow::Result<()> {
-    let json = serde_json::to_vec_pretty(report).context("failed to write the report as JSON")?;
-    std::fs::write(path, json)
-        .with_context(|| format!("failed to write the report {}", path.display()))
+impl ReportFile {
+    /// Opens it, before anything is done; what is there stays.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
+        let file = File::options().create(true).append(true).open(path);
+        let file =
+            file.with_context(|| format!("failed to create the report {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Writes the report as JSON in the place of what is there.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub(crate) fn write(&mut self, report: &impl serde::Serialize) -> anyhow::Result<()> {
+        let json =
+            serde_json::to_vec_pretty(report).context("failed to write the report as JSON")?;
+        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
+        emptied
+            .and_then(|()| self.file.write_all(&json))
+            .with_context(|| format!("failed to write the report {}", self.path.display()))
+    }
 }

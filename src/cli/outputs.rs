@@ -31,7 +31,12 @@ pub(crate) fn check(
     read: &[Named<'_>],
     trees: &[Tree],
 ) -> Result<(), Refusal> {
+    if written.is_empty() {
+        return Ok(());
+    }
     let read: Vec<_> = read.iter().filter_map(Output::new).collect();
+    // Looked at once, and not at all where nothing is written: each look is a request to a server.
+    let roots: Vec<_> = trees.iter().filter_map(|tree| Some((tree, tree.place()?))).collect();
     let mut earlier: Vec<Output<'_>> = Vec::new();
     for output in written.iter().filter_map(Output::new) {
         let refuse = |text: String| Err(Refusal::path(output.path, text));
@@ -48,12 +53,18 @@ pub(crate) fn check(
                 output.option, other.option
             ));
         }
-        for tree in trees {
-            if let Some(what) = output.harm(tree) {
+        for (tree, root) in &roots {
+            if let Some(what) = output.harm(tree, root) {
                 let at = show(tree.path());
                 let option = output.option;
                 return refuse(format!("{option} would {what} {at}; name a place beside it"));
             }
+        }
+        if output.has_other_names() && !trees.is_empty() {
+            return refuse(format!(
+                "{} has several names, and one of them may be in the source; name another file",
+                output.option
+            ));
         }
         earlier.push(output);
     }
@@ -74,10 +85,13 @@ impl<'a> Output<'a> {
         place.there.as_ref().is_none_or(Metadata::is_file).then_some(Self { option, path, place })
     }
 
+    fn has_other_names(&self) -> bool {
+        self.place.there.as_ref().is_some_and(|found| found.nlink() > 1)
+    }
+
     /// What this file would do to a tree, for the reader.
-    fn harm(&self, tree: &Tree) -> Option<&'static str> {
-        let root = Place::of(tree.path(), fs::symlink_metadata(tree.path()).ok())?;
-        let is_root = self.place.is_same(&root);
+    fn harm(&self, tree: &Tree, root: &Place) -> Option<&'static str> {
+        let is_root = self.place.is_same(root);
         let parent = self.place.path.parent();
         let is_inside = root.there.as_ref().is_some_and(Metadata::is_dir)
             && parent.is_some_and(|parent| parent.starts_with(&root.path));
@@ -92,6 +106,10 @@ impl<'a> Output<'a> {
 }
 
 impl Tree {
+    fn place(&self) -> Option<Place> {
+        Place::of(self.path(), fs::symlink_metadata(self.path()).ok())
+    }
+
     fn path(&self) -> &Path {
         match self {
             Tree::Source(path) | Tree::Copy(path) => path,
@@ -111,8 +129,8 @@ struct Place {
 impl Place {
     /// `None` when its directory is not there.
     fn of(path: &Path, there: Option<Metadata>) -> Option<Self> {
-        let is_link = there.as_ref().is_some_and(Metadata::is_symlink);
-        let whole = path.canonicalize().ok().filter(|_| !is_link);
+        let leads = there.as_ref().is_some_and(|there| !there.is_symlink());
+        let whole = if leads { path.canonicalize().ok() } else { None };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok();
         let name = match (path.file_name(), parent) {

@@ -23,7 +23,7 @@ use longshore::run::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::outputs::{self, named};
-use super::{RunArgs, copy, lustre, output};
+use super::{RunArgs, copy, lustre, output, signals};
 
 /// Does the command and returns its exit code.
 pub(crate) fn run(args: &RunArgs) -> ExitCode {
@@ -120,6 +120,7 @@ fn default_storage() -> Result<PathBuf, String> {
 const HEEDED: usize = 2;
 
 fn forward(signals: Signals) -> std::io::Result<()> {
+    signals::survive_file_limit()?;
     let mut caught = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let builder = thread::Builder::new().name("signals".to_owned());
     builder.spawn(move || {
@@ -153,7 +154,7 @@ fn check_outputs(args: &RunArgs) -> Result<(), Refusal> {
 fn write_report(args: &RunArgs, result: &Result<RunReport, RunError>) -> anyhow::Result<()> {
     let Some(path) = &args.report else { return Ok(()) };
     match result {
-        Ok(report) => copy::write_report(path, report),
+        Ok(report) => copy::ReportFile::create(path)?.write(report),
         Err(error) => {
             let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
             let refusal = serde_json::json!({
@@ -161,7 +162,7 @@ fn write_report(args: &RunArgs, result: &Result<RunReport, RunError>) -> anyhow:
                 "exit_code": error.code(),
                 "error": format!("{error}{}", cause.unwrap_or_default()),
             });
-            copy::write_report(path, &refusal)
+            copy::ReportFile::create(path)?.write(&refusal)
         }
     }
 }

@@ -13,7 +13,7 @@ use longshore::error::{Refusal, show};
 use longshore::exit::Outcome;
 use longshore::verify::{self, Against, Comparison, Control, Request};
 
-use super::copy::{create_list, create_report, write_report};
+use super::copy::{ReportFile, create_list};
 use super::outputs::{self, Tree, named};
 use super::{VerifyArgs, output, signals};
 
@@ -51,22 +51,21 @@ fn compare(args: &VerifyArgs, matches: &ArgMatches) -> anyhow::Result<Outcome> {
         failed_list: args.failed_list.as_deref().map(create_list).transpose()?.map(Arc::new),
         ..Control::default()
     };
-    if let Some(path) = &args.report {
-        create_report(path)?;
-    }
+    let mut file = args.report.as_deref().map(ReportFile::create).transpose()?;
     signals::forward(&control.cancel)?;
     let id = display.add("", Arc::clone(&control.progress));
     let comparison = verify::run(&request, &control)?;
     display.finish_with(id, &comparison);
     display.close();
-    output::print(text(&comparison).as_bytes());
-    if let Some(path) = &args.report
-        && let Err(error) = write_report(path, &comparison)
+    let printed = output::print(text(&comparison).as_bytes()) == ExitCode::SUCCESS;
+    if let Some(file) = &mut file
+        && let Err(error) = file.write(&comparison)
     {
         output::refuse(error.as_ref());
         return Ok(comparison.outcome.worst(Outcome::Partial));
     }
-    Ok(comparison.outcome)
+    // What nobody could read is no result.
+    Ok(if printed { comparison.outcome } else { comparison.outcome.worst(Outcome::Partial) })
 }
 
 /// Neither the manifest nor anything that is compared is overwritten, or gets an item more.

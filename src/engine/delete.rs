@@ -1,5 +1,6 @@
 //! `--delete`: removes from the destination what the source has not. Runs after everything is
-//! copied, and only when all of the source was seen. It copies nothing.
+//! copied, and only when all of the source was seen. It copies nothing, and removes nothing across a mount point:
+//! what is mounted there has other users.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,6 +59,13 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
         }
     };
     let device = fstat(&source).map_or(0, |stat| stat.st_dev);
+    let mount = match sys::mount(destination.as_fd()) {
+        Ok(mount) => mount,
+        Err(errno) => {
+            let error = StepError::os(Step::OpenDirectory, errno);
+            return job.fail_at_destination(root.destination.clone(), error);
+        }
+    };
     // With another directory under the source's name (unmounted meanwhile, say) everything at the
     // destination would be extraneous.
     let same = fstat(&source)
@@ -66,7 +74,7 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
         let error = StepError::found(Step::Delete, FailureKind::SourceChanged);
         return job.fail(root.destination.clone(), error);
     }
-    let mut levels = vec![visit(job, root, source, destination, PathBuf::new())];
+    let mut levels = vec![visit(job, root, mount, source, destination, PathBuf::new())];
     while let Some(level) = levels.last_mut() {
         if job.stopped() {
             return;
@@ -84,9 +92,20 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
                     continue;
                 }
                 let other = fstat(&source).is_ok_and(|stat| stat.st_dev != device);
-                if !(other && job.options().one_file_system) {
-                    levels.push(visit(job, root, source, destination, relative));
+                let mounted = sys::mount(destination.as_fd()) != Ok(mount);
+                if (other || mounted) && job.options().one_file_system {
+                    continue;
                 }
+                // A directory below the source could be bound there.
+                let device_there = sys::device(destination.as_fd());
+                if mounted && device_there.is_ok_and(|device| job.has_source_on(device)) {
+                    let error = StepError::found(Step::Delete, FailureKind::IntoItself);
+                    job.fail_at_destination(root.destination.join(relative), error);
+                    continue;
+                }
+                // Both sides have it, as a whole: what is mounted there is part of the copy.
+                let mount = sys::mount(destination.as_fd()).unwrap_or(mount);
+                levels.push(visit(job, root, mount, source, destination, relative));
             }
             (Err(errno), _) | (_, Err(errno)) => {
                 let error = StepError::os(Step::OpenDirectory, errno);
@@ -100,6 +119,7 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
 fn visit(
     job: &Job<'_>,
     root: &Root,
+    mount: u64,
     source: OwnedFd,
     destination: OwnedFd,
     relative: PathBuf,
@@ -134,7 +154,7 @@ fn visit(
     }
     for (name, directory) in extraneous {
         let path = level.relative.join(OsStr::from_bytes(name.to_bytes()));
-        if let Err(error) = remove(job, &level.destination, &name, &path, directory) {
+        if let Err(error) = remove(job, mount, &level.destination, &name, &path, directory) {
             job.fail_at_destination(root.destination.join(path), error);
         }
     }
@@ -153,6 +173,7 @@ fn visit(
 /// Removes one entry with everything below it that the filter does not protect.
 fn remove(
     job: &Job<'_>,
+    mount: u64,
     dir: &OwnedFd,
     name: &CStr,
     relative: &Path,
@@ -161,11 +182,11 @@ fn remove(
     if !directory {
         return unlink(job, dir, name, UnlinkatFlags::NoRemoveDir);
     }
-    let mut levels = vec![open_level(job, dir, name, relative.to_owned())?];
+    let mut levels = vec![open_level(job, mount, dir, name, relative.to_owned())?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.subdirectories.pop() {
             let relative = level.relative.join(OsStr::from_bytes(name.to_bytes()));
-            let level = open_level(job, &level.fd, &name, relative)?;
+            let level = open_level(job, mount, &level.fd, &name, relative)?;
             levels.push(level);
         } else if let Some(done) = levels.pop() {
             match levels.last_mut() {
@@ -216,12 +237,17 @@ fn refuse_source(job: &Job<'_>, directory: &OwnedFd) -> Result<(), StepError> {
 /// Opens a directory that goes away, and removes everything in it that is no directory.
 fn open_level(
     job: &Job<'_>,
+    mount: u64,
     above: &OwnedFd,
     name: &CStr,
     relative: PathBuf,
 ) -> Result<RemovedLevel, StepError> {
     let fd = openat(above, name, OPEN_DIRECTORY, Mode::empty()).at(Step::Delete)?;
     refuse_source(job, &fd)?;
+    if sys::mount(fd.as_fd()) != Ok(mount) {
+        // As the system answers for the mount point itself, but before what is in it is gone.
+        return Err(StepError::os(Step::Delete, Errno::EBUSY));
+    }
     let mut files = Vec::new();
     let mut subdirectories = Vec::new();
     let mut keeps = false;

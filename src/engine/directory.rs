@@ -58,6 +58,9 @@ impl Worker<'_> {
         if self.job.is_destination(inode(&stat)) {
             return Err(StepError::found(Step::OpenDirectory, FailureKind::IntoItself));
         }
+        if parent.is_anchor() || stat.st_dev != parent.stat.st_dev {
+            self.job.note_source_device(stat.st_dev);
+        }
         let mut selection = enter.selection.clone().filter(|node| !node.is_whole());
         if self.job.options().one_file_system
             && !parent.is_anchor()

@@ -5,15 +5,18 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, fstat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::fsync;
 
 use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
+use super::inode::inode;
 use super::publish::{self, Published, Visible};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
+use crate::journal::record::is_trusted;
 use crate::lanes::{self, Lane};
 use crate::options::SyncPolicy;
 
@@ -57,7 +60,9 @@ impl Worker<'_> {
             fstat(source)
         };
         match looked {
-            Ok(now) if is_unchanged(&pending, &now) && Self::is_same_version(&pending, source) => {}
+            Ok(now)
+                if is_unchanged(&pending, &now, || was_moved(&pending, &now))
+                    && Self::is_same_version(&pending, source) => {}
             Ok(now) => {
                 let grown = now.st_size > pending.stat.st_size;
                 return self.source_changed(pending, source, destination, grown);
@@ -207,12 +212,29 @@ impl Worker<'_> {
     }
 }
 
-/// Whether a source is what it was when it was opened. The change time is left out: a further link
-/// or a new mode changes it, but no content.
-fn is_unchanged(pending: &Pending, now: &FileStat) -> bool {
+/// Whether a source is what it was when it was opened. A further link, a new mode or owner and another name move the
+/// change time and say so; anything else that moves it may be new content under the old time.
+fn is_unchanged(pending: &Pending, now: &FileStat, moved: impl FnOnce() -> bool) -> bool {
     let before = &pending.stat;
+    let said = |stat: &FileStat| (stat.st_nlink, stat.st_mode, stat.st_uid, stat.st_gid);
+    // Of a file that had just been changed the nanoseconds were not kept.
+    let nanos = if is_trusted(before) { before } else { now }.st_ctime_nsec;
     (pending.streamed || before.st_size == now.st_size)
         && (before.st_mtime, before.st_mtime_nsec) == (now.st_mtime, now.st_mtime_nsec)
+        && ((before.st_ctime, nanos) == (now.st_ctime, now.st_ctime_nsec)
+            || said(before) != said(now)
+            || moved())
+}
+
+/// Whether the name that a source was opened by leads to it no more.
+fn was_moved(pending: &Pending, now: &FileStat) -> bool {
+    let found = pending.dir.source().and_then(|dir| {
+        fstatat(dir.as_fd(), pending.source_name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+    });
+    match found {
+        Ok(found) => inode(&found) != inode(now),
+        Err(errno) => errno == Errno::ENOENT,
+    }
 }
 
 /// Closes a written file: on network filesystems late errors of writing appear here.
