@@ -73,7 +73,8 @@ pub struct CopyArgs {
     /// Skip files whose destination has the same type, size and modification time
     #[arg(short, long)]
     pub update: bool,
-    /// Delete what DST has and SRC has not; never when SRC could not be read completely
+    /// Delete what DST has and SRC has not; never when SRC could not be read completely, and never what is
+    /// mounted in DST
     #[arg(long)]
     pub delete: bool,
     /// Copy only the listed paths: one per line, or NUL-terminated; - is standard input
