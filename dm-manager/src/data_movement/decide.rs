@@ -101,11 +101,13 @@ pub(crate) fn starts(movement: &NnfDataMovement, shard: Option<&DataMovementShar
 /// What is to be done next.
 pub(crate) fn decide(view: &View<'_>) -> Decision {
     let movement = view.movement;
-    if !is_ours(movement, &view.site) {
+    let shard = classify(movement, view.shard);
+    // What has been begun is ours to the end, also where its node has gone or has lost its label.
+    let begun = matches!(shard, Shard::Free | Shard::Running(..) | Shard::Finished(_));
+    if view.site == Site::Foreign && !begun || is_of_copy_offload(movement) {
         return leave(view);
     }
     let before = movement.status.clone().unwrap_or_default();
-    let shard = classify(movement, view.shard);
     if movement.metadata.deletion_timestamp.is_some() {
         return delete(view, &before, &shard);
     }
@@ -118,18 +120,14 @@ pub(crate) fn decide(view: &View<'_>) -> Decision {
     decision
 }
 
-/// Whether a movement is ours to carry out.
-fn is_ours(movement: &NnfDataMovement, site: &Site) -> bool {
-    *site != Site::Foreign && !is_of_copy_offload(movement)
-}
-
 /// Whether a movement that nobody has begun yet is planned, and refused where it cannot be.
 pub(crate) fn is_planned(movement: &NnfDataMovement, site: &Site) -> bool {
-    is_ours(movement, site) && starts(movement, None) && !is_cancelled(movement)
+    let ours = *site != Site::Foreign && !is_of_copy_offload(movement);
+    ours && starts(movement, None) && !is_cancelled(movement)
 }
 
-/// A movement that is not ours to carry out. Only our finalizer is ours, which a program before this one
-/// may have put there, or this one when there was a node of that name.
+/// A movement that is not ours to carry out and has no shard. Only our finalizer is ours, which a program
+/// before this one may have put there, or this one when there was a node of that name.
 fn leave(view: &View<'_>) -> Decision {
     let Some(deleted) = &view.movement.metadata.deletion_timestamp else {
         return Decision::default();
@@ -160,9 +158,9 @@ fn unclaimed(view: &View<'_>) -> Decision {
     if age > 2 * UNCLAIMED {
         return Decision::default(); // they were told
     }
-    let who = match &view.site {
-        Site::Node(node) => format!("the worker of node {node}"),
-        _ => "a worker that has both filesystems".to_owned(),
+    let who = match view.shard.and_then(|shard| shard.spec.node.as_ref()) {
+        Some(node) => format!("the worker of node {node}"),
+        None => "a worker that has both filesystems".to_owned(),
     };
     let note =
         format!("{who} has not claimed it for {} s: is there one, and is it busy?", age.as_secs());

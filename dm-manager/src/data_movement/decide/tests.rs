@@ -355,7 +355,7 @@ fn what_is_not_ours_is_let_go_of_where_it_has_our_finalizer() {
     assert!(offload.settle(), "the program before this one put it there");
 
     let mut nowhere = Scene::new();
-    nowhere.settle();
+    nowhere.movement.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     nowhere.site = Site::Foreign;
     nowhere.delete();
     assert!(!nowhere.settle(), "the node may come back");
@@ -429,6 +429,39 @@ fn a_lost_worker_of_a_node_is_waited_for_and_then_given_up() {
         [Action::Warn { reason: "Abandoned", .. }, Action::LetGo]
     ));
     assert!(deleted.settle(), "deletion is bounded");
+}
+
+#[test]
+fn what_has_begun_ends_although_its_node_is_gone() {
+    let mut begun = Scene::new();
+    begun.settle();
+    begun.claim();
+    begun.settle();
+    begun.site = Site::Foreign;
+
+    let mut finished = begun.clone();
+    finished.finish(Outcome::Success, 0);
+    finished.settle();
+    assert_eq!(finished.outcome(), Some(Outcome::Success), "its worker has said so");
+
+    let mut lost = begun.clone();
+    assert_eq!(lost.decide().again, Some(LOOK_AGAIN));
+    lost.silent = Some(PATIENCE);
+    lost.settle();
+    assert_eq!(lost.outcome(), Some(Outcome::Failed));
+
+    let mut deleted = begun;
+    deleted.delete();
+    assert!(!deleted.settle(), "its mover still writes");
+    assert_eq!(deleted.writes.last(), Some(&"cancel shard"));
+    deleted.finish(Outcome::Cancelled, 143);
+    assert!(deleted.settle());
+
+    let mut unclaimed = Scene::new();
+    unclaimed.settle();
+    unclaimed.site = Site::Foreign;
+    unclaimed.delete();
+    assert!(unclaimed.settle(), "nobody has anything of it");
 }
 
 /// What may happen to a movement.
