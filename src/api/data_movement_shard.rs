@@ -4,8 +4,8 @@
 //! The manager makes the shards of a movement in the movement's namespace, owned by it. A worker claims
 //! one by writing its name into the status with the resource version that it has read, so only one
 //! can. Each worker renews one Lease; a mover ends before the Lease of its worker runs out, so a shard
-//! whose worker's Lease ran out may be put back: its status is cleared but for the attempts. Done twice,
-//! a shard gives the same bytes.
+//! whose worker's Lease ran out may be put back: its status is cleared but for the attempts, where the
+//! source goes, and when that was. Done twice, a shard gives the same bytes.
 //!
 //! A shard that is to be cancelled before anybody has claimed it is not claimed any more, and its status
 //! stays as it is. One that is deleted ends its mover too, but there is no status left then that says
@@ -231,7 +231,7 @@ pub struct DataMovementShardStatus {
     /// When the mover started last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<MicroTime>,
-    /// When it was over.
+    /// When it was over, or was put back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_time: Option<MicroTime>,
     /// The exit code of the mover, as `longshore copy` defines them.

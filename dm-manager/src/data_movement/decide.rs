@@ -31,7 +31,8 @@ pub(crate) struct View<'a> {
     pub(crate) shard: Option<&'a DataMovementShard>,
     /// How far its worker says that it is.
     pub(crate) progress: Option<&'a ShardProgress>,
-    /// For how long the worker that has claimed the shard has been without a valid Lease.
+    /// For how long the worker that has claimed the shard, or is the only one that can, has been without a
+    /// valid Lease.
     pub(crate) silent: Option<Duration>,
     /// Where the movements of its namespace are done.
     pub(crate) site: Site,
@@ -146,26 +147,57 @@ fn leave(view: &View<'_>) -> Decision {
     Decision::of([Action::Warn { reason: "Abandoned", note }, Action::LetGo])
 }
 
-/// A shard that nobody has claimed. It may wait for others to end; after a while the administrators are
-/// told once, for there may be nobody who could.
-fn unclaimed(view: &View<'_>) -> Decision {
-    let created = view.shard.and_then(|shard| shard.metadata.creation_timestamp.as_ref());
-    let Some(created) = created else { return Decision::default() };
-    let age = Duration::try_from(view.now.duration_since(created.0)).unwrap_or_default();
+/// A shard that nobody has claimed, or not again since it was put back. It may wait for others to end;
+/// after a while the administrators are told once, for there may be nobody who could. Where only one
+/// worker can do it, and that one is not heard of, it is given up as if that worker had claimed it.
+fn unclaimed(view: &View<'_>, before: &NnfDataMovementStatus) -> Decision {
+    let Some(shard) = view.shard else { return Decision::default() };
+    let node = shard.spec.node.as_deref();
+    if let (Some(node), Some(silent)) = (node, view.silent)
+        && silent >= view.patience
+    {
+        let who = format!("the worker of node {node}");
+        let (status, warning) = lost(view, before, &who, silent);
+        return Decision::of([Action::DeleteShard, status, warning]);
+    }
+    // Whether the only one lives is asked again and again.
+    let later = node.map(|_| view.silent.map_or(UNCLAIMED, |silent| view.patience - silent));
+    let within = |other: Duration| Some(later.map_or(other, |later| later.min(other)));
+    let put_back = shard.status.as_ref().and_then(|status| status.end_time.as_ref());
+    let created = shard.metadata.creation_timestamp.as_ref();
+    let Some(since) = put_back.map(|time| time.0).max(created.map(|time| time.0)) else {
+        return Decision { actions: Vec::new(), again: later };
+    };
+    let age = Duration::try_from(view.now.duration_since(since)).unwrap_or_default();
     if age < UNCLAIMED {
-        return Decision { actions: Vec::new(), again: Some(UNCLAIMED - age) };
+        return Decision { actions: Vec::new(), again: within(UNCLAIMED - age) };
     }
     if age > 2 * UNCLAIMED {
-        return Decision::default(); // they were told
+        return Decision { actions: Vec::new(), again: later }; // they were told
     }
-    let who = match view.shard.and_then(|shard| shard.spec.node.as_ref()) {
+    let who = match node {
         Some(node) => format!("the worker of node {node}"),
         None => "a worker that has both filesystems".to_owned(),
     };
     let note =
         format!("{who} has not claimed it for {} s: is there one, and is it busy?", age.as_secs());
-    let again = Some(2 * UNCLAIMED);
-    Decision { actions: vec![Action::Warn { reason: "Waiting", note }], again }
+    let actions = vec![Action::Warn { reason: "Waiting", note }];
+    Decision { actions, again: within(2 * UNCLAIMED) }
+}
+
+/// The end of a movement whose worker is not heard of, and what is said of it.
+fn lost(
+    view: &View<'_>,
+    before: &NnfDataMovementStatus,
+    who: &str,
+    silent: Duration,
+) -> (Action, Action) {
+    let problem = format!(
+        "{who} has not been heard of for {} s, and nobody else can do its work",
+        silent.as_secs()
+    );
+    let status = status::lost(before, &problem, view.now);
+    (Action::Write(Box::new(status)), Action::Warn { reason: "WorkerLost", note: problem })
 }
 
 /// A movement that is to be carried out.
@@ -186,7 +218,7 @@ fn live(view: &View<'_>, before: &NnfDataMovementStatus, shard: &Shard<'_>) -> D
         Shard::Free if cancel => {
             Decision::of([Action::DeleteShard, write(status::cancelled(before, view.now))])
         }
-        Shard::Free => unclaimed(view),
+        Shard::Free => unclaimed(view, before),
         Shard::Running(object, shard) => running(view, before, object, shard).look_again(),
         Shard::Finished(shard) => {
             let status = status::finished(before, shard, stores_output(view), view.now);
@@ -220,13 +252,9 @@ fn running(
             ]);
         }
         if silent >= view.patience {
-            let problem = format!(
-                "worker {worker} has not been heard of for {} s, and nobody else can do its work",
-                silent.as_secs()
-            );
+            let (status, warning) = lost(view, before, &format!("worker {worker}"), silent);
             actions.extend(cancel_once(object));
-            actions.push(Action::Write(Box::new(status::lost(before, &problem, view.now))));
-            actions.push(Action::Warn { reason: "WorkerLost", note: problem });
+            actions.extend([status, warning]);
             return Decision::of(actions);
         }
     }

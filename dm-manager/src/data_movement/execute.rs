@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use dm_service::Step;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement::{FINALIZER, NnfDataMovement, NnfDataMovementStatus, State};
@@ -67,6 +68,7 @@ impl Executor<'_> {
                 let mut free = status::cleared(self.shard.as_deref());
                 free["attempts"] = json!(attempts);
                 free["inside"] = json!(inside);
+                free["endTime"] = json!(MicroTime(Timestamp::now()));
                 self.patch_shard(json!({"status": free}), true).await?;
                 self.context.metrics.shards_put_back.inc();
                 Ok(())
@@ -182,7 +184,7 @@ impl Executor<'_> {
             // What was asked for does not fit into a shard, and never will.
             Err(Error::Request(kube::Error::Api(refused))) if refused.code == 422 => {
                 let before = self.movement.status.clone().unwrap_or_default();
-                let now = k8s_openapi::jiff::Timestamp::now();
+                let now = Timestamp::now();
                 let problem =
                     format!("could not make a shard of the data movement: {}", refused.message);
                 self.write(&status::invalid(&before, Severity::Major, &problem, now)).await

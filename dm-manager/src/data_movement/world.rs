@@ -18,6 +18,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement::NnfDataMovement;
+use longshore::api::data_movement_shard::worker_lease;
 use longshore::api::{
     DataMovementShard, Defined, NnfDataMovementProfile, NnfNodeStorage, NnfStorage, Version,
 };
@@ -175,18 +176,23 @@ impl World {
         Ok(api.get_opt(name).await?.map(Arc::new))
     }
 
-    /// For how long the Lease of the worker that has claimed a shard has been over; none while it holds.
-    /// A watch may be late, so the API server is asked before a Lease is taken to be over.
+    /// For how long the Lease of the worker that has claimed a shard, or is the only one that can, has been
+    /// over; none while it holds. A watch may be late, so the API server is asked before a Lease is taken
+    /// to be over.
     ///
     /// # Errors
     ///
     /// When it does not say.
     pub(crate) async fn silent(&self, shard: &DataMovementShard) -> kube::Result<Option<Duration>> {
-        let status = shard.status.as_ref().filter(|status| status.outcome.is_none());
-        let Some(lease) = status.and_then(|status| status.lease.as_deref()) else {
+        let status = shard.status.as_ref();
+        if status.is_some_and(|status| status.outcome.is_some()) {
+            return Ok(None);
+        }
+        let claimed = status.and_then(|status| status.lease.clone());
+        let Some(lease) = claimed.or_else(|| shard.spec.node.as_deref().map(worker_lease)) else {
             return Ok(None);
         };
-        let name = lease.rsplit('/').next().unwrap_or(lease);
+        let name = lease.rsplit('/').next().unwrap_or(&lease);
         if self.over(name, self.leases.get(&self.context.namespace, name)).is_none() {
             return Ok(None);
         }

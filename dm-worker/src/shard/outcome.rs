@@ -241,11 +241,11 @@ pub(super) fn claimed(own: &Identity, attempts: i32, command: &str) -> Value {
     })
 }
 
-/// The status that puts a shard back.
+/// The status that puts a shard back. Since when it waits again is what its manager goes by.
 pub(super) fn released() -> Value {
     json!({
         "state": null, "worker": null, "lease": null, "startTime": null, "command": null,
-        "outcome": null, "endTime": null, "exitCode": null, "counters": null, "percent": null,
+        "outcome": null, "endTime": now(), "exitCode": null, "counters": null, "percent": null,
         "message": null, "error": null, "destination": null,
     })
 }

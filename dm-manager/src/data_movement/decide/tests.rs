@@ -149,15 +149,27 @@ impl Scene {
         panic!("it never settles: {:?}", self.decide());
     }
 
+    /// What a worker does that ends in order.
+    fn put_back(&mut self) {
+        self.time += 1;
+        let now = at(self.time);
+        let attempts = self.shard_status().attempts;
+        let end_time = Some(MicroTime(now));
+        *self.shard_status() = DataMovementShardStatus { attempts, end_time, ..Default::default() };
+        self.mover = false;
+    }
+
     fn claim(&mut self) {
         self.time += 1;
         let now = at(self.time);
+        self.silent = None;
         let status = self.shard_status();
         status.state = Some(ShardState::Running.into());
         status.worker = Some("worker-1".to_owned());
         status.lease = Some("nnf-dm-system/longshore-worker-rabbit-1".to_owned());
         status.attempts = Some(status.attempts.unwrap_or(0) + 1);
         status.start_time = Some(MicroTime(now));
+        status.end_time = None;
         self.progress = None;
         self.mover = true;
     }
@@ -376,7 +388,39 @@ fn a_shard_that_nobody_claims_is_told_of_once() {
     let decision = scene.decide();
     assert!(matches!(&decision.actions[..], [Action::Warn { reason: "Waiting", .. }]));
     scene.time += 120;
-    assert_eq!(scene.decide(), Decision::default());
+    let told = scene.decide();
+    assert!(told.actions.is_empty() && told.again.is_some(), "whether its worker lives is asked");
+
+    scene.claim();
+    scene.settle();
+    scene.time += 300;
+    scene.put_back();
+    assert!(scene.decide().actions.is_empty());
+    scene.time += 61;
+    let decision = scene.decide();
+    assert!(matches!(&decision.actions[..], [Action::Warn { reason: "Waiting", .. }]));
+}
+
+#[test]
+fn a_shard_that_only_a_lost_worker_could_claim_is_given_up() {
+    for claimed in [false, true] {
+        let mut scene = Scene::new();
+        scene.settle();
+        if claimed {
+            scene.claim();
+            scene.settle();
+            scene.put_back();
+        }
+        scene.silent = Some(PATIENCE - Duration::from_secs(1));
+        scene.settle();
+        assert_eq!(scene.outcome(), None);
+        assert_eq!(scene.decide().again, Some(Duration::from_secs(1)));
+        scene.silent = Some(PATIENCE);
+        scene.settle();
+        assert_eq!(scene.outcome(), Some(Outcome::Failed), "{claimed}");
+        assert!(scene.status().message.unwrap().contains("worker of node rabbit-1"));
+        assert!(scene.shard.is_none(), "nobody starts it");
+    }
 }
 
 #[test]
@@ -477,6 +521,7 @@ enum Step {
     Cancel,
     Delete,
     LoseWorker,
+    PutBack,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -490,6 +535,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Cancel),
         1 => Just(Step::Delete),
         1 => Just(Step::LoseWorker),
+        1 => Just(Step::PutBack),
     ]
 }
 
@@ -543,6 +589,10 @@ fn apply(scene: &mut Scene, earlier: &Scene, step: Step) -> bool {
             scene.silent = Some(Duration::ZERO);
             scene.mover = false;
         }
+        Step::LoseWorker if scene.shard.as_ref().is_some_and(|shard| shard.spec.node.is_some()) => {
+            scene.silent = Some(Duration::ZERO);
+        }
+        Step::PutBack if scene.is_claimed() && scene.silent.is_none() => scene.put_back(),
         _ => {}
     }
     false
