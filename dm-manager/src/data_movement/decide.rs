@@ -276,6 +276,10 @@ fn delete(view: &View<'_>, before: &NnfDataMovementStatus, shard: &Shard<'_>) ->
     }
     let mut actions = Vec::new();
     match *shard {
+        // Its movers ended before its Lease did, which is enough for another worker to go on, too.
+        Shard::Running(object, _) if view.silent.is_some() && object.spec.node.is_none() => {
+            actions.push(Action::DeleteShard);
+        }
         Shard::Running(object, shard) => {
             let abandoned = view.silent.is_some_and(|silent| silent >= view.patience);
             if !abandoned {

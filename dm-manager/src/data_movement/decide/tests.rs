@@ -450,6 +450,22 @@ fn a_lost_worker_is_replaced_where_others_can_go_on() {
 }
 
 #[test]
+fn a_deletion_waits_for_no_more_than_the_lease_where_others_could_go_on() {
+    let mut scene = Scene::new();
+    scene.site = Site::Anywhere;
+    scene.facts.destination = super::super::plan::Storage::GlobalLustre;
+    scene.settle();
+    scene.claim();
+    scene.settle();
+    scene.delete();
+    assert!(!scene.settle(), "its mover writes");
+    scene.silent = Some(Duration::ZERO);
+    scene.mover = false;
+    assert!(scene.settle());
+    assert_eq!(scene.writes[scene.writes.len() - 2..], ["delete shard", "let go"]);
+}
+
+#[test]
 fn a_lost_worker_of_a_node_is_waited_for_and_then_given_up() {
     let mut scene = Scene::new();
     scene.settle();
