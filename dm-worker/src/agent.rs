@@ -16,7 +16,7 @@ use longshore::api::data_movement_shard::NODE_LABEL;
 use longshore::api::{DataMovementShard, Defined};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admission::Admission;
 use crate::lease::Held;
@@ -79,6 +79,8 @@ pub(crate) struct Agent {
     listing: Vec<Option<HashSet<String>>>,
     listed: Vec<bool>,
     later: (mpsc::UnboundedSender<Watching>, mpsc::UnboundedReceiver<Watching>),
+    /// When what waits for a filesystem is looked at, however much else happens.
+    look: Interval,
     stopping: bool,
 }
 
@@ -93,6 +95,8 @@ impl Agent {
         readiness: Readiness,
         held: watch::Receiver<Held>,
     ) -> Self {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             slots: Arc::new(Semaphore::new(settings.movers)),
             settings,
@@ -110,6 +114,7 @@ impl Agent {
             listing: Vec::new(),
             listed: Vec::new(),
             later: mpsc::unbounded_channel(),
+            look,
             stopping: false,
         }
     }
@@ -151,15 +156,12 @@ impl Agent {
 
     /// Waits for one thing to happen, and does what follows from it.
     async fn step(&mut self, watches: &mut SelectAll<BoxStream<'static, Watched>>) {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        look.tick().await; // the first one is at once
         tokio::select! {
             Some((watch, event)) = watches.next() => self.heed(watch, event),
             Some(ended) = self.lives.join_next_with_id() => self.ended(ended),
             Some((watch, shard)) = self.later.1.recv() => self.look_again(watch, shard),
             Ok(()) = self.held.changed() => {}
-            _ = look.tick() => self.reconsider(),
+            _ = self.look.tick() => self.reconsider(),
         }
         self.admit();
         let lease = self.held.borrow_and_update().is_some();
@@ -414,4 +416,78 @@ fn name(shard: &DataMovementShard) -> String {
 
 fn uid(shard: &DataMovementShard) -> String {
     shard.metadata.uid.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use futures::stream;
+    use kube::Client;
+
+    use super::*;
+    use crate::api::Identity;
+    use crate::leftover::RunDirectory;
+    use crate::live::Board;
+    use crate::metrics::Metrics;
+    use crate::reports::Reports;
+    use crate::shard::Limits;
+
+    /// An agent that has no Lease, so that it starts nothing, and no API server.
+    fn agent(board: Board, run_dir: &Path) -> Agent {
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let worker = Worker {
+            client: Client::try_from(nowhere).unwrap(),
+            turns: Arc::default(),
+            own: Identity { worker: "pod".to_owned(), lease: "some/lease".to_owned() },
+            node: "n1".to_owned(),
+            directory: RunDirectory::open(run_dir).unwrap(),
+            reports: Reports::default(),
+            metrics: Metrics::new().unwrap(),
+            limits: Limits {
+                memory_bytes: 0,
+                stall: LATER,
+                give_up: LATER,
+                accidents: 1,
+                mounts: true,
+            },
+        };
+        let settings = Settings {
+            node: "n1".to_owned(),
+            namespaces: Vec::new(),
+            movers: 1,
+            drain: Duration::ZERO,
+        };
+        let mounts = Mounts::new(Vec::new(), "/mnt/nnf".into(), Some(board));
+        let held = watch::channel(None).1;
+        Agent::new(settings, Arc::new(worker), mounts, Readiness::default(), held)
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_filesystem_is_looked_at_however_much_else_happens() {
+        let place = tempfile::tempdir().unwrap();
+        let board = Board::new("proc".to_owned());
+        let mut agent = agent(board.clone(), place.path());
+        agent.listing = vec![None];
+        board.set("1".to_owned(), BTreeMap::from([("/proc".into(), "m:/a".to_owned())]));
+        let mut shard =
+            DataMovementShard::new(&DataMovementShard::DEFINITION.storage_version(), "copy");
+        shard.metadata.uid = Some("1".to_owned());
+        (shard.spec.source, shard.spec.destination) = ("/proc/a".to_owned(), "/proc/b".to_owned());
+        agent.see(0, shard);
+        assert_eq!((agent.elsewhere.len(), agent.waiting.len()), (1, 0));
+
+        board.open(Path::new("/proc"), "m:/a");
+        let events = stream::unfold((), |()| async {
+            sleep(LOOK / 10).await;
+            Some(((0, Ok(Event::Init)), ()))
+        });
+        let mut watches = select_all([events.boxed()]);
+        let begin = Instant::now();
+        while agent.waiting.len() == 0 {
+            assert!(begin.elapsed() < 10 * LOOK, "it is still elsewhere");
+            agent.step(&mut watches).await;
+        }
+    }
 }
