@@ -246,6 +246,7 @@ async fn keep(
     wrote: watch::Sender<Value>,
 ) -> Result<String, Refused> {
     let mut pause = PAUSES.0;
+    let mut shortly = false;
     loop {
         let wanted = wants.borrow_and_update().clone();
         let (status, last) = match wanted {
@@ -256,6 +257,7 @@ async fn keep(
                 continue;
             }
             Wanted::For(status) => (status, false),
+            Wanted::Last(status) if shortly => (short(status), true),
             Wanted::Last(status) => (status, true),
         };
         let newer = seen.borrow().as_ref().and_then(|seen| newer(seen, &version, &own));
@@ -287,6 +289,10 @@ async fn keep(
             Failure::Invalid(error) => {
                 // It would be a mistake of ours; the shard must not stay as it is because of it.
                 tracing::error!(shard = shard.name, error, "a status was refused");
+                if last && !shortly {
+                    shortly = true;
+                    continue;
+                }
             }
             Failure::Conflict => {}
             Failure::Transient(error) => {
@@ -305,6 +311,26 @@ async fn keep(
     }
 }
 
+/// A status without anything that could be refused for what it says.
+fn short(mut status: Value) -> Value {
+    const NEEDED: [&str; 7] =
+        ["state", "worker", "lease", "outcome", "exitCode", "startTime", "endTime"];
+    const WHY: &str = "the status was refused by the API server; the worker's log has its words";
+    if let Value::Object(fields) = &mut status {
+        let mut said = false;
+        fields.retain(|name, value| {
+            let keep = value.is_null() || value.is_boolean() || value.is_i64();
+            let keep = keep || NEEDED.contains(&name.as_str());
+            said |= !keep;
+            keep
+        });
+        if said {
+            fields.insert("message".to_owned(), json!(WHY));
+        }
+    }
+    status
+}
+
 /// The version of what the watch has shown, when it is newer than the one that is known.
 fn newer(seen: &DataMovementShard, version: &str, own: &Identity) -> Option<String> {
     let shown = seen.metadata.resource_version.as_ref()?;
@@ -314,6 +340,10 @@ fn newer(seen: &DataMovementShard, version: &str, own: &Identity) -> Option<Stri
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -323,5 +353,64 @@ mod tests {
         let last = second.with(json!({"state": "Finished", "message": null}));
         let expected = json!({"attempts": 2, "percent": 5, "state": "Finished", "message": null});
         assert_eq!(last, expected);
+    }
+
+    /// Answers patches as the API server does: those with an error are too much for it. Returns where.
+    async fn picky_server() -> (String, mpsc::UnboundedReceiver<Value>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (heard, patches) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = BufReader::new(stream);
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    stream.read_line(&mut line).await.unwrap();
+                    let line = line.to_lowercase();
+                    if let Some(value) = line.strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    if line.trim().is_empty() {
+                        break;
+                    }
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                let patch: Value = serde_json::from_slice(&body).unwrap();
+                let (code, answer) = match patch["status"]["error"].is_null() {
+                    true => (200, json!({"metadata": {"resourceVersion": "2"}, "spec": {}})),
+                    false => (422, json!({"status": "Failure", "message": "no", "code": 422})),
+                };
+                heard.send(patch["status"].clone()).unwrap();
+                let (answer, end) = (answer.to_string(), "Connection: close\r\n\r\n");
+                let length = answer.len();
+                let head = format!("HTTP/1.1 {code} x\r\nContent-Length: {length}\r\n{end}");
+                stream.write_all((head + &answer).as_bytes()).await.unwrap();
+            }
+        });
+        (address, patches)
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_refused_is_said_shortly() {
+        let (address, mut patches) = picky_server().await;
+        let client = Client::try_from(kube::Config::new(address.parse().unwrap())).unwrap();
+        let version = DataMovementShard::DEFINITION.storage_version();
+        let object = DataMovementShard::new(&version, "copy");
+        let shard = Shard::new(&client, &object, Arc::default(), Metrics::new().unwrap());
+        let own = Identity { worker: "pod".to_owned(), lease: "some/lease".to_owned() };
+        let (_shown, seen) = watch::channel(None);
+        let status = Status::start(shard, own, "1".to_owned(), seen);
+        let full = json!({
+            "state": "Finished", "outcome": "Failed", "exitCode": 1, "endTime": "now",
+            "message": "long", "error": {"debugMessage": "too long"}, "percent": null,
+        });
+        let written = timeout(ANSWERS_WITHIN, status.finish(full.clone())).await;
+        assert_eq!(written.expect("it has an end"), Ok("2".to_owned()));
+        assert_eq!(patches.recv().await, Some(full));
+        let last = patches.recv().await.unwrap();
+        assert_eq!((&last["state"], &last["exitCode"]), (&json!("Finished"), &json!(1)));
+        assert!(last["message"].as_str().unwrap().contains("refused"), "{last}");
     }
 }

@@ -17,6 +17,10 @@ use crate::time::now;
 /// As much of a text is kept: the schema's bound, in bytes, which are at least as many as characters.
 const LONGEST_TEXT_BYTES: usize = 32_768;
 
+/// The schema's bound of a destination. Half a path is none, so a longer one is left out: it can only be one
+/// with control characters in it, which take several each in words.
+const LONGEST_DESTINATION_BYTES: usize = 8192;
+
 /// Why the worker ended a mover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -259,7 +263,9 @@ pub(super) fn over(result: &Result, tally: &Tally) -> Value {
     });
     if let Some((command, destination)) = tally.place() {
         status["command"] = json!(bounded(command));
-        status["destination"] = json!(destination);
+        if destination.len() <= LONGEST_DESTINATION_BYTES {
+            status["destination"] = json!(destination);
+        }
     }
     if let Some(counters) = tally.counters() {
         status["counters"] = json!(counters);
@@ -329,6 +335,17 @@ mod tests {
         assert!(stalled == Outcome::Failed && text.contains("7 s"), "{text}");
         let (stays, _, text) = outcome(judge(&End::Stays("in D".to_owned()), stall, &said));
         assert!(stays == Outcome::Failed && text.contains("in D"), "{text}");
+    }
+
+    #[test]
+    fn a_destination_that_the_schema_refuses_is_left_out() {
+        let mut tally = Tally::default();
+        for (length, told) in [(LONGEST_DESTINATION_BYTES, true), (24_000, false)] {
+            tally.came_to("command".to_owned(), "x".repeat(length));
+            let status = over(&cancelled(None), &tally);
+            assert_eq!(status.get("destination").is_some(), told, "{length}");
+            assert_eq!(status["command"], "command");
+        }
     }
 
     #[test]
