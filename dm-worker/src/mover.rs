@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         return ExitCode::from(Outcome::Terminated.code());
     };
     let cancel = Cancel::default();
-    let started = listen(&cancel).and_then(|()| leash::hold(&cancel));
+    let started = listen(&cancel).and_then(|()| leash::hold(&cancel, copy.end_by_milliseconds));
     let outcome = match started {
         Ok(go) => carry_out(&copy, &cancel, &go),
         Err(error) => Err(format!("failed to start the mover: {error}")),

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Order {
     /// The copy. It comes once, and first.
     Begin(Box<Assignment>),
-    /// The mover must have ended by this time on the clock of [`dm_service::since_boot`].
+    /// The mover must have ended by this time on the clock of [`dm_service::since_boot`], and no more by
+    /// the one that it was told before.
     EndBy { milliseconds: u64 },
     /// What [`News::Placed`] said is noted, so the copy may begin.
     Go,
@@ -35,6 +36,8 @@ pub(crate) struct Assignment {
     /// Whether the source goes inside the destination, where an earlier attempt has decided that.
     #[serde(default)]
     pub(crate) inside: Option<bool>,
+    /// As [`Order::EndBy`]: a worker that is stopped after this order tells nothing more.
+    pub(crate) end_by_milliseconds: u64,
 }
 
 /// From the mover.

@@ -5,13 +5,17 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dm_service::since_boot;
 use kube::api::DeleteParams;
 use longshore::api::DataMovementShard;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use support::{Cluster, assert_same, cluster, gone_within, outcome, runs};
 
 /// A copy of one file that takes about ten seconds.
@@ -81,6 +85,39 @@ async fn a_cancelled_copy_has_ended_within_two_seconds() {
     cluster.finished("after").await;
     assert!(cluster.status("early").await.state.is_none());
     assert_nothing_half(&shard);
+}
+
+/// A worker that is stopped just when it has given the order cannot say anything after it.
+#[test]
+fn a_mover_that_hears_of_nothing_but_its_order_has_an_end() {
+    let place = tempfile::tempdir().unwrap();
+    let (from, to) = (place.path().join("in"), place.path().join("out"));
+    fs::write(&from, vec![1; 20 << 20]).unwrap();
+    let order = json!({
+        "type": "begin", "source": from, "destination": to, "options": ["--bandwidth-limit=1M"],
+        "preparation": null, "dry_run": false, "count_ahead": false,
+        "end_by_milliseconds": u64::try_from(since_boot().as_millis()).unwrap() + 1000,
+    });
+    let mut mover = Command::new(env!("CARGO_BIN_EXE_dm-worker"));
+    mover.arg("mover").stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut mover = mover.spawn().unwrap();
+    let mut orders = mover.stdin.take().unwrap();
+    writeln!(orders, "{order}").unwrap();
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = mover.try_wait().unwrap() {
+            break status;
+        }
+        if begin.elapsed() > Duration::from_secs(10) {
+            mover.kill().unwrap();
+            mover.wait().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(!status.success() && !to.exists(), "{status}");
+    assert!(begin.elapsed() > Duration::from_millis(500), "it did not begin: {status}");
+    drop(orders);
 }
 
 #[tokio::test]

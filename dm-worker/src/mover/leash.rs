@@ -34,17 +34,17 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) type Go = Receiver<()>;
 
 /// Starts listening to the worker: to lines that put the end off, to the one that lets the copy begin, and
-/// for the end of standard input.
+/// for the end of standard input. Until the first of them it ends by `milliseconds`.
 ///
 /// # Errors
 /// When there are no more threads or timers.
-pub(super) fn hold(cancel: &Cancel) -> io::Result<Go> {
-    let end_by = Arc::new(AtomicU64::new(u64::MAX));
+pub(super) fn hold(cancel: &Cancel, milliseconds: u64) -> io::Result<Go> {
+    let end_by = Arc::new(AtomicU64::new(milliseconds));
     let set = Arc::clone(&end_by);
     let (going, go) = mpsc::channel();
     let (made, ready) = mpsc::channel();
     thread::Builder::new().name("orders".to_owned()).spawn(move || {
-        let mut death = match death() {
+        let mut death = match death(milliseconds) {
             Ok(death) => death,
             Err(error) => return drop(made.send(Err(error))),
         };
@@ -53,7 +53,7 @@ pub(super) fn hold(cancel: &Cancel) -> io::Result<Go> {
             let Ok(line) = line else { break };
             match serde_json::from_str(&line) {
                 Ok(Order::EndBy { milliseconds }) => {
-                    if die_at(&mut death, Duration::from_millis(milliseconds) + GRACE).is_err() {
+                    if die_after(&mut death, milliseconds).is_err() {
                         break;
                     }
                     set.store(milliseconds, Relaxed);
@@ -78,13 +78,16 @@ pub(super) fn hold(cancel: &Cancel) -> io::Result<Go> {
     Ok(go)
 }
 
-/// A timer that kills this process, on the clock of [`since_boot`]. It is not set.
-fn death() -> io::Result<Timer> {
+/// A timer that kills this process, when it has not ended by a time on the clock of [`since_boot`].
+fn death(milliseconds: u64) -> io::Result<Timer> {
     let kills = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
-    Ok(Timer::new(ClockId::CLOCK_BOOTTIME, SigEvent::new(kills))?)
+    let mut death = Timer::new(ClockId::CLOCK_BOOTTIME, SigEvent::new(kills))?;
+    die_after(&mut death, milliseconds)?;
+    Ok(death)
 }
 
-fn die_at(death: &mut Timer, time: Duration) -> io::Result<()> {
+fn die_after(death: &mut Timer, milliseconds: u64) -> io::Result<()> {
+    let time = Duration::from_millis(milliseconds) + GRACE;
     let at = Expiration::OneShot(TimeSpec::from_duration(time));
     Ok(death.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
 }

@@ -91,7 +91,8 @@ async fn has_inside(written: &mut watch::Receiver<Value>) -> bool {
 }
 
 impl Life {
-    fn assignment(&self) -> Assignment {
+    fn assignment(&mut self) -> Assignment {
+        let end_by_milliseconds = self.end_by();
         let spec = &self.shard.spec;
         Assignment {
             source: spec.source.clone(),
@@ -101,6 +102,7 @@ impl Life {
             dry_run: spec.dry_run == Some(true),
             count_ahead: self.progress_interval().is_some(),
             inside: self.inside,
+            end_by_milliseconds,
         }
     }
 
@@ -119,7 +121,6 @@ impl Life {
     ) -> Verdict {
         tally.begin(attempt);
         mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
-        self.put_off_end(&mut mover).await;
         let mut said = Said::default();
         let mut placed = status.written();
         let mut watch = Supervision::new(self.worker.limits.stall);
@@ -140,7 +141,7 @@ impl Life {
                     Refused::Gone => Reason::Deleted,
                 }, &mover),
                 changed = self.held.changed() => match changed {
-                    Ok(()) => self.put_off_end(&mut mover).await,
+                    Ok(()) => mover.tell(&Order::EndBy { milliseconds: self.end_by() }).await,
                     Err(_) => watch.end(Reason::Release, &mover),
                 },
                 true = has_inside(&mut placed), if said.waits => {
@@ -217,12 +218,11 @@ impl Life {
         })
     }
 
-    /// Tells the mover until when it may run.
-    async fn put_off_end(&mut self, mover: &mut Mover) {
+    /// Until when a mover may run, as far as is known now.
+    fn end_by(&mut self) -> u64 {
         let until = self.held.borrow_and_update().unwrap_or_default();
         let until = until.saturating_sub(BEFORE_THE_LEASE).as_millis();
-        let milliseconds = u64::try_from(until).unwrap_or(u64::MAX);
-        mover.tell(&Order::EndBy { milliseconds }).await;
+        u64::try_from(until).unwrap_or(u64::MAX)
     }
 
     fn absorb(&self, news: News, watch: &mut Supervision, said: &mut Said, tally: &mut Tally) {
