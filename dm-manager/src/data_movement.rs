@@ -5,6 +5,7 @@ mod cache;
 pub(crate) mod command;
 pub(crate) mod decide;
 mod execute;
+mod heard;
 pub(crate) mod plan;
 mod progress;
 pub(crate) mod reference;

@@ -2,10 +2,9 @@
 //! movements name. Only where something that is named is not there yet is the API server asked, for a
 //! watch may be late. It writes nothing.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dm_service::Turns;
@@ -16,7 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource};
 use longshore::api::data_movement::NnfDataMovement;
 use longshore::api::data_movement_shard::worker_lease;
 use longshore::api::{
@@ -26,6 +25,7 @@ use longshore::api::{
 use tokio::sync::watch;
 
 use super::cache::{Cache, drain};
+use super::heard::Heard;
 use super::plan::{Facts, Site};
 use super::progress::Progress;
 use super::reference::{self, Lookup, Place};
@@ -61,9 +61,7 @@ pub(crate) struct World {
     /// Whose request is next.
     pub(crate) turns: Turns,
     nodes: Cache<PartialObjectMeta<Node>>,
-    /// The revision of each Lease by name, and since when it has been so by the clock of this machine:
-    /// the clocks of others are not trusted.
-    renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
+    heard: Heard,
     /// Whether everything that is there has been seen once.
     complete: watch::Sender<bool>,
 }
@@ -113,7 +111,7 @@ impl World {
             progress: Progress::default(),
             turns: Turns::default(),
             nodes,
-            renewed: Mutex::default(),
+            heard: Heard::default(),
             complete: watch::Sender::new(false),
         };
         let sources = Sources {
@@ -193,34 +191,14 @@ impl World {
             return Ok(None);
         };
         let name = lease.rsplit('/').next().unwrap_or(&lease);
-        if self.over(name, self.leases.get(&self.context.namespace, name)).is_none() {
+        let known = self.leases.get(&self.context.namespace, name);
+        if self.heard.over(name, known.as_deref(), Instant::now()).is_none() {
             return Ok(None);
         }
         let leases: Api<Lease> =
             Api::namespaced(self.context.client.clone(), &self.context.namespace);
         let asked = leases.get_opt(name).await?;
-        Ok(self.over(name, asked.map(Arc::new)))
-    }
-
-    /// For how long a Lease, as it is found, has been over.
-    fn over(&self, name: &str, found: Option<Arc<Lease>>) -> Option<Duration> {
-        /// As long as this a Lease holds that does not say so itself.
-        const DURATION: Duration = Duration::from_secs(20);
-        let revision = found.as_ref().and_then(|lease| lease.resource_version());
-        let since = {
-            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = (revision, Instant::now());
-            let seen = renewed.entry(name.to_owned()).or_insert_with(|| now.clone());
-            if seen.0 != now.0 {
-                *seen = now;
-            }
-            seen.1
-        };
-        let spec = found.as_ref().and_then(|lease| lease.spec.as_ref());
-        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
-        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let duration = seconds.map_or(DURATION, Duration::from_secs);
-        since.elapsed().checked_sub(duration)
+        Ok(self.heard.over(name, asked.as_ref(), Instant::now()))
     }
 
     /// What is known of the objects that a movement names. With `certain`, what is not known is asked
