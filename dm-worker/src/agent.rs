@@ -67,7 +67,7 @@ pub(crate) struct Agent {
     conduct: watch::Sender<Conduct>,
     slots: Arc<Semaphore>,
     waiting: Admission<(usize, DataMovementShard)>,
-    /// Free shards whose filesystems this node has not.
+    /// Free shards whose filesystems this node has not, or not yet.
     elsewhere: HashMap<String, DataMovementShard>,
     /// Which watch a shard of these two came from, by uid.
     origins: HashMap<String, usize>,
@@ -231,12 +231,16 @@ impl Agent {
         }
         if is_free(&shard) {
             self.origins.insert(uid.clone(), watch);
+            if !self.is_for_this_node(&shard) && shard.spec.node.is_some() {
+                // The storage of its job may have been mounted just before it was made.
+                self.mounts.look();
+            }
             if self.is_for_this_node(&shard) {
                 self.elsewhere.remove(&uid);
                 self.waiting.insert(&uid, shard.spec.user_id, (watch, shard));
             } else {
                 self.waiting.remove(&uid);
-                self.elsewhere.insert(uid, shard);
+                self.set_aside(shard);
             }
             return;
         }
@@ -273,15 +277,24 @@ impl Agent {
         }
     }
 
+    /// Keeps a shard that cannot be done here now. That one of this node has to wait is said once.
+    fn set_aside(&mut self, shard: DataMovementShard) {
+        let (name, here) = (name(&shard), shard.spec.node.as_ref() == Some(&self.settings.node));
+        if self.elsewhere.insert(uid(&shard), shard).is_none() && here {
+            tracing::warn!(shard = name, "a copy waits for a filesystem that is not mounted here");
+        }
+    }
+
     /// Starts what may be started.
     fn admit(&mut self) {
         while !self.stopping && self.has_time() {
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let Some((watch, shard)) = self.waiting.next() else { return };
+            self.mounts.look();
             let here = self.is_for_this_node(&shard);
             let stay = here.then(|| self.mounts.enter(&paths(&shard))).flatten();
             let Some(stay) = stay else {
-                self.elsewhere.insert(uid(&shard), shard);
+                self.set_aside(shard);
                 continue;
             };
             self.origins.remove(&uid(&shard));

@@ -58,6 +58,8 @@ pub(crate) struct Mounts {
     points: Arc<[PathBuf]>,
     /// Where storage of jobs is mounted: a volume itself, so that being below it says nothing.
     storage: Arc<Path>,
+    /// Storage of this node's jobs may be plain directories there.
+    plain: bool,
     /// What this worker mounts itself, when it does.
     live: Option<Board>,
     seen: watch::Sender<Seen>,
@@ -67,7 +69,12 @@ impl Mounts {
     /// Looks at these mount points, at what is mounted below `storage`, and at what this worker mounts.
     pub(crate) fn new(points: Vec<PathBuf>, storage: PathBuf, live: Option<Board>) -> Self {
         let (seen, _) = watch::channel(read(&points, live.as_ref()));
-        Self { points: points.into(), storage: storage.into(), live, seen }
+        Self { points: points.into(), storage: storage.into(), plain: false, live, seen }
+    }
+
+    /// The same, where storage of this node's jobs may be plain directories.
+    pub(crate) fn with_plain_storage(self, plain: bool) -> Self {
+        Self { plain, ..self }
     }
 
     /// Looks again and again.
@@ -78,16 +85,22 @@ impl Mounts {
                 () = sleep(LOOK) => {}
                 () = changed(&mut board) => {}
             }
-            let now = read(&self.points, self.live.as_ref());
-            self.seen.send_if_modified(|seen| {
-                let changed = *seen != now;
-                if changed {
-                    tracing::info!(mounts = ?now, "mounts changed");
-                    *seen = now;
-                }
-                changed
-            });
+            self.look();
         }
+    }
+
+    /// Looks once, now.
+    pub(crate) fn look(&self) {
+        self.seen.send_if_modified(|seen| {
+            // In here: who looks at the same time is not overtaken by what was before.
+            let now = read(&self.points, self.live.as_ref());
+            let changed = *seen != now;
+            if changed {
+                tracing::info!(mounts = ?now, "mounts changed");
+                *seen = now;
+            }
+            changed
+        });
     }
 
     /// Returns when the state of one has changed after this call.
@@ -123,10 +136,7 @@ impl Mounts {
         let Seen { table, mounted, .. } = &*self.seen.borrow();
         let everything = table.is_empty() && self.live.is_none();
         if !everything && path.starts_with(&self.storage) {
-            let jobs = |point: &&PathBuf| {
-                point.starts_with(&self.storage) && point.as_path() != &*self.storage
-            };
-            return mounted.iter().filter(jobs).any(|point| path.starts_with(point));
+            return self.is_storage_of_a_job(path, mounted);
         }
         let above = table.iter().filter(|(point, _)| path.starts_with(point));
         let nearest = above.max_by_key(|(point, _)| point.len());
@@ -135,12 +145,25 @@ impl Mounts {
 
     /// Whether a path of a shard of this node can be used. Volumes are there before this worker is; what
     /// it mounts itself may not be there yet, or any more, and then the path is one of the container's.
+    /// Storage of a job is there as long as it is mounted: the directory that it was mounted on stays, and
+    /// an empty source is copied with success.
     pub(crate) fn is_usable(&self, path: &Path) -> bool {
-        let Some(board) = &self.live else { return true };
-        board.is_open(path).unwrap_or_else(|| {
-            let mounted = &self.seen.borrow().mounted;
-            path.starts_with(&self.storage) || mounted.iter().any(|point| path.starts_with(point))
-        })
+        if let Some(open) = self.live.as_ref().and_then(|board| board.is_open(path)) {
+            return open;
+        }
+        let mounted = &self.seen.borrow().mounted;
+        if path.starts_with(&self.storage) {
+            return self.plain || self.is_storage_of_a_job(path, mounted);
+        }
+        self.live.is_none() || mounted.iter().any(|point| path.starts_with(point))
+    }
+
+    /// Whether something is mounted between the directory of all jobs' storage and a path below it.
+    fn is_storage_of_a_job(&self, path: &Path, mounted: &BTreeSet<PathBuf>) -> bool {
+        let jobs = |point: &&PathBuf| {
+            point.starts_with(&self.storage) && point.as_path() != &*self.storage
+        };
+        mounted.iter().filter(jobs).any(|point| path.starts_with(point))
     }
 
     /// Counts a copy that uses some paths, until what is returned is dropped. None when one of them is on
@@ -220,6 +243,26 @@ mod tests {
     }
 
     #[test]
+    fn storage_of_a_job_of_this_node_is_there_where_it_is_mounted_itself() {
+        // Something is mounted at /dev/shm or at /proc on every machine.
+        let points = ["/dev/shm", "/proc"].map(Path::new);
+        let below = |mounts: &Mounts| {
+            points.into_iter().any(|point| mounts.is_usable(&point.join("job-0/out")))
+        };
+        for live in [None, Some(Board::new("lustre".to_owned()))] {
+            let mounts = |storage: &str| Mounts::new(Vec::new(), storage.into(), live.clone());
+            assert!(below(&mounts("/")), "it is mounted below where all are");
+            for storage in ["/proc", "/no/such"] {
+                let job = Path::new(storage).join("job-0");
+                assert!(!mounts(storage).is_usable(&job), "{storage}: nobody has mounted it");
+                assert!(!mounts(storage).is_usable(Path::new(storage)), "{storage} is no job's");
+                assert!(mounts(storage).with_plain_storage(true).is_usable(&job), "{storage}");
+            }
+            assert_eq!(mounts("/no/such").is_usable(Path::new("/etc")), live.is_none());
+        }
+    }
+
+    #[test]
     fn what_this_worker_mounts_can_be_used_once_it_is_there() {
         let board = Board::new("proc".to_owned());
         let mounts = Mounts::new(Vec::new(), "/mnt/nnf".into(), Some(board.clone()));
@@ -227,7 +270,6 @@ mod tests {
         // Nothing is known of /proc yet, but something is mounted there, which a shard of this node may use.
         assert!(!mounts.have(there) && mounts.is_usable(there));
         assert!(!mounts.have(other) && !mounts.is_usable(other), "the container's own");
-        assert!(mounts.is_usable(Path::new("/mnt/nnf/1")));
         assert_eq!(mounts.annotations()[SEEN_ANNOTATION], "");
 
         board.set("7".to_owned(), BTreeMap::from([("/proc".into(), "m:/a".to_owned())]));

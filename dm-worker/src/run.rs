@@ -65,10 +65,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = clap::value_parser!(u32).range(1..))]
     mount_seconds: u32,
 
-    /// Where storage of jobs is mounted, each below it. A shard that names no node and has a path there is
-    /// claimed only where that storage is mounted
+    /// Where storage of jobs is mounted, each below it. A shard that has a path there is claimed only while
+    /// that storage is mounted
     #[arg(long, env = "LONGSHORE_JOB_STORAGE", value_name = "PATH", default_value = "/mnt/nnf")]
     job_storage: PathBuf,
+
+    /// Storage of this node's jobs may be plain directories, on which nothing is mounted. Then an empty
+    /// directory is copied with success where storage that should be there is not
+    #[arg(long)]
+    plain_job_storage: bool,
 
     /// The most copies at the same time
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
@@ -141,7 +146,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let points = args.mount.into_iter().filter(|point| !point.as_os_str().is_empty()).collect();
     let list = args.mounts_from.filter(|name| !name.is_empty());
     let board = list.as_ref().map(|_| Board::new(args.mount_type));
-    let mounts = Mounts::new(points, args.job_storage, board.clone());
+    let mounts = Mounts::new(points, args.job_storage, board.clone())
+        .with_plain_storage(args.plain_job_storage);
     tokio::spawn(mounts.clone().keep());
     let reports = Reports::default();
     let pod = args.pod.unwrap_or_else(|| host_name("worker"));

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use longshore::api::data_movement_shard::{MOUNTS_ANNOTATION, ShardState};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::Signal;
 use support::{Cluster, assert_same, cluster, gone_within, is, outcome, runs};
 
@@ -276,4 +277,39 @@ async fn shards_of_no_node_wait_for_a_worker_with_their_filesystems() {
     assert_eq!(cluster.finished("waits").await.worker.as_deref(), Some("pod-of-n2"));
     worker.end().await;
     other.end().await;
+}
+
+/// The directory that storage of a job was mounted on stays when that is gone, as after the node was started
+/// anew: a copy of it would be a success without anything in it.
+#[tokio::test]
+async fn shards_of_this_node_wait_for_the_storage_of_their_job() {
+    let Some(cluster) = cluster("storage").await else { return };
+    let storage = cluster.place.directory("nnf");
+    let job = cluster.place.directory("nnf/job-0");
+    let storage = ["--job-storage", storage.to_str().unwrap()];
+    let worker = cluster.worker("n1", &storage).await;
+    let to = cluster.place.directory("out");
+    cluster.create(&cluster.shard("waits", Some("n1"), &job, &to)).await;
+    worker.until("waiting", || worker.log().contains("a copy waits for a filesystem")).await;
+    // Others are not held up by it.
+    let tree = cluster.place.tree("in", 3);
+    cluster.create(&cluster.shard("other", Some("n1"), &tree, &to)).await;
+    cluster.finished("other").await;
+    assert!(cluster.status("waits").await.state.is_none(), "without the storage of its job");
+
+    let (none, storage_of_job) = (None::<&str>, cluster.place.directory("behind"));
+    cluster.place.tree("behind/results", 3);
+    mount(Some(&storage_of_job), &job, none, MsFlags::MS_BIND, none).unwrap();
+    let status = cluster.finished("waits").await;
+    let same = || assert_same(&tree, &to.join("job-0/results"));
+    let copied = std::panic::catch_unwind(same);
+    umount(&job).unwrap();
+    assert_eq!(outcome(&status), "Success", "{status:#?}");
+    copied.unwrap();
+    worker.end().await;
+
+    let plain = cluster.worker("n1", &[storage[0], storage[1], "--plain-job-storage"]).await;
+    cluster.create(&cluster.shard("plain", Some("n1"), &job, &to)).await;
+    assert_eq!(outcome(&cluster.finished("plain").await), "Success");
+    plain.end().await;
 }

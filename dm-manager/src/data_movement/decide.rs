@@ -179,8 +179,10 @@ fn unclaimed(view: &View<'_>, before: &NnfDataMovementStatus) -> Decision {
         Some(node) => format!("the worker of node {node}"),
         None => "a worker that has both filesystems".to_owned(),
     };
-    let note =
-        format!("{who} has not claimed it for {} s: is there one, and is it busy?", age.as_secs());
+    let note = format!(
+        "{who} has not claimed it for {} s: is there one, is it busy, and is the storage mounted there?",
+        age.as_secs()
+    );
     let actions = vec![Action::Warn { reason: "Waiting", note }];
     Decision { actions, again: within(2 * UNCLAIMED) }
 }
