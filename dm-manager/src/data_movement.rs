@@ -6,6 +6,7 @@ pub(crate) mod command;
 pub(crate) mod decide;
 mod execute;
 mod heard;
+mod placed;
 pub(crate) mod plan;
 mod progress;
 pub(crate) mod reference;
@@ -14,7 +15,7 @@ mod text;
 mod words;
 mod world;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,9 +70,10 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
     let movements =
         sources.movements.filter_map(|change| std::future::ready(logged(change).map(Ok)));
     let of_shards = {
-        let version = version.clone();
+        let (world, version) = (Arc::clone(&world), version.clone());
         sources.shards.filter_map(move |change| {
             let movement = logged(change).map(|shard| {
+                world.placed.heed(&shard);
                 let name = &shard.spec.movement.name;
                 let namespace = shard.namespace().unwrap_or_default();
                 ObjectRef::new_with(name, version.clone()).within(&namespace)
@@ -129,6 +131,9 @@ pub(crate) async fn run(context: Context, readiness: Readiness) {
             let is_there =
                 |namespace: &str, name: &str| world.shards.get(namespace, name).is_some();
             world.progress.retain(is_there);
+            let movements = world.movements.store().state();
+            let uids: HashSet<_> = movements.iter().filter_map(|movement| movement.uid()).collect();
+            world.placed.retain(|movement| uids.contains(movement));
             tokio::time::sleep(COUNT).await;
         }
     };
@@ -171,6 +176,7 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
             movement: &movement,
             shard: shard.as_deref(),
             progress: progress.as_ref(),
+            inside: movement.uid().and_then(|uid| world.placed.of(&uid)),
             silent,
             site: world.site(&namespace),
             facts: &facts,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use longshore::api::data_movement::{NnfDataMovementStatus, Outcome, State, UserConfig};
 use longshore::api::resource_error::Severity;
 use serde_json::json;
@@ -341,6 +341,23 @@ async fn deleted_while_it_runs_it_stays_until_the_mover_has_ended() {
     rabbit.create(&rabbit.movement("copy", "copy-profile")).await;
     let uid = rabbit.movements.get("copy").await.unwrap().uid();
     until(&rabbit.shards, "copy", |shard| Some(&shard.spec.movement.uid) == uid.as_ref()).await;
+    worker.claim("copy").await;
+    worker.finish("copy", "Success", 0, json!({})).await;
+    assert_eq!(outcome(&rabbit.finished("copy").await), Some(Outcome::Success));
+}
+
+/// Somebody deletes a shard while its mover writes: what it has made is no reason to go elsewhere.
+#[tokio::test]
+async fn a_shard_that_is_made_anew_knows_where_the_source_goes() {
+    let Some(rabbit) = Rabbit::new("anew").await else { return };
+    let (_manager, worker) = (rabbit.manager(), Worker::new(&rabbit).await);
+    rabbit.copy("copy").await;
+    let first = worker.claim("copy").await;
+    assert_eq!(first.spec.inside, None);
+    worker.say("copy", json!({"inside": false})).await;
+    rabbit.shards.delete("copy", &DeleteParams::default()).await.unwrap();
+    let again = until(&rabbit.shards, "copy", |shard| shard.uid() != first.uid()).await;
+    assert_eq!(again.spec.inside, Some(false));
     worker.claim("copy").await;
     worker.finish("copy", "Success", 0, json!({})).await;
     assert_eq!(outcome(&rabbit.finished("copy").await), Some(Outcome::Success));

@@ -249,7 +249,8 @@ impl Life {
         if let Some(newest) = self.seen.borrow().clone().filter(is_free) {
             self.shard = newest;
         }
-        self.inside = self.shard.status.as_ref().and_then(|status| status.inside);
+        let noted = self.shard.status.as_ref().and_then(|status| status.inside);
+        self.inside = noted.or(self.shard.spec.inside);
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();

@@ -56,6 +56,22 @@ async fn a_copy_whose_end_nobody_heard_of_is_repeated_in_its_place() {
     assert_eq!(cluster.leases().await, 0);
 }
 
+/// A shard that was made in the place of one that somebody had deleted.
+#[tokio::test]
+async fn what_was_decided_before_a_shard_holds_for_it() {
+    let Some(cluster) = cluster("decided").await else { return };
+    let worker = cluster.worker("n1", &[]).await;
+    let from = cluster.place.tree("in", 3);
+    let to = cluster.place.directory("out");
+    let mut shard = unprepared(&cluster, "again", &from, &to);
+    shard.spec.inside = Some(false);
+    cluster.create(&shard).await;
+    let status = cluster.finished("again").await;
+    assert_eq!(outcome(&status), "Success", "{status:#?}");
+    assert_same(&from, &to); // and not inside it, although it is there
+    worker.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_that_are_killed_at_any_moment_copy_to_one_place() {
     let Some(cluster) = cluster("killed-at-random").await else { return };

@@ -112,6 +112,11 @@ pub struct DataMovementShardSpec {
     /// by the rule of `longshore copy`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preparation: Option<Preparation>,
+    /// Whether the source goes inside the destination, where an attempt has decided that before this shard
+    /// was made in the place of another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "where the source of a shard goes cannot change"}]))]
+    pub inside: Option<bool>,
     /// Whether only the preparation is done, and nothing is copied.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = false))]

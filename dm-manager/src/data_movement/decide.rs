@@ -31,6 +31,8 @@ pub(crate) struct View<'a> {
     pub(crate) shard: Option<&'a DataMovementShard>,
     /// How far its worker says that it is.
     pub(crate) progress: Option<&'a ShardProgress>,
+    /// Whether the source goes inside the destination, where a shard of it has said so, be it gone or not.
+    pub(crate) inside: Option<bool>,
     /// For how long the worker that has claimed the shard, or is the only one that can, has been without a
     /// valid Lease.
     pub(crate) silent: Option<Duration>,
@@ -209,7 +211,10 @@ fn live(view: &View<'_>, before: &NnfDataMovementStatus, shard: &Shard<'_>) -> D
     match *shard {
         Shard::None if cancel => Decision::of([write(status::cancelled(before, view.now))]),
         Shard::None => match plan(view.movement, &view.site, view.facts) {
-            Ok(plan) => Decision::of([Action::CreateShard(Box::new(plan))]),
+            Ok(mut plan) => {
+                plan.shard.inside = view.inside;
+                Decision::of([Action::CreateShard(Box::new(plan))])
+            }
             Err(refusal) => {
                 let status = status::invalid(before, refusal.severity, &refusal.problem, view.now);
                 let warning = Action::Warn { reason: "Invalid", note: refusal.problem };

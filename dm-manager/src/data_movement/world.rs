@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use super::cache::{Cache, drain};
 use super::heard::Heard;
+use super::placed::Placed;
 use super::plan::{Facts, Site};
 use super::progress::Progress;
 use super::reference::{self, Lookup, Place};
@@ -58,6 +59,8 @@ pub(crate) struct World {
     leases: Cache<Lease>,
     /// What the Leases say.
     pub(crate) progress: Progress,
+    /// Where sources go.
+    pub(crate) placed: Placed,
     /// Whose request is next.
     pub(crate) turns: Turns,
     nodes: Cache<PartialObjectMeta<Node>>,
@@ -109,6 +112,7 @@ impl World {
             node_storages,
             leases,
             progress: Progress::default(),
+            placed: Placed::default(),
             turns: Turns::default(),
             nodes,
             heard: Heard::default(),

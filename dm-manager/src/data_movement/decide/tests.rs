@@ -25,6 +25,8 @@ struct Scene {
     shard: Option<DataMovementShard>,
     /// What the worker's Lease says of the shard.
     progress: Option<ShardProgress>,
+    /// What a shard of it has said.
+    inside: Option<bool>,
     facts: Facts,
     site: Site,
     silent: Option<Duration>,
@@ -42,6 +44,7 @@ impl Scene {
             movement: movement(),
             shard: None,
             progress: None,
+            inside: None,
             facts: facts(),
             site: Site::Node("rabbit-1".to_owned()),
             silent: None,
@@ -56,6 +59,7 @@ impl Scene {
             movement: &self.movement,
             shard: self.shard.as_ref(),
             progress: self.progress.as_ref(),
+            inside: self.inside,
             silent: self.silent,
             site: self.site.clone(),
             facts: &self.facts,
@@ -431,6 +435,20 @@ fn a_shard_of_an_earlier_movement_makes_room() {
     scene.settle();
     assert_eq!(scene.writes[2..], ["delete shard", "create shard"]);
     assert_eq!(scene.shard.unwrap().spec.movement.uid, "5678");
+}
+
+#[test]
+fn a_shard_that_is_made_anew_goes_where_the_one_before_it_went() {
+    let mut scene = Scene::new();
+    scene.settle();
+    assert_eq!(scene.shard.as_ref().unwrap().spec.inside, None);
+    scene.claim();
+    scene.settle();
+    // Somebody deletes it after it has begun.
+    scene.inside = Some(false);
+    scene.shard = None;
+    scene.settle();
+    assert_eq!(scene.shard.unwrap().spec.inside, Some(false));
 }
 
 #[test]
