@@ -81,7 +81,7 @@ pub(crate) struct Life {
     pub(crate) seen: Seen,
     pub(crate) conduct: watch::Receiver<Conduct>,
     pub(crate) held: watch::Receiver<Held>,
-    /// Whether the source goes inside the destination, once an attempt has decided that.
+    /// Whether the source goes inside the destination, once that is decided and noted.
     pub(crate) inside: Option<bool>,
     /// Of the copy on filesystems that this worker has mounted.
     pub(crate) stay: Option<Stay>,

@@ -5,9 +5,17 @@
 mod support;
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use longshore::api::DataMovementShard;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
 use support::{Cluster, assert_same, cluster, outcome};
 use test_cluster::Link;
 
@@ -54,6 +62,82 @@ async fn a_copy_whose_end_nobody_heard_of_is_repeated_in_its_place() {
     }
     worker.end().await;
     assert_eq!(cluster.leases().await, 0);
+}
+
+/// Has the API server refuse statuses that say where the source goes.
+async fn forbid_notes(cluster: &Cluster) {
+    let how = PostParams::default();
+    let (name, policies, bindings) = forbidding(cluster);
+    let policy = json!({
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {
+                    "matchLabels": {"kubernetes.io/metadata.name": cluster.namespace},
+                },
+                "resourceRules": [{
+                    "apiGroups": ["longshore.dev"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                    "resources": ["datamovementshards/status"],
+                }],
+            },
+            "validations": [{"expression": "!has(object.status.inside)"}],
+        },
+    });
+    policies.create(&how, &serde_json::from_value(policy).unwrap()).await.unwrap();
+    let binding = json!({
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    bindings.create(&how, &serde_json::from_value(binding).unwrap()).await.unwrap();
+    // It takes a while until the API server heeds it: one that nobody claims shows when.
+    let mut probe = cluster.shard("probe", Some("nobody"), Path::new("/a"), Path::new("/b"));
+    probe.spec.cancel = Some(true);
+    cluster.create(&probe).await;
+    let note = Patch::Merge(json!({"status": {"inside": true}}));
+    let begin = Instant::now();
+    while cluster.shards().patch_status("probe", &PatchParams::default(), &note).await.is_ok() {
+        assert!(begin.elapsed() < support::SOON, "it is not heeded");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Has it take them again.
+async fn allow_notes(cluster: &Cluster) {
+    let how = DeleteParams::default();
+    let (name, policies, bindings) = forbidding(cluster);
+    bindings.delete(&name, &how).await.unwrap();
+    policies.delete(&name, &how).await.unwrap();
+}
+
+fn forbidding(
+    cluster: &Cluster,
+) -> (String, Api<ValidatingAdmissionPolicy>, Api<ValidatingAdmissionPolicyBinding>) {
+    let client = cluster.client.clone();
+    (format!("no-notes-{}", cluster.namespace), Api::all(client.clone()), Api::all(client))
+}
+
+/// A mover that has said where the source goes is killed before that is noted. The next one must not begin
+/// by it: whoever comes after that would find what it has made.
+#[tokio::test]
+async fn nothing_is_copied_before_it_is_noted_where_it_goes() {
+    let Some(cluster) = cluster("unnoted").await else { return };
+    let worker = cluster.worker("n1", &[]).await;
+    let from = cluster.place.tree("in", 3);
+    let to = cluster.place.directory("out").join("new");
+    forbid_notes(&cluster).await;
+    cluster.create(&unprepared(&cluster, "unnoted", &from, &to)).await;
+    worker.until("refused", || worker.log().contains("a status was refused")).await;
+    let first = worker.mover().await;
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    worker.until("another mover", || worker.movers().iter().any(|mover| *mover != first)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!to.exists(), "it is copied, and nobody knows where");
+    allow_notes(&cluster).await;
+    let status = cluster.finished("unnoted").await;
+    assert_eq!((outcome(&status).as_str(), status.attempts), ("Success", Some(2)), "{status:#?}");
+    assert_eq!(status.inside, Some(false));
+    assert_same(&from, &to);
+    worker.end().await;
 }
 
 /// A shard that was made in the place of one that somebody had deleted.

@@ -55,8 +55,8 @@ pub(super) struct Said {
     pub(super) errors: String,
     /// Whether the source goes inside the destination, until that is heeded.
     pub(super) placed: Option<bool>,
-    /// It waits until that is noted.
-    pub(super) waits: bool,
+    /// What it waits for to be noted.
+    pub(super) waits: Option<bool>,
 }
 
 /// What becomes of the shard.

@@ -84,10 +84,14 @@ impl Supervision {
     }
 }
 
-/// Returns when a status was written that says whether the source goes inside the destination; false
-/// when none will be.
-async fn has_inside(written: &mut watch::Receiver<Value>) -> bool {
-    written.wait_for(|last| last.get("inside").is_some()).await.is_ok()
+/// Whether the source goes inside the destination, as a status says that was written.
+fn noted(written: &Value) -> Option<bool> {
+    written.get("inside").and_then(Value::as_bool)
+}
+
+/// Returns when a status was written that says this of where the source goes; false when none will be.
+async fn has_noted(written: &mut watch::Receiver<Value>, inside: Option<bool>) -> bool {
+    written.wait_for(|last| noted(last) == inside).await.is_ok()
 }
 
 impl Life {
@@ -120,9 +124,11 @@ impl Life {
         tally: &mut Tally,
     ) -> Verdict {
         tally.begin(attempt);
+        let mut placed = status.written();
+        // What a mover before this one found is decided anew where it is not noted: none has begun by it.
+        self.inside = noted(&placed.borrow()).or(self.inside);
         mover.tell(&Order::Begin(Box::new(self.assignment()))).await;
         let mut said = Said::default();
-        let mut placed = status.written();
         let mut watch = Supervision::new(self.worker.limits.stall);
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,15 +150,14 @@ impl Life {
                     Ok(()) => mover.tell(&Order::EndBy { milliseconds: self.end_by() }).await,
                     Err(_) => watch.end(Reason::Release, &mover),
                 },
-                true = has_inside(&mut placed), if said.waits => {
-                    said.waits = false;
+                true = has_noted(&mut placed, said.waits), if said.waits.is_some() => {
+                    said.waits = None;
                     mover.tell(&Order::Go).await;
                 }
                 _ = ticks.tick() => {}
             }
             if let Some(inside) = said.placed.take() {
-                self.inside = Some(inside);
-                said.waits = true;
+                said.waits = Some(inside);
                 status.set(json!({"inside": inside}));
             }
             if let Some(reason) = self.reason() {
