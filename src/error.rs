@@ -271,6 +271,15 @@ pub enum Refusal {
         /// What the system said.
         source: io::Error,
     },
+    /// The same copy is made already, by another process.
+    #[error(
+        "this copy is running already; wait for its end, or stop it (its journal is {})",
+        show(journal)
+    )]
+    Running {
+        /// What that process has locked.
+        journal: PathBuf,
+    },
     /// The request contradicts itself or cannot be met on this machine.
     #[error("{0}")]
     Request(String),

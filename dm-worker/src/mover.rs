@@ -16,9 +16,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
 
 use longshore::display::{Display, summary};
 use longshore::engine::{self, Cancel, Control};
+use longshore::error::Refusal;
 use longshore::exit::Outcome;
 use longshore::journal::{self, Prepared};
 use longshore::options::CopyRequest;
@@ -28,6 +31,9 @@ use signal_hook::flag;
 
 use self::leash::Go;
 use crate::wire::{self, Assignment, News, Order};
+
+/// How often it is looked whether another run of the same copy has ended.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Carries out one copy, which is told to it on standard input.
 #[derive(Debug, clap::Args)]
@@ -99,7 +105,7 @@ fn carry_out(copy: &Assignment, cancel: &Cancel, go: &Go) -> Result<Outcome, Str
     if placing::place(copy, &mut request, go).is_none() {
         return Ok(Outcome::Terminated); // the worker is gone
     }
-    let report = run_engine(&request, cancel, copy.count_ahead).map_err(|refusal| {
+    let report = run_alone(&request, cancel, copy.count_ahead).map_err(|refusal| {
         let mut text = refusal.to_string();
         let mut source = std::error::Error::source(&refusal);
         while let Some(error) = source {
@@ -108,6 +114,9 @@ fn carry_out(copy: &Assignment, cancel: &Cancel, go: &Go) -> Result<Outcome, Str
         }
         text
     })?;
+    let Some(report) = report else {
+        return Ok(Outcome::Terminated); // others had it until this one was asked to end
+    };
     let mut text = summary::text(&report, None, false);
     for note in &report.setup.notes {
         text += &format!("  note: {note}\n");
@@ -116,12 +125,41 @@ fn carry_out(copy: &Assignment, cancel: &Cancel, go: &Go) -> Result<Outcome, Str
     Ok(report.outcome)
 }
 
-fn run_engine(
+/// Copies, when no other process makes the same copy any more: a mover whose worker is lost, or one of
+/// another movement. None when it was asked to end before that.
+fn run_alone(
     request: &CopyRequest,
     cancel: &Cancel,
     count_ahead: bool,
-) -> Result<Report, longshore::error::Refusal> {
-    let Prepared { plan, ticket, notes, .. } = journal::prepare(request)?;
+) -> Result<Option<Report>, Refusal> {
+    let mut waits = false;
+    loop {
+        let result = journal::prepare(request).and_then(|prepared| {
+            if waits {
+                say(&News::Waits { text: None });
+            }
+            run_engine(prepared, cancel, count_ahead)
+        });
+        let journal = match result {
+            Err(Refusal::Running { journal }) => journal,
+            result => return result.map(Some),
+        };
+        if cancel.outcome().is_some() {
+            return Ok(None);
+        }
+        if !waits {
+            let journal = shown(&journal);
+            let text =
+                format!("waits until another run of the same copy ends, which has {journal}");
+            say(&News::Waits { text: Some(text) });
+            waits = true;
+        }
+        thread::sleep(AGAIN);
+    }
+}
+
+fn run_engine(prepared: Prepared, cancel: &Cancel, count_ahead: bool) -> Result<Report, Refusal> {
+    let Prepared { plan, ticket, notes, .. } = prepared;
     let display = Display::json_to(Box::new(io::stdout()));
     for note in &notes {
         display.message(note);

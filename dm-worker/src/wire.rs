@@ -49,6 +49,8 @@ pub(crate) enum News {
     /// Whether the source goes inside the destination, by what was there before the first byte. The mover
     /// waits until that is noted: an attempt after this one finds what this one has made.
     Placed { inside: bool },
+    /// Another run of the same copy has to end first; without words, it has.
+    Waits { text: Option<String> },
     /// The request cannot be carried out, and nothing was copied.
     Refused { text: String },
     /// Once a second while it copies, by the library.

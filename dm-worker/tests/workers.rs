@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use longshore::api::data_movement_shard::{MOUNTS_ANNOTATION, ShardState};
+use longshore::api::data_movement_shard::{DataMovementShardStatus, MOUNTS_ANNOTATION, ShardState};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::Signal;
 use support::{Cluster, assert_same, cluster, gone_within, is, outcome, runs};
@@ -277,6 +277,35 @@ async fn shards_of_no_node_wait_for_a_worker_with_their_filesystems() {
     assert_eq!(cluster.finished("waits").await.worker.as_deref(), Some("pod-of-n2"));
     worker.end().await;
     other.end().await;
+}
+
+/// Two movements with the same source and destination: the second one goes on when the first has ended.
+#[tokio::test]
+async fn the_same_copy_waits_for_the_one_that_runs() {
+    let Some(cluster) = cluster("twice").await else { return };
+    let worker = cluster.worker("n1", &[]).await;
+    let (from, copy) = slow_tree(&cluster, "first", Some("n1")).await;
+    cluster.copied("first", 1).await;
+    let again = cluster.get("first").await;
+    for (name, stays) in [("second", true), ("cancelled", false)] {
+        let mut shard = cluster.shard(name, Some("n1"), &from, &from);
+        shard.spec = again.spec.clone();
+        cluster.create(&shard).await;
+        let waits = |status: &DataMovementShardStatus| {
+            status.message.as_ref().is_some_and(|text| text.contains("another run"))
+        };
+        cluster.until(name, "waiting", waits).await;
+        if !stays {
+            cluster.cancel(name).await;
+            assert_eq!(outcome(&cluster.finished(name).await), "Cancelled");
+        }
+    }
+    assert!(!is(&cluster.status("first").await, ShardState::Finished), "too slow to see anything");
+    cluster.cancel("first").await;
+    let status = cluster.finished("second").await;
+    assert_eq!((outcome(&status).as_str(), status.attempts), ("Success", Some(1)), "{status:#?}");
+    assert_same(&from, &copy);
+    worker.end().await;
 }
 
 /// The directory that storage of a job was mounted on stays when that is gone, as after the node was started

@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Held, feed, raw};
-use crate::error::{Refusal, show};
+use crate::error::Refusal;
 use crate::options::{CopyRequest, Preserve, Target};
 use crate::selection::absolute;
 
@@ -161,10 +161,7 @@ pub(super) fn open(path: &Path, write: bool) -> Result<There, Refusal> {
 pub(super) fn lock(file: File, path: &Path) -> Result<Held, Refusal> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(Held::Locked(file)),
-        Err((_, Errno::EWOULDBLOCK)) => Err(Refusal::Request(format!(
-            "this copy is running already; wait for its end, or stop it (its journal is {})",
-            show(path)
-        ))),
+        Err((_, Errno::EWOULDBLOCK)) => Err(Refusal::Running { journal: path.to_owned() }),
         Err((file, _)) => Ok(Held::Unlocked(file)),
     }
 }

@@ -55,6 +55,10 @@ pub(super) struct Said {
     pub(super) errors: String,
     /// Whether the source goes inside the destination, until that is heeded.
     pub(super) placed: Option<bool>,
+    /// That it waits for another run of the same copy, or does not any more, until that is heeded.
+    pub(super) others: Option<Option<String>>,
+    /// In words, that it does.
+    pub(super) held_up: Option<String>,
     /// What it waits for to be noted.
     pub(super) waits: Option<bool>,
 }
@@ -102,7 +106,11 @@ pub(super) fn judge(end: &End, asked: Option<Reason>, said: &Said) -> Verdict {
         Some(Reason::Cancel) => Verdict::Over(cancelled(exit_code(*status))),
         Some(Reason::Deleted | Reason::Lost) => Verdict::Nothing,
         Some(Reason::Release) => Verdict::Release,
-        Some(Reason::Stall(still)) => Verdict::Over(failed(exit_code(*status), &stalled(still))),
+        Some(Reason::Stall(still)) => {
+            let why = said.held_up.iter().map(|why| format!(": it {why}"));
+            let text = stalled(still) + &why.collect::<String>();
+            Verdict::Over(failed(exit_code(*status), &text))
+        }
         None => Verdict::Again(accident(*status, &said.errors)),
     }
 }
@@ -333,6 +341,9 @@ mod tests {
         let stall = Some(Reason::Stall(Duration::from_secs(7)));
         let (stalled, _, text) = outcome(judge(&killed(9), stall, &said));
         assert!(stalled == Outcome::Failed && text.contains("7 s"), "{text}");
+        let waited = Said { held_up: Some("waits".to_owned()), ..Said::default() };
+        let (_, _, text) = outcome(judge(&exited(143), stall, &waited));
+        assert!(text.ends_with("stopped: it waits"), "{text}");
         let (stays, _, text) = outcome(judge(&End::Stays("in D".to_owned()), stall, &said));
         assert!(stays == Outcome::Failed && text.contains("in D"), "{text}");
     }

@@ -160,6 +160,10 @@ impl Life {
                 said.waits = Some(inside);
                 status.set(json!({"inside": inside}));
             }
+            if let Some(text) = said.others.take() {
+                status.set(json!({"message": text}));
+                said.held_up = text;
+            }
             if let Some(reason) = self.reason() {
                 watch.end(reason, &mover);
             }
@@ -250,6 +254,7 @@ impl Life {
                 watch.stall.moved(since_boot());
                 said.placed = Some(inside);
             }
+            News::Waits { text } => said.others = Some(text),
             News::Done(done) => {
                 watch.stall.moved(since_boot());
                 tally.done(&done, metrics);
