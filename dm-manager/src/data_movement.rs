@@ -179,6 +179,7 @@ async fn look_and_act(movement: Arc<NnfDataMovement>, manager: &Manager) -> Resu
             inside: movement.uid().and_then(|uid| world.placed.of(&uid)),
             silent,
             site: world.site(&namespace),
+            manager: &context.namespace,
             facts: &facts,
             patience: context.patience.lost_worker,
             now: Timestamp::now(),

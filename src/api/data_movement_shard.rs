@@ -27,6 +27,10 @@ pub const MOVEMENT_LABEL: &str = "longshore.dev/movement";
 /// have it, since it is what workers watch by.
 pub const NODE_LABEL: &str = "longshore.dev/node";
 
+/// The label on a shard with the namespace of the manager that has made it: another one, for other nodes of
+/// the same cluster, leaves it alone.
+pub const MANAGER_LABEL: &str = "longshore.dev/manager";
+
 /// The annotation of a worker's Lease that says which filesystems its node has, as JSON:
 /// `{"/lus/home": {"mounted": true, "type": "lustre"}, "/lus/work": {"mounted": false}}`. A worker that
 /// mounts them itself adds `"pending": true` while it mounts or unmounts one, and a `"reason"` when it cannot.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use longshore::api::data_movement::{FINALIZER, NnfDataMovement, NnfDataMovementStatus, State};
-use longshore::api::data_movement_shard::{DataMovementShard, DataMovementShardStatus, ShardState};
+use longshore::api::data_movement_shard::{
+    DataMovementShard, DataMovementShardStatus, MANAGER_LABEL, ShardState,
+};
 use longshore::api::shard_progress::ShardProgress;
 
 use super::plan::{Facts, Plan, Site, plan};
@@ -38,6 +40,8 @@ pub(crate) struct View<'a> {
     pub(crate) silent: Option<Duration>,
     /// Where the movements of its namespace are done.
     pub(crate) site: Site,
+    /// The namespace of this manager.
+    pub(crate) manager: &'a str,
     /// What is known of the objects that it names.
     pub(crate) facts: &'a Facts,
     /// After how long without its worker a movement is given up.
@@ -105,8 +109,9 @@ pub(crate) fn starts(movement: &NnfDataMovement, shard: Option<&DataMovementShar
 pub(crate) fn decide(view: &View<'_>) -> Decision {
     let movement = view.movement;
     let shard = classify(movement, view.shard);
-    // What has been begun is ours to the end, also where its node has gone or has lost its label.
-    let begun = matches!(shard, Shard::Free | Shard::Running(..) | Shard::Finished(_));
+    // What we have begun is ours to the end, also where its node has gone or has lost its label.
+    let begun = matches!(shard, Shard::Free | Shard::Running(..) | Shard::Finished(_))
+        && view.shard.is_some_and(|shard| is_made_by(shard, view.manager));
     if view.site == Site::Foreign && !begun || is_of_copy_offload(movement) {
         return leave(view);
     }
@@ -129,7 +134,7 @@ pub(crate) fn is_planned(movement: &NnfDataMovement, site: &Site) -> bool {
     ours && starts(movement, None) && !is_cancelled(movement)
 }
 
-/// A movement that is not ours to carry out and has no shard. Only our finalizer is ours, which a program
+/// A movement that is not ours to carry out and has no shard of ours. Only our finalizer is ours, which a program
 /// before this one may have put there, or this one when there was a node of that name.
 fn leave(view: &View<'_>) -> Decision {
     let Some(deleted) = &view.movement.metadata.deletion_timestamp else {
@@ -328,6 +333,12 @@ fn classify<'a>(movement: &NnfDataMovement, shard: Option<&'a DataMovementShard>
         // A state that is not known is that of a worker that has it.
         Some(_) => Shard::Running(object, status),
     }
+}
+
+/// Whether the manager of a namespace has made a shard.
+fn is_made_by(shard: &DataMovementShard, manager: &str) -> bool {
+    let labels = shard.metadata.labels.iter().flatten();
+    labels.into_iter().any(|(name, value)| name == MANAGER_LABEL && value == manager)
 }
 
 fn stores_output(view: &View<'_>) -> bool {

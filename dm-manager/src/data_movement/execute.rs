@@ -11,7 +11,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use longshore::api::data_movement::{FINALIZER, NnfDataMovement, NnfDataMovementStatus, State};
-use longshore::api::data_movement_shard::{DataMovementShard, MOVEMENT_LABEL, NODE_LABEL};
+use longshore::api::data_movement_shard::{
+    DataMovementShard, MANAGER_LABEL, MOVEMENT_LABEL, NODE_LABEL,
+};
 use longshore::api::resource_error::Severity;
 use serde_json::{Value, json};
 
@@ -146,7 +148,8 @@ impl Executor<'_> {
             "starting"
         );
         let mut shard = DataMovementShard::new(&self.context.versions.shard, &name);
-        let mut labels = BTreeMap::new();
+        let mut labels =
+            BTreeMap::from([(MANAGER_LABEL.to_owned(), self.context.namespace.clone())]);
         // A label's value is shorter than a name may be; whoever selects by it selects none then.
         if name.len() <= 63 {
             labels.insert(MOVEMENT_LABEL.to_owned(), name.clone());

@@ -14,6 +14,8 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(600);
 
+const MANAGER: &str = "nnf-dm-system";
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
@@ -62,6 +64,7 @@ impl Scene {
             inside: self.inside,
             silent: self.silent,
             site: self.site.clone(),
+            manager: MANAGER,
             facts: &self.facts,
             patience: PATIENCE,
             now: at(self.time),
@@ -92,6 +95,8 @@ impl Scene {
                 assert!(self.shard.is_none(), "one shard at a time");
                 let version = DataMovementShard::DEFINITION.storage_version();
                 let mut shard = DataMovementShard::new(&version, "fluffy-1-0");
+                shard.metadata.labels =
+                    Some([(MANAGER_LABEL.to_owned(), MANAGER.to_owned())].into());
                 shard.spec = plan.shard;
                 self.shard = Some(shard);
                 self.writes.push("create shard");
@@ -356,7 +361,15 @@ fn what_is_not_ours_is_not_touched() {
     offload.movement.metadata.name = Some("nnf-copy-offload-node-x7".to_owned());
     offload.movement.status =
         Some(NnfDataMovementStatus { state: Some(State::Running.into()), ..Default::default() });
-    for mut scene in [foreign, offload] {
+    // Another manager, of other nodes, has begun it.
+    let mut of_another = Scene::new();
+    of_another.settle();
+    of_another.claim();
+    of_another.writes.clear();
+    of_another.site = Site::Foreign;
+    of_another.shard.as_mut().unwrap().metadata.labels =
+        Some([(MANAGER_LABEL.to_owned(), "other".to_owned())].into());
+    for mut scene in [foreign, offload, of_another] {
         scene.settle();
         assert!(scene.writes.is_empty());
     }
