@@ -32,14 +32,16 @@ fn named(run: &Run) -> &str {
 }
 
 /// The delay of all metadata, or of one kind.
-const DELAY: Duration = Duration::from_millis(4);
+const DELAY: Duration = Duration::from_millis(2);
 
 #[test]
 fn the_side_and_the_kind_that_is_slow_is_named() {
     let quick = Profile::immediate();
+    // The kernel asks for `security.capability` in each write, which is then as slow as making a file.
+    let slow = Profile::metadata(DELAY).delay(Kind::Getxattr, Duration::ZERO);
     let cases = [
         ("source-metadata", Profile::metadata(DELAY), quick.clone()),
-        ("destination-create", quick.clone(), Profile::metadata(DELAY)),
+        ("destination-create", quick.clone(), slow),
         ("source-read", quick.clone().delay(Kind::Read, 5 * DELAY), quick.clone()),
         ("destination-write", quick.clone(), quick.delay(Kind::Write, 5 * DELAY)),
     ];
@@ -61,7 +63,8 @@ fn the_side_and_the_kind_that_is_slow_is_named() {
             to.set(Profile::immediate());
             assert_eq!(named(&run), expected, "backend {backend}: {}", run.describe());
             let share = run.report.as_ref().unwrap()["bottleneck"]["share"].as_f64().unwrap();
-            assert!(share > 0.5, "only {share} of the waiting: {}", run.describe());
+            // A quarter each if nothing stood out; a busy machine makes the others wait as well.
+            assert!(share > 1.0 / 3.0, "only {share} of the waiting: {}", run.describe());
             assert_same_tree(&from.path().join("src"), &to.path().join("copy"), Compare::default());
         }
     }
