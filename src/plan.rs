@@ -52,6 +52,8 @@ pub struct Root {
     pub destination: PathBuf,
     /// Whether the source is a directory.
     pub is_directory: bool,
+    /// Whether nothing has the copy's name yet.
+    pub is_new: bool,
     pub(crate) source_dir: PathBuf,
     pub(crate) source_name: OsString,
     pub(crate) destination_dir: PathBuf,
@@ -107,10 +109,11 @@ impl Plan {
             }
         }
         let exact = existing.filter(|_| !inside);
-        for (root, source) in roots.iter().zip(&sources) {
+        for (root, source) in roots.iter_mut().zip(&sources) {
             // A loop of links in the place of one item is replaced like any link.
             let there =
                 if inside { look(&root.destination).unwrap_or(None) } else { exact.clone() };
+            root.is_new = there.is_none();
             check_root(root, source, there.as_ref(), request)?;
             check_delete(root, there.as_ref(), &sources, request)?;
         }
@@ -198,6 +201,7 @@ impl Source {
             source: self.path.clone(),
             destination,
             is_directory: self.metadata.is_dir(),
+            is_new: false, // until it is looked for
             source_dir,
             source_name,
             destination_dir,

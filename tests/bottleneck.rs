@@ -32,7 +32,7 @@ fn named(run: &Run) -> &str {
 }
 
 /// The delay of all metadata, or of one kind.
-const DELAY: Duration = Duration::from_millis(2);
+const DELAY: Duration = Duration::from_millis(4);
 
 #[test]
 fn the_side_and_the_kind_that_is_slow_is_named() {
@@ -63,8 +63,7 @@ fn the_side_and_the_kind_that_is_slow_is_named() {
             to.set(Profile::immediate());
             assert_eq!(named(&run), expected, "backend {backend}: {}", run.describe());
             let share = run.report.as_ref().unwrap()["bottleneck"]["share"].as_f64().unwrap();
-            // A quarter each if nothing stood out; a busy machine makes the others wait as well.
-            assert!(share > 1.0 / 3.0, "only {share} of the waiting: {}", run.describe());
+            assert!(share > 0.5, "only {share} of the waiting: {}", run.describe());
             assert_same_tree(&from.path().join("src"), &to.path().join("copy"), Compare::default());
         }
     }

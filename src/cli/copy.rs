@@ -108,9 +108,10 @@ fn check_outputs(args: &CopyArgs, plan: &Plan) -> Result<(), Refusal> {
     let written: Vec<_> = written.into_iter().flatten().collect();
     let read: Vec<_> =
         [named("--files-from", list), named("--journal", journal)].into_iter().flatten().collect();
-    let roots = plan.roots.iter();
-    let trees =
-        roots.flat_map(|root| [Tree::Source(root.source_item()), Tree::Copy(root.copy_item())]);
+    let trees = plan.roots.iter().flat_map(|root| {
+        let copy = if root.is_new { Tree::New } else { Tree::Copy };
+        [Tree::Source(root.source_item()), copy(root.copy_item())]
+    });
     outputs::check(&written, &read, &trees.collect::<Vec<_>>())
 }
 

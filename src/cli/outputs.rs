@@ -19,6 +19,8 @@ pub(crate) fn named<'a>(option: &'a str, path: Option<&'a PathBuf>) -> Option<Na
 pub(crate) enum Tree {
     Source(PathBuf),
     Copy(PathBuf),
+    /// A copy whose name nothing has yet.
+    New(PathBuf),
 }
 
 /// Refuses an output that is a second one as well, or an input, or that lies in a tree: there it would take the
@@ -98,7 +100,7 @@ impl<'a> Output<'a> {
         match tree {
             Tree::Source(_) if is_root => Some("overwrite the source"),
             Tree::Source(_) if is_inside => Some("lie inside the source"),
-            Tree::Copy(_) if is_root => Some("be in the place of the copy"),
+            Tree::Copy(_) | Tree::New(_) if is_root => Some("be in the place of the copy"),
             Tree::Copy(_) if is_inside => Some("lie inside the copy"),
             _ => None,
         }
@@ -107,12 +109,16 @@ impl<'a> Output<'a> {
 
 impl Tree {
     fn place(&self) -> Option<Place> {
-        Place::of(self.path(), fs::symlink_metadata(self.path()).ok())
+        let there = match self {
+            Tree::New(_) => None,
+            _ => fs::symlink_metadata(self.path()).ok(),
+        };
+        Place::of(self.path(), there)
     }
 
     fn path(&self) -> &Path {
         match self {
-            Tree::Source(path) | Tree::Copy(path) => path,
+            Tree::Source(path) | Tree::Copy(path) | Tree::New(path) => path,
         }
     }
 }

@@ -92,7 +92,8 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
                     continue;
                 }
                 let other = fstat(&source).is_ok_and(|stat| stat.st_dev != device);
-                let mounted = sys::mount(destination.as_fd()) != Ok(mount);
+                let here = sys::mount(destination.as_fd()).unwrap_or(u64::MAX); // no mount's number
+                let mounted = here != mount;
                 if (other || mounted) && job.options().one_file_system {
                     continue;
                 }
@@ -104,8 +105,7 @@ pub(crate) fn delete_extraneous(job: &Job<'_>, root: &Root) {
                     continue;
                 }
                 // Both sides have it, as a whole: what is mounted there is part of the copy.
-                let mount = sys::mount(destination.as_fd()).unwrap_or(mount);
-                levels.push(visit(job, root, mount, source, destination, relative));
+                levels.push(visit(job, root, here, source, destination, relative));
             }
             (Err(errno), _) | (_, Err(errno)) => {
                 let error = StepError::os(Step::OpenDirectory, errno);
