@@ -1,4 +1,6 @@
-//! Single situations, and whole lives of a movement under a random user, worker and API server.
+//! Single situations of a movement. Whole lives are in `lives`.
+
+mod lives;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use longshore::api::DataMovementShard;
@@ -6,10 +8,9 @@ use longshore::api::Defined;
 use longshore::api::data_movement::Outcome;
 use longshore::api::data_movement_shard::Counters;
 use longshore::api::resource_error::Severity;
-use proptest::prelude::*;
 
-use super::super::plan::NoProfile;
 use super::super::plan::tests::{facts, movement};
+use super::super::plan::{NoProfile, Storage};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -54,6 +55,15 @@ impl Scene {
             writes: Vec::new(),
             mover: false,
         }
+    }
+
+    /// One between filesystems that every worker has.
+    fn anywhere() -> Self {
+        let mut scene = Self::new();
+        scene.site = Site::Anywhere;
+        (scene.facts.source, scene.facts.destination) =
+            (Storage::GlobalLustre, Storage::GlobalLustre);
+        scene
     }
 
     fn decide(&self) -> Decision {
@@ -466,9 +476,7 @@ fn a_shard_that_is_made_anew_goes_where_the_one_before_it_went() {
 
 #[test]
 fn a_lost_worker_is_replaced_where_others_can_go_on() {
-    let mut scene = Scene::new();
-    scene.site = Site::Anywhere;
-    scene.facts.destination = super::super::plan::Storage::GlobalLustre;
+    let mut scene = Scene::anywhere();
     scene.settle();
     scene.claim();
     scene.settle();
@@ -482,9 +490,7 @@ fn a_lost_worker_is_replaced_where_others_can_go_on() {
 
 #[test]
 fn a_deletion_waits_for_no_more_than_the_lease_where_others_could_go_on() {
-    let mut scene = Scene::new();
-    scene.site = Site::Anywhere;
-    scene.facts.destination = super::super::plan::Storage::GlobalLustre;
+    let mut scene = Scene::anywhere();
     scene.settle();
     scene.claim();
     scene.settle();
@@ -553,150 +559,4 @@ fn what_has_begun_ends_although_its_node_is_gone() {
     unclaimed.site = Site::Foreign;
     unclaimed.delete();
     assert!(unclaimed.settle(), "nobody has anything of it");
-}
-
-/// What may happen to a movement.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// The manager looks, and is stopped after so many actions.
-    Look(usize),
-    /// The manager acts on what it saw at the step before, and is refused where that is not so any more.
-    LookLate,
-    Claim,
-    Progress,
-    End(Outcome),
-    Cancel,
-    Delete,
-    LoseWorker,
-    PutBack,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (0..4_usize).prop_map(Step::Look),
-        2 => Just(Step::LookLate),
-        4 => Just(Step::Claim),
-        2 => Just(Step::Progress),
-        1 => prop_oneof![Just(Outcome::Success), Just(Outcome::Failed), Just(Outcome::Invalid)]
-            .prop_map(Step::End),
-        1 => Just(Step::Cancel),
-        1 => Just(Step::Delete),
-        1 => Just(Step::LoseWorker),
-        1 => Just(Step::PutBack),
-    ]
-}
-
-/// Applies a step. Returns whether the movement is gone.
-fn apply(scene: &mut Scene, earlier: &Scene, step: Step) -> bool {
-    match step {
-        Step::Look(most) => {
-            for action in scene.decide().actions.into_iter().take(most) {
-                if scene.carry_out(action) {
-                    return true;
-                }
-            }
-        }
-        Step::LookLate => {
-            for action in earlier.decide().actions {
-                let on_shard = matches!(
-                    action,
-                    Action::DeleteShard | Action::CancelShard | Action::PutBackShard
-                );
-                let unchanged = match on_shard || matches!(action, Action::CreateShard(_)) {
-                    true => scene.shard == earlier.shard,
-                    false => scene.movement == earlier.movement,
-                };
-                if !unchanged {
-                    return false;
-                }
-                if scene.carry_out(action) {
-                    return true;
-                }
-            }
-        }
-        Step::Claim => {
-            let free = scene.shard.is_some() && !scene.is_claimed();
-            let over =
-                scene.shard.as_ref().and_then(|shard| shard.status.as_ref()?.outcome.clone());
-            if free && over.is_none() {
-                scene.claim();
-            }
-        }
-        Step::Progress if scene.is_claimed() && scene.silent.is_none() => scene.progress(),
-        Step::End(outcome) if scene.is_claimed() && scene.silent.is_none() => {
-            scene.finish(outcome, i32::from(outcome != Outcome::Success));
-        }
-        Step::Cancel => scene.movement.spec.cancel = Some(true),
-        Step::Delete => {
-            scene.delete();
-            return !is_held(&scene.movement); // nothing keeps it
-        }
-        // What a worker that lost its Lease does first is to kill its mover.
-        Step::LoseWorker if scene.is_claimed() => {
-            scene.silent = Some(Duration::ZERO);
-            scene.mover = false;
-        }
-        Step::LoseWorker if scene.shard.as_ref().is_some_and(|shard| shard.spec.node.is_some()) => {
-            scene.silent = Some(Duration::ZERO);
-        }
-        Step::PutBack if scene.is_claimed() && scene.silent.is_none() => scene.put_back(),
-        _ => {}
-    }
-    false
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_life_ends_with_what_is_true(
-        steps in prop::collection::vec(step(), 0..40),
-        pinned in any::<bool>(),
-    ) {
-        let mut scene = Scene::new();
-        if !pinned {
-            scene.site = Site::Anywhere;
-            scene.facts.source = super::super::plan::Storage::GlobalLustre;
-            scene.facts.destination = super::super::plan::Storage::GlobalLustre;
-        }
-        let mut earlier = scene.clone();
-        let mut gone = false;
-        for step in steps {
-            let before = scene.clone();
-            gone = apply(&mut scene, &earlier, step);
-            earlier = before;
-            if gone {
-                break;
-            }
-        }
-        // Then everybody does what they should, and it has to come to an end.
-        for _ in 0..20 {
-            if gone || is_finished(&scene.movement) && scene.movement.metadata.deletion_timestamp.is_none() {
-                break;
-            }
-            gone = scene.settle();
-            if gone {
-                break;
-            }
-            if scene.silent.is_some() {
-                scene.silent = Some(PATIENCE);
-            } else if scene.is_claimed() {
-                let cancelled = scene.shard.as_ref().unwrap().spec.cancel == Some(true);
-                scene.finish(if cancelled { Outcome::Cancelled } else { Outcome::Success }, 0);
-            } else if scene.shard.as_ref().is_some_and(|shard| shard.status.as_ref().is_none_or(|status| status.state.is_none())) {
-                scene.claim();
-            }
-        }
-        prop_assert!(gone || is_finished(&scene.movement), "it has no end: {:?}", scene.status());
-        prop_assert!(!(gone && scene.mover), "its mover still writes");
-        if scene.outcome() == Some(Outcome::Success) {
-            let shard = scene.shard.as_ref().unwrap().status.as_ref().unwrap();
-            prop_assert_eq!(&shard.outcome, &Some(Outcome::Success.into()), "nobody said so");
-        }
-        if !gone {
-            prop_assert!(scene.decide().actions.is_empty(), "no write that changes nothing");
-            let status = scene.status();
-            prop_assert!(status.start_time.is_some() && status.start_time <= status.end_time);
-        }
-    }
 }
