@@ -42,6 +42,11 @@ const REFUSED_MAX: u32 = 4;
 const BEARABLE: f64 = 1.5;
 /// Least operations of a lane by which its latency is known.
 const LANE_WORK: f64 = 10.0;
+/// A doubling that comes to less than this part is no queue, in which as much is done as ever, but a crowd, or the
+/// machine did something else meanwhile.
+const DIP: f64 = 0.9;
+/// So often doubling may fail before it is given up.
+const DOUBLINGS: u32 = 2;
 /// So often halving may fail before it is given up.
 const HALVINGS: u32 = 2;
 /// Least operations in a window, so that its throughput is worth comparing.
@@ -53,6 +58,10 @@ const WINDOW_MAX_SECONDS: f64 = 2.0;
 /// The trial of a bound is over as soon as it is seen that it leaves less than this share of what was done before:
 /// in half a window, so that dips do not count.
 const HOPELESS: f64 = 0.6;
+/// A change shows at once where workers go round so many times between two looks.
+const AT_ONCE: f64 = 4.0;
+/// No change is waited for longer than this, in seconds.
+const SETTLE_MAX_SECONDS: f64 = 1.0;
 /// First and longest rest in seconds.
 const REST_SECONDS: f64 = 0.5;
 const REST_MAX_SECONDS: f64 = 8.0;
@@ -80,7 +89,8 @@ enum Phase {
     /// Measuring what is set, before something is tried.
     Before(Try),
     /// Measuring what is tried; `confirmed` when this is the second look, since the first was not certain.
-    During { tried: Try, before: Observed, back: Setting, confirmed: bool },
+    /// The trial is given up when far less than `least` is done.
+    During { tried: Try, before: Observed, back: Setting, least: f64, confirmed: bool },
     /// Measuring once more what was set before fewer workers, which looked good: the machine may have
     /// got faster by itself meanwhile.
     After { before: Observed, during: Observed, fewer: Setting },
@@ -96,8 +106,13 @@ pub(crate) struct Tuner {
     cap: usize,
     phase: Phase,
     window: Observed,
+    /// What was seen since a change that does not show yet, until every worker has been round once; `None` once it
+    /// shows.
+    settling: Option<f64>,
     /// Doubling still gains.
     ramping: bool,
+    /// How often doubling may still gain nothing before it is over.
+    doublings: u32,
     /// How often it may still be tried to halve what doubling has come to, perhaps too late: the first windows
     /// of a copy rise by themselves, and the noise of a trial may hide a crowd.
     halvings: u32,
@@ -122,7 +137,9 @@ impl Tuner {
             cap,
             phase: Phase::Before(Try::More),
             window: Observed::default(),
+            settling: None,
             ramping: true,
+            doublings: DOUBLINGS,
             halvings: HALVINGS,
             rest: REST_SECONDS,
             agenda: Vec::new(),
@@ -157,7 +174,7 @@ impl Tuner {
     pub(crate) fn disturb(&mut self) {
         match self.phase {
             Phase::During { tried, back, .. } => {
-                self.setting = back;
+                self.set(back);
                 self.phase = Phase::Before(tried);
             }
             Phase::After { .. } => self.phase = Phase::Before(Try::Fewer),
@@ -169,6 +186,9 @@ impl Tuner {
     /// Takes in what was observed and says what to set from now on.
     pub(crate) fn look(&mut self, observed: &Observed) -> Setting {
         self.window.add(observed);
+        if self.is_settling(observed) && !self.is_hopeless() {
+            return self.setting;
+        }
         match self.phase {
             Phase::Rest(left) => {
                 self.window = Observed::default();
@@ -184,7 +204,7 @@ impl Tuner {
                 self.remember_quickest(&before);
                 self.try_it(next, before);
             }
-            Phase::During { tried, before, back, confirmed } => {
+            Phase::During { tried, before, back, confirmed, .. } => {
                 let during = std::mem::take(&mut self.window);
                 self.remember_quickest(&during);
                 self.judge(tried, before, during, back, confirmed);
@@ -197,23 +217,51 @@ impl Tuner {
         self.setting
     }
 
+    /// Whether the last change does not show yet: those who were under way finish what they have begun, and a crowd
+    /// gathers or goes home only then. What is seen meanwhile says nothing.
+    fn is_settling(&mut self, observed: &Observed) -> bool {
+        let Some(rounds) = self.settling else { return false };
+        if rounds <= 0.0 || observed.rounds >= AT_ONCE * rounds {
+            self.settling = None;
+            self.window = *observed;
+            return false;
+        }
+        let left = rounds - observed.rounds;
+        self.settling = Some(if self.window.seconds >= SETTLE_MAX_SECONDS { 0.0 } else { left });
+        true
+    }
+
+    /// Sets this from now on.
+    fn set(&mut self, setting: Setting) {
+        #[allow(clippy::cast_precision_loss)] // some hundreds
+        let workers = self.setting.workers.max(setting.workers) as f64;
+        if setting != self.setting {
+            self.settling = Some(workers);
+        }
+        self.setting = setting;
+    }
+
     fn is_window_full(&self) -> bool {
         let least = if self.ramping { RAMP_SECONDS } else { STEP_SECONDS };
         let window = &self.window;
         window.seconds >= WINDOW_MAX_SECONDS
-            || (window.seconds >= least && window.work >= WINDOW_WORK)
+            || (window.seconds >= least
+                && window.work >= WINDOW_WORK
+                && window.rounds >= self.setting.workers as f64)
             || self.is_hopeless()
     }
 
-    /// Whether a bound has cost so much already that more of it would be waste.
+    /// Whether what is tried has cost so much already that more of it would be waste. That is seen while it settles,
+    /// too: a change for the better may look worse by nothing but noise then.
     fn is_hopeless(&self) -> bool {
-        let Phase::During { tried: Try::Bound(_), before, .. } = self.phase else {
-            return false;
+        let (least, compared) = match self.phase {
+            Phase::During { tried: Try::Bound(_), least, .. } => (RAMP_SECONDS, least),
+            Phase::During { least, .. } if self.settling.is_some() => (STEP_SECONDS, least),
+            Phase::After { during, .. } if self.settling.is_some() => (STEP_SECONDS, during.rate()),
+            _ => return false,
         };
-        let (seconds, expected) = (self.window.seconds, before.rate() * self.window.seconds);
-        seconds >= RAMP_SECONDS
-            && expected >= WINDOW_WORK / 2.0
-            && self.window.work < HOPELESS * expected
+        let (seconds, expected) = (self.window.seconds, compared * self.window.seconds);
+        seconds >= least && expected >= WINDOW_WORK / 2.0 && self.window.work < HOPELESS * expected
     }
 
     fn start_round(&mut self) {
@@ -284,8 +332,8 @@ impl Tuner {
             return self.next();
         }
         self.steps += 1;
-        self.setting = setting;
-        self.phase = Phase::During { tried, before, back, confirmed: false };
+        self.set(setting);
+        self.phase = Phase::During { tried, before, back, least: before.rate(), confirmed: false };
     }
 
     /// Keeps what was tried, or takes it back.
@@ -299,7 +347,8 @@ impl Tuner {
     ) {
         let gain = during.rate() / before.rate().max(f64::MIN_POSITIVE);
         if tried == Try::Fewer {
-            let fewer = std::mem::replace(&mut self.setting, back);
+            let fewer = self.setting;
+            self.set(back);
             if !during.is_enough(&before, share(&fewer, &back)) {
                 self.halvings = self.halvings.saturating_sub(1);
                 return self.next();
@@ -309,7 +358,8 @@ impl Tuner {
         }
         if gain >= if self.ramping { RAMP_GAIN } else { STEP_GAIN } {
             if gain < CERTAIN_GAIN && !confirmed && !self.ramping {
-                self.phase = Phase::During { tried, before, back, confirmed: true };
+                self.phase =
+                    Phase::During { tried, before, back, least: before.rate(), confirmed: true };
                 return;
             }
             self.gained = true;
@@ -326,20 +376,22 @@ impl Tuner {
         }
         if self.ramping && !confirmed {
             // The windows of the ramp are short, and ending it for a dip costs seconds.
-            self.phase = Phase::During { tried, before, back, confirmed: true };
+            self.phase =
+                Phase::During { tried, before, back, least: before.rate(), confirmed: true };
             return;
         }
-        self.setting = back;
+        self.set(back);
         match tried {
             Try::More => {
                 if gain < WORSE
                     && let Some(lane) = self.crowded(&before, &during)
                 {
-                    return self.try_bound(lane, before, back);
+                    return self.try_bound(lane, before, during.rate(), back);
                 }
                 if self.ramping {
-                    // Too much at once, perhaps.
-                    self.ramping = false;
+                    // The machine did something else, perhaps; or it was too much at once.
+                    self.doublings = self.doublings.saturating_sub(1);
+                    self.ramping = self.doublings > 0 && gain < DIP;
                     self.phase = Phase::Before(Try::More);
                     self.agenda = vec![Try::Fewer];
                     return;
@@ -363,7 +415,7 @@ impl Tuner {
             self.halvings = self.halvings.saturating_sub(1);
             return self.next();
         }
-        self.setting = fewer;
+        self.set(fewer);
         let better = |more: &Observed| during.rate() >= STEP_GAIN * more.rate();
         let better = more.iter().all(better);
         self.gained |= better;
@@ -375,17 +427,23 @@ impl Tuner {
         self.next();
     }
 
-    /// The lane that got slower with more workers, if others did not and are waited for as well.
+    /// The lane in which the crowd queues, if it got slower with more workers while others did not that are waited for
+    /// as well.
     fn crowded(&self, before: &Observed, during: &Observed) -> Option<Lane> {
         let rise = |lane: Lane| {
             let was = before.latency(lane);
             if was > 0.0 { during.latency(lane) / was } else { 1.0 }
         };
         let much = |at: &Observed, lane| at.inside(lane) >= LARGE_PART * at.inside_all();
+        // Not the one that got slower by the largest part: two lanes of one server do alike, and the few operations of
+        // one of them are not where the crowd is.
+        let queued = |lane: &Lane| {
+            during.inside(*lane) - during.per_second(*lane) * self.quickest[*lane as usize]
+        };
         let worst = Lane::ALL
             .into_iter()
             .filter(|lane| much(during, *lane))
-            .max_by(|a, b| rise(*a).total_cmp(&rise(*b)))?;
+            .max_by(|a, b| queued(a).total_cmp(&queued(b)))?;
         let bears_more =
             |lane: &Lane| *lane != worst && much(before, *lane) && rise(*lane) < CROWDED;
         let open = self.refused_bounds[worst as usize] < REFUSED_MAX
@@ -407,18 +465,16 @@ impl Tuner {
     /// How many a lane bears: as many as would be inside at this throughput if each operation took as
     /// long as when there was no crowd, and some more, so that it never idles.
     fn bearable(&self, lane: Lane, seen: &Observed) -> usize {
-        let rate = seen.lanes[lane as usize].0 / seen.seconds.max(f64::MIN_POSITIVE);
-        whole(BEARABLE * rate * self.quickest[lane as usize]).max(1)
+        whole(BEARABLE * seen.per_second(lane) * self.quickest[lane as usize]).max(1)
     }
 
     /// How many of these workers would do as much if no operation queued: those that would be inside the lanes
     /// then, those that compute, and some more, so that nothing idles.
     fn without_a_crowd(&self, seen: &Observed, workers: usize) -> usize {
         let inside = |lane: Lane| {
-            let rate = seen.lanes[lane as usize].0 / seen.seconds.max(f64::MIN_POSITIVE);
             // What has not been seen often enough to be known is taken as it is.
             let known = Some(self.quickest[lane as usize]).filter(|quickest| *quickest > 0.0);
-            known.map_or(seen.inside(lane), |quickest| rate * quickest)
+            known.map_or(seen.inside(lane), |quickest| seen.per_second(lane) * quickest)
         };
         let inside: f64 = Lane::ALL.into_iter().map(inside).sum();
         #[allow(clippy::cast_precision_loss)] // some hundreds
@@ -427,14 +483,19 @@ impl Tuner {
     }
 
     /// Tries to bound a crowded lane while more workers are there for the others.
-    fn try_bound(&mut self, lane: Lane, before: Observed, back: Setting) {
+    fn try_bound(&mut self, lane: Lane, before: Observed, crowd: f64, back: Setting) {
         self.ramping = false;
         let mut setting = back;
         setting.workers = scaled(back.workers, RAMP).min(self.cap);
         setting.bounds[lane as usize] = Some(self.bearable(lane, &before));
         self.steps += 1;
-        self.setting = setting;
-        self.phase = Phase::During { tried: Try::Bound(lane), before, back, confirmed: false };
+        self.set(setting);
+        // Without a bound that helps fewer have to do.
+        self.agenda.push(Try::Fewer);
+        // The crowd has to go home first.
+        let least = crowd.min(before.rate());
+        self.phase =
+            Phase::During { tried: Try::Bound(lane), before, back, least, confirmed: false };
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Observed {
     pub(crate) seconds: f64,
     /// How much was done, in operations or what weighs as much.
     pub(crate) work: f64,
+    /// How often a worker was through with an item, or with as much of a large file as it moves at once.
+    pub(crate) rounds: f64,
     /// Share of the processors that this process used.
     pub(crate) cpu: f64,
     /// Share of the workers' time in which they waited for a filesystem.
@@ -36,6 +38,7 @@ impl Observed {
         self.waiting = mean(self.waiting, more.waiting);
         self.seconds = seconds;
         self.work += more.work;
+        self.rounds += more.rounds;
         for (sum, more) in self.lanes.iter_mut().zip(more.lanes) {
             *sum = (sum.0 + more.0, sum.1 + more.1);
         }
@@ -63,6 +66,11 @@ impl Observed {
         let (passes, seconds) =
             self.lanes.iter().fold((0.0, 0.0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1));
         if passes > 0.0 { seconds / passes } else { 0.0 }
+    }
+
+    /// Operations of a lane per second.
+    pub(super) fn per_second(&self, lane: Lane) -> f64 {
+        if self.seconds > 0.0 { self.lanes[lane as usize].0 / self.seconds } else { 0.0 }
     }
 
     /// How many workers were in any lane on average.

@@ -6,6 +6,8 @@ use rand_like::Noise;
 use super::*;
 
 /// Random numbers from a printed seed.
+mod queues;
+
 mod rand_like {
     pub(super) struct Noise(pub(super) u64);
 
@@ -175,6 +177,7 @@ fn tuned_with(
         tuner.look(&Observed {
             seconds: TICK_SECONDS,
             work: 4.0 * done,
+            rounds: done,
             cpu: load.throughput * stations[4].demand / stations[4].servers as f64,
             waiting: 1.0 - load.inside[4] / workers,
             lanes,
@@ -316,6 +319,7 @@ fn the_first_moments_of_a_copy_do_not_end_the_climbing() {
         tuner.look(&Observed {
             seconds: TICK_SECONDS,
             work: 4.0 * done,
+            rounds: done,
             waiting,
             cpu: 0.05,
             lanes: [(done, done * 1e-3); 4],
@@ -370,6 +374,7 @@ fn a_crowd_that_came_while_pipes_filled_goes_home_within_three_seconds() {
             tuner.look(&Observed {
                 seconds: TICK_SECONDS,
                 work: 4.0 * done * filling,
+                rounds: done,
                 cpu: load.throughput * 1e-4 / 2.0,
                 waiting: 1.0 - load.inside[4] / workers,
                 lanes,
@@ -408,7 +413,14 @@ fn a_bound_that_costs_much_is_taken_back_at_once() {
             lanes[Lane::SourceRead as usize] = (done, inside);
             lanes[Lane::DestinationWrite as usize] = (done, done * 5e-3);
             let (cpu, waiting) = (0.1, 0.9);
-            tuner.look(&Observed { seconds: TICK_SECONDS, work: done, cpu, waiting, lanes });
+            tuner.look(&Observed {
+                seconds: TICK_SECONDS,
+                work: done,
+                rounds: done,
+                cpu,
+                waiting,
+                lanes,
+            });
         }
         assert!(
             trials > 0 && longest <= 2,
