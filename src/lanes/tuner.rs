@@ -59,7 +59,7 @@ const WINDOW_MAX_SECONDS: f64 = 2.0;
 /// in half a window, so that dips do not count.
 const HOPELESS: f64 = 0.6;
 /// A change shows at once where workers go round so many times between two looks.
-const AT_ONCE: f64 = 4.0;
+const AT_ONCE: f64 = 2.0;
 /// No change is waited for longer than this, in seconds.
 const SETTLE_MAX_SECONDS: f64 = 1.0;
 /// First and longest rest in seconds.
