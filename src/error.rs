@@ -34,6 +34,8 @@ pub enum FailureKind {
     SameFile,
     /// The name is one that Longshore gives to unfinished files.
     ReservedName,
+    /// Somebody else removed or replaced what was being written, another copy to the same place say.
+    Contended,
     /// The destination is out of blocks or inodes. Stops the copy.
     NoSpace,
     /// The user's or project's quota at the destination is used up. Stops the copy.
@@ -93,6 +95,7 @@ impl FailureKind {
             Self::IntoItself => "into-itself",
             Self::SameFile => "same-file",
             Self::ReservedName => "reserved-name",
+            Self::Contended => "contended",
             Self::NoSpace => "no-space",
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
@@ -216,6 +219,10 @@ impl fmt::Display for StepError {
             (FailureKind::ReservedName, _) => f.write_str(
                 "Longshore gives such names to unfinished files; delete it if an interrupted copy \
                  left it, else rename it, or leave it out with --exclude '.longshore-*'",
+            ),
+            (FailureKind::Contended, _) => f.write_str(
+                "its unfinished copy was removed or replaced; if another copy writes to the same \
+                 place, wait until that is over",
             ),
             // Short, so that a terminal shows the option.
             (FailureKind::Released, _) => f.write_str("only in the archive (see copy --hsm)"),

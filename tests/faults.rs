@@ -19,7 +19,7 @@ use support::scratch::Mount;
 use support::tree::{chmod, give_to};
 use support::{
     Backend, Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, assert_same_tree, diff_trees,
-    for_each_backend, has_program, need_root, skip,
+    for_each_backend, has_program, need_root, skip, wait_for,
 };
 
 /// A scratch directory with a tree `src` of the given user's files.
@@ -314,6 +314,48 @@ fn a_file_that_was_written_to_and_had_its_time_set_back_is_read_again() {
             assert!(fs::read(&copy).unwrap() == fs::read(&source).unwrap(), "{backend} on {fs}");
         });
     }
+}
+
+/// The unfinished file of the first one is gone when the second one begins: it says so, and leaves alone what the
+/// second one writes under that name.
+#[test]
+fn of_two_copies_into_one_name_the_second_wins_and_the_first_says_why() {
+    const BYTES: usize = 6 << 20;
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    for name in ["first", "second"] {
+        fs::write(scratch.join(name), stream(name.len() as u64, BYTES)).unwrap();
+    }
+    for_each_backend(|backend| {
+        let place = scratch.join(format!("{backend}"));
+        fs::create_dir(&place).unwrap();
+        let copy = |name: &str| {
+            Longshore::copy(backend)
+                .args(["--bandwidth-limit", "12M", "--journal", "none", "-T"])
+                .args([scratch.join(name), place.join("copy")])
+                .start()
+        };
+        let temporary = || {
+            let mut entries = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap());
+            entries.find_map(|entry| {
+                let metadata = entry.metadata().ok()?;
+                (metadata.blocks() > 0).then_some(metadata.ino())
+            })
+        };
+        let first = copy("first");
+        wait_for("the first to write", Duration::from_secs(20), || temporary().is_some());
+        let of_first = temporary().unwrap();
+        let second = copy("second");
+        wait_for("the second to write", Duration::from_secs(20), || {
+            temporary().is_some_and(|inode| inode != of_first)
+        });
+        let first = first.wait();
+        second.wait().expect(0);
+        first.expect(1);
+        let kind = first.report.as_ref().unwrap().pointer("/failures/0/kind");
+        assert_eq!(kind.and_then(|kind| kind.as_str()), Some("contended"), "{}", first.describe());
+        assert!(fs::read(place.join("copy")).unwrap() == stream(6, BYTES), "{}", first.describe());
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+    });
 }
 
 /// Whatever has its final name is complete; nothing else lies around.

@@ -164,7 +164,7 @@ impl Worker<'_> {
     /// that a client of Lustre lost its connection over.
     pub(crate) fn give_up(&mut self, pending: Pending, error: StepError) {
         self.note_full(&pending, error);
-        self.abandon(&pending);
+        self.abandon_after(&pending, error);
         let Pending { dir, source_name, name, link, attempt, .. } = pending;
         let again = error.kind == FailureKind::SourceChanged && attempt < CHANGE_RETRIES;
         if (again || self.may_recover(&dir, attempt, error)) && !self.job.stopped() {
@@ -187,12 +187,19 @@ impl Worker<'_> {
         destination: OwnedFd,
         changed: StepError,
     ) {
-        if self.finish_file(&pending, source, destination, false).is_err() {
-            self.abandon(&pending);
+        if let Err(error) = self.finish_file(&pending, source, destination, false) {
+            self.abandon_after(&pending, error);
         }
         self.job.fail(pending.dir.source_path(Some(&pending.source_name)), changed);
         self.first_name_failed(pending.link);
         self.settle(&pending.dir, 1);
+    }
+
+    /// As [`Self::abandon`], unless what has the temporary name by now is another copy's.
+    fn abandon_after(&self, pending: &Pending, error: StepError) {
+        if error.kind != FailureKind::Contended {
+            self.abandon(pending);
+        }
     }
 
     /// Removes what there is of a file that will not be finished.

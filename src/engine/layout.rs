@@ -195,7 +195,8 @@ fn open_with_default(
     let opened = openat(dir, own, flags, Mode::empty()).at(Step::Create).and_then(|file| {
         // Somebody else may have taken the name meanwhile.
         let same = publish::identity(file.as_fd())? == made;
-        if same { Ok(file) } else { Err(StepError::os(Step::Create, Errno::EBUSY)) }
+        let contended = StepError::found(Step::Create, FailureKind::Contended);
+        if same { Ok(file) } else { Err(contended) }
     });
     match opened {
         Ok(file) => Ok(Created { file, visible }),

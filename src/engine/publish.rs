@@ -138,12 +138,18 @@ fn make_aside<T>(
     let temporary = temporary(name);
     let made = match make(&temporary) {
         Err(Errno::EEXIST) => {
-            unlinkat(dir, temporary.as_c_str(), UnlinkatFlags::NoRemoveDir).at(step)?;
-            make(&temporary)
+            match unlinkat(dir, temporary.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(StepError::os(step, errno)),
+            }
+            match make(&temporary) {
+                Err(Errno::EEXIST) => Err(StepError::found(step, FailureKind::Contended)),
+                other => other.at(step),
+            }
         }
-        other => other,
+        other => other.at(step),
     };
-    Ok((made.at(step)?, temporary))
+    Ok((made?, temporary))
 }
 
 /// A directory is never replaced by something else.
@@ -168,7 +174,11 @@ pub(crate) fn publish_made(
     visible: &Visible,
     name: &CStr,
 ) -> Result<(), StepError> {
-    publish(dir, visible, name, None).inspect_err(|_| abandon(dir, visible, name))
+    publish(dir, visible, name, None).inspect_err(|error| {
+        if error.kind != FailureKind::Contended {
+            abandon(dir, visible, name);
+        }
+    })
 }
 
 /// Moves a finished file into place. The temporary name is checked to still be the file that was
@@ -183,13 +193,18 @@ pub(crate) fn publish(
     written: Option<Inode>,
 ) -> Result<(), StepError> {
     let Visible::As(temporary) = visible else { return Ok(()) };
+    let contended = StepError::found(Step::Publish, FailureKind::Contended);
+    let failed = |errno| match errno {
+        Errno::ENOENT => contended,
+        errno => StepError::os(Step::Publish, errno),
+    };
     if let Some(written) = written {
         let now = fstatat(dir, temporary.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        if inode(&now.at(Step::Publish)?) != written {
-            return Err(StepError::os(Step::Publish, Errno::EBUSY));
+        if inode(&now.map_err(failed)?) != written {
+            return Err(contended);
         }
     }
-    renameat(dir, temporary.as_c_str(), dir, name).at(Step::Publish)
+    renameat(dir, temporary.as_c_str(), dir, name).map_err(failed)
 }
 
 /// Removes a file that will not be finished.

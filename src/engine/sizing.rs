@@ -101,18 +101,19 @@ pub(crate) struct Sizing {
 }
 
 impl Sizing {
-    /// Decides for a copy between two filesystems.
+    /// Decides for a copy between two filesystems, of which checksums are taken or not.
     ///
     /// # Errors
     /// A refusal when the ring was asked for and is not to be had, or when the limit of open files
     /// is too low for even one worker.
     pub(crate) fn new(
         options: &CopyOptions,
+        hashed: bool,
         source: Filesystem,
         destination: Filesystem,
     ) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
-        let mover = choose_mover(options.backend, source, destination, &mut notes)?;
+        let mover = choose_mover(options.backend, hashed, source, destination, &mut notes)?;
         let cores = cores();
         let in_memory = source.in_memory && destination.in_memory;
         let adaptive = options.concurrency == ConcurrencyChoice::Adaptive;
@@ -193,6 +194,7 @@ fn piece_bytes(source: Filesystem, destination: Filesystem) -> usize {
 
 fn choose_mover(
     choice: BackendChoice,
+    hashed: bool,
     source: Filesystem,
     destination: Filesystem,
     notes: &mut Vec<String>,
@@ -209,6 +211,11 @@ fn choose_mover(
             ))),
         },
         BackendChoice::Auto if source.server_copy && source == destination => Ok(Mover::Range),
+        // The kernel copies from page to page, without a buffer between; the bytes would have to be read once more for
+        // a checksum.
+        BackendChoice::Auto if source.in_memory && source == destination && !hashed => {
+            Ok(Mover::Range)
+        }
         BackendChoice::Auto => match ring::probe() {
             Ok(()) if source.asynchronous => Ok(Mover::Uring),
             Ok(()) => Ok(Mover::Plain),
@@ -347,7 +354,7 @@ mod tests {
         let begins = |backend, threads, source| {
             let threads = NonZeroUsize::new(threads);
             let options = CopyOptions { backend, threads, ..CopyOptions::default() };
-            Sizing::new(&options, source, disk).map(|sizing| sizing.starters).ok()
+            Sizing::new(&options, false, source, disk).map(|sizing| sizing.starters).ok()
         };
         let many = Some((cores * THREADS_PER_CORE).min(THREADS_MAX));
         assert_eq!(begins(BackendChoice::Threads, 0, disk), many);

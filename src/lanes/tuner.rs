@@ -106,8 +106,7 @@ pub(crate) struct Tuner {
     cap: usize,
     phase: Phase,
     window: Observed,
-    /// What was seen since a change that does not show yet, until every worker has been round once; `None` once it
-    /// shows.
+    /// How often workers have to go round until the last change shows; `None` once it does.
     settling: Option<f64>,
     /// Doubling still gains.
     ramping: bool,
@@ -165,7 +164,7 @@ impl Tuner {
         if cap != self.cap {
             self.cap = cap.max(1);
             self.least = self.least.min(self.cap);
-            self.setting.workers = self.setting.workers.min(self.cap);
+            self.set(Setting { workers: self.setting.workers.min(self.cap), ..self.setting });
             self.start_round();
         }
     }
@@ -231,7 +230,7 @@ impl Tuner {
         true
     }
 
-    /// Sets this from now on.
+    /// Sets this from now on. It shows when every worker has been round once.
     fn set(&mut self, setting: Setting) {
         #[allow(clippy::cast_precision_loss)] // some hundreds
         let workers = self.setting.workers.max(setting.workers) as f64;
