@@ -330,7 +330,7 @@ fn of_two_copies_into_one_name_the_second_wins_and_the_first_says_why() {
         fs::create_dir(&place).unwrap();
         let copy = |name: &str| {
             Longshore::copy(backend)
-                .args(["--bandwidth-limit", "12M", "--journal", "none", "-T"])
+                .args(["--bandwidth-limit", "3M", "--journal", "none", "-T"])
                 .args([scratch.join(name), place.join("copy")])
                 .start()
         };

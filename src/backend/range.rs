@@ -51,8 +51,14 @@ impl Range {
                 Ok(0) => break,
                 Ok(count) => moved += count as u64,
                 Err(Errno::EINTR) => {}
+                // ENOMEM: it takes a pipe, which a read and a write do not.
                 Err(
-                    Errno::EXDEV | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EPERM,
+                    Errno::EXDEV
+                    | Errno::ENOSYS
+                    | Errno::EOPNOTSUPP
+                    | Errno::EINVAL
+                    | Errno::EPERM
+                    | Errno::ENOMEM,
                 ) if moved == 0 => {
                     self.usable = false;
                 }
@@ -60,6 +66,22 @@ impl Range {
             }
         }
         Ok(self.usable.then_some(moved))
+    }
+}
+
+impl Range {
+    /// Moves one piece of a large file; false when that was done plainly, because the kernel cannot.
+    fn piece(&mut self, file: &LargeFile, piece: std::ops::Range<u64>) -> Result<bool, StepError> {
+        let length = piece.end - piece.start;
+        let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
+        match self.copy(source, destination, piece.start, length)? {
+            Some(moved) if moved < length => Err(shrunk()),
+            Some(_) => {
+                file.unseen(piece);
+                Ok(true)
+            }
+            None => self.plain.copy_piece(file, piece).map(|()| false),
+        }
     }
 }
 
@@ -94,23 +116,25 @@ impl<T> Backend<T> for Range {
         progress: &dyn Fn(std::ops::Range<u64>),
         goes: &dyn Fn() -> bool,
     ) -> Result<Mechanism, StepError> {
+        // Where something else than the pair that the mover was chosen for is mounted, O_DIRECT may be better.
+        if file.direct.is_some() {
+            return Backend::<T>::large(&mut self.plain, file, progress, goes);
+        }
         let mut mechanism = Mechanism::CopyFileRange;
         while self.usable
             && !goes()
             && let Some(chunk) = next_chunk(file)?
         {
-            let length = chunk.end - chunk.start;
-            let (source, destination) = (file.source.as_fd(), file.destination.as_fd());
-            match self.copy(source, destination, chunk.start, length)? {
-                Some(moved) if moved < length => return Err(shrunk()),
-                Some(_) => file.unseen(chunk.clone()),
-                None => {
-                    // This chunk is ours already: move it plainly, then go on that way.
-                    self.plain.copy_piece(file, chunk.clone())?;
+            let mut start = chunk.start;
+            while start < chunk.end {
+                // As with plain reads and writes, a low limit is to be seen within a chunk.
+                let piece = start..start + lanes::piece(chunk.end - start);
+                if !self.piece(file, piece.clone())? {
                     mechanism = Mechanism::ReadWrite;
                 }
+                start = piece.end;
+                account(file, piece, progress);
             }
-            account(file, chunk, progress);
         }
         if self.usable {
             Ok(mechanism)

@@ -197,7 +197,9 @@ impl Worker<'_> {
 
     /// As [`Self::abandon`], unless what has the temporary name by now is another copy's.
     fn abandon_after(&self, pending: &Pending, error: StepError) {
-        if error.kind != FailureKind::Contended {
+        if error.kind == FailureKind::Contended {
+            self.note_dropped(pending);
+        } else {
             self.abandon(pending);
         }
     }

@@ -25,6 +25,7 @@ use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::{Temporary, ranges};
 use crate::lanes::{self, Lane};
+use crate::options::BackendChoice;
 use crate::sys;
 
 /// Below this O_DIRECT gains nothing over the page cache.
@@ -84,7 +85,10 @@ impl Worker<'_> {
         let tells_holes = filesystems.source.tells_holes;
         let data = size.min(pending.stat.st_blocks.cast_unsigned() * 512);
         // copy_file_range takes O_DIRECT for whole blocks only, and does not need it.
-        let by_range = self.job.sizing.mover == Mover::Range;
+        let by_range = self.job.sizing.mover == Mover::Range
+            && (self.job.options().backend == BackendChoice::Clone
+                || filesystems.source == filesystems.destination
+                    && (filesystems.source.server_copy || filesystems.source.in_memory));
         let direct = if by_range || (sparse && !tells_holes) {
             None
         } else {

@@ -192,16 +192,20 @@ fn open_with_default(
         Visible::As(temporary) => temporary.as_c_str(),
     };
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = openat(dir, own, flags, Mode::empty()).at(Step::Create).and_then(|file| {
-        // Somebody else may have taken the name meanwhile.
-        let same = publish::identity(file.as_fd())? == made;
-        let contended = StepError::found(Step::Create, FailureKind::Contended);
-        if same { Ok(file) } else { Err(contended) }
-    });
+    // Somebody else may have taken the name meanwhile: then it is theirs.
+    let contended = StepError::found(Step::Create, FailureKind::Contended);
+    let opened = match openat(dir, own, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => Err(contended),
+        Err(errno) => Err(StepError::os(Step::Create, errno)),
+        Ok(file) => publish::identity(file.as_fd())
+            .and_then(|inode| if inode == made { Ok(file) } else { Err(contended) }),
+    };
     match opened {
         Ok(file) => Ok(Created { file, visible }),
         Err(error) => {
-            publish::abandon(dir, &visible, name);
+            if error.kind != FailureKind::Contended {
+                publish::abandon(dir, &visible, name);
+            }
             Err(error)
         }
     }

@@ -14,8 +14,10 @@ use crate::report::{Concurrency, TracePoint};
 
 /// Bytes that weigh as much as one operation: about what costs as much on a fast machine.
 const BYTES_PER_OPERATION: f64 = 65536.0;
-/// Bytes of a large file that a worker moves at once where that takes long: [`super::sizing`].
+/// Bytes of a large file that a worker moves at once where that takes longest, a request to a server: [`super::sizing`].
 const BYTES_PER_ROUND: f64 = (1 << 20) as f64;
+/// No item takes more operations than about this; what is read back for verification is counted by them only.
+const PASSES_PER_ROUND: f64 = 16.0;
 /// Points of the trace; when there are more, every other is dropped and the interval doubles.
 const TRACE_MAX: usize = 500;
 
@@ -193,8 +195,9 @@ fn observed(now: &Totals, last: &Totals, seconds: f64) -> Observed {
     Observed {
         seconds,
         work: passes + difference(now.bytes, last.bytes) / BYTES_PER_OPERATION,
-        rounds: difference(now.items, last.items)
-            + difference(now.bytes, last.bytes) / BYTES_PER_ROUND,
+        rounds: (difference(now.items, last.items)
+            + difference(now.bytes, last.bytes) / BYTES_PER_ROUND)
+            .max(passes / PASSES_PER_ROUND),
         cpu: share(now.cpu.saturating_sub(last.cpu).as_secs_f64(), room),
         waiting: share(difference(now.waited, last.waited) / NANOS, now.present - last.present),
         lanes,

@@ -366,6 +366,21 @@ mod tests {
     }
 
     #[test]
+    fn in_memory_the_kernel_copies_unless_bytes_are_hashed() {
+        let mut memory = Filesystem::of(std::fs::File::open("/proc").expect("opens")).expect("one");
+        memory.in_memory = true;
+        let mut other = memory;
+        other.in_memory = false;
+        let mover = |hashed, destination| {
+            let options = CopyOptions::default();
+            Sizing::new(&options, hashed, memory, destination).map(|sizing| sizing.mover).ok()
+        };
+        assert_eq!(mover(false, memory), Some(Mover::Range));
+        assert_eq!(mover(true, memory), Some(Mover::Plain));
+        assert_eq!(mover(false, other), Some(Mover::Plain));
+    }
+
+    #[test]
     fn too_few_descriptors_are_refused_with_the_number_needed() {
         let refusal = share_descriptors(10, 2, Mover::Plain).expect_err("too few").to_string();
         assert!(refusal.contains("ulimit -n"), "{refusal}");

@@ -17,7 +17,7 @@ pub(crate) struct Observed {
     pub(crate) seconds: f64,
     /// How much was done, in operations or what weighs as much.
     pub(crate) work: f64,
-    /// How often a worker was through with an item, or with as much of a large file as it moves at once.
+    /// How often a worker has begun another item, or another request of a large file: about how often it went round.
     pub(crate) rounds: f64,
     /// Share of the processors that this process used.
     pub(crate) cpu: f64,
