@@ -427,7 +427,9 @@ fn a_comparison_shows_its_progress() {
         for (tick, next) in ticks.iter().zip(&lines[1..]) {
             assert_eq!(tick["type"], "progress", "{said}");
             let (files, bytes) = (number(tick, "files_done"), number(tick, "bytes_done"));
-            assert!(files < 200 && bytes > 0 && bytes >= 5000 * files, "{said}");
+            // The second may be over between the last file and the end.
+            assert!(files < 200 || next["type"] == "done", "{said}");
+            assert!(bytes > 0 && bytes >= 5000 * files, "{said}");
             assert!(bytes <= number(tick, "bytes_found"), "{said}");
             assert!(next["type"] == "done" || number(next, "files_done") >= files, "{said}");
         }
