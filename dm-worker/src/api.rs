@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dm_service::{Step, Turns};
+use dm_service::{Step, Turn, Turns};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use longshore::api::data_movement_shard::{DataMovementShardStatus, ShardState};
@@ -101,18 +101,18 @@ impl Shard {
         }
     }
 
-    /// Changes fields of the status of exactly this version of the object, when it is its turn; null takes
-    /// a field away. Returns the version that the object has then.
+    /// Waits for the turn to write. What is known of the object is to be looked at afterwards: after a long wait the
+    /// version of before is an old one.
+    pub(crate) async fn turn(&self, step: Step) -> Turn<'_> {
+        self.turns.next(step).await
+    }
+
+    /// Changes fields of the status of exactly this version of the object; null takes a field away. For
+    /// whoever has the [turn](Self::turn). Returns the version that the object has then.
     ///
     /// # Errors
     /// When nothing was changed, or nobody knows.
-    pub(crate) async fn write(
-        &self,
-        version: &str,
-        status: &Value,
-        step: Step,
-    ) -> Result<String, Failure> {
-        let _turn = self.turns.next(step).await;
+    pub(crate) async fn write(&self, version: &str, status: &Value) -> Result<String, Failure> {
         let patch = json!({
             // A shard that was made anew under the same name is another one.
             "metadata": {"resourceVersion": version, "uid": self.uid},
@@ -260,10 +260,25 @@ async fn keep(
             Wanted::Last(status) if shortly => (short(status), true),
             Wanted::Last(status) => (status, true),
         };
+        let turn = shard.turn(if last { Step::End } else { Step::GoOn }).await;
         let newer = seen.borrow().as_ref().and_then(|seen| newer(seen, &version, &own));
         version = newer.unwrap_or(version);
-        let step = if last { Step::End } else { Step::GoOn };
-        let failure = match shard.write(&version, &status, step).await {
+        let written = loop {
+            match shard.write(&version, &status).await {
+                // Somebody has changed the object: what it is now decides. The turn is kept meanwhile: where many
+                // wait and somebody changes all the objects, each would be another one again after the next wait.
+                Err(Failure::Conflict) => match shard.read().await {
+                    Ok(now) if own.has(now.status.as_ref()) => {
+                        version = now.metadata.resource_version.unwrap_or_default();
+                    }
+                    Ok(_) => return Err(Refused::Lost),
+                    Err(failure) => break Err(failure),
+                },
+                written => break written,
+            }
+        };
+        drop(turn);
+        let failure = match written {
             Ok(written) => {
                 version = written;
                 pause = PAUSES.0;
@@ -273,15 +288,6 @@ async fn keep(
                 }
                 continue;
             }
-            // Somebody has changed the object: what it is now decides.
-            Err(Failure::Conflict) => match shard.read().await {
-                Ok(now) if own.has(now.status.as_ref()) => {
-                    version = now.metadata.resource_version.unwrap_or_default();
-                    continue;
-                }
-                Ok(_) => return Err(Refused::Lost),
-                Err(failure) => failure,
-            },
             Err(failure) => failure,
         };
         match failure {

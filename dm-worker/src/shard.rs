@@ -245,6 +245,8 @@ impl Life {
 
     /// Writes this worker's name into the status, if nobody has changed the shard.
     async fn claim(&mut self) -> Result<String, Left> {
+        let target = self.target();
+        let turn = target.turn(Step::Begin).await;
         // The newest that is known, which is still free.
         if let Some(newest) = self.seen.borrow().clone().filter(is_free) {
             self.shard = newest;
@@ -254,13 +256,14 @@ impl Life {
         let command = self.command(&self.shard.spec.destination);
         let status = outcome::claimed(&self.worker.own, self.attempts() + 1, &command);
         let version = self.version();
-        let result = match self.target().write(&version, &status, Step::Begin).await {
+        let result = match target.write(&version, &status).await {
             // It may have been done all the same, and only the answer was lost.
             Err(Failure::Transient(error)) => {
                 self.claimed_unheard().await.ok_or(Failure::Transient(error))
             }
             result => result,
         };
+        drop(turn);
         let (word, result) = match result {
             Ok(version) => ("won", Ok(version)),
             // The watch brings what it is now.
