@@ -67,9 +67,7 @@ impl Range {
         }
         Ok(self.usable.then_some(moved))
     }
-}
 
-impl Range {
     /// Moves one piece of a large file; false when that was done plainly, because the kernel cannot.
     fn piece(&mut self, file: &LargeFile, piece: std::ops::Range<u64>) -> Result<bool, StepError> {
         let length = piece.end - piece.start;

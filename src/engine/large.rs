@@ -87,8 +87,7 @@ impl Worker<'_> {
         // copy_file_range takes O_DIRECT for whole blocks only, and does not need it.
         let by_range = self.job.sizing.mover == Mover::Range
             && (self.job.options().backend == BackendChoice::Clone
-                || filesystems.source == filesystems.destination
-                    && (filesystems.source.server_copy || filesystems.source.in_memory));
+                || filesystems.source.kernel_copies_to(filesystems.destination));
         let direct = if by_range || (sparse && !tells_holes) {
             None
         } else {

@@ -210,10 +210,10 @@ fn choose_mover(
                 why_no_ring(errno)
             ))),
         },
-        BackendChoice::Auto if source.server_copy && source == destination => Ok(Mover::Range),
-        // The kernel copies from page to page, without a buffer between; the bytes would have to be read once more for
-        // a checksum.
-        BackendChoice::Auto if source.in_memory && source == destination && !hashed => {
+        // For a checksum the bytes have to be read once more; in memory that is all that would be saved.
+        BackendChoice::Auto
+            if source.kernel_copies_to(destination) && (source.server_copy || !hashed) =>
+        {
             Ok(Mover::Range)
         }
         BackendChoice::Auto => match ring::probe() {

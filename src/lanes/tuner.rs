@@ -250,8 +250,8 @@ impl Tuner {
             || self.is_hopeless()
     }
 
-    /// Whether what is tried has cost so much already that more of it would be waste. That is seen while it settles,
-    /// too: a change for the better may look worse by nothing but noise then.
+    /// Whether what is tried has cost so much already that more of it would be waste: of a bound at any time, of
+    /// other changes while they settle, which takes long in a crowd.
     fn is_hopeless(&self) -> bool {
         let (least, compared) = match self.phase {
             Phase::During { tried: Try::Bound(_), least, .. } => (RAMP_SECONDS, least),

@@ -5,9 +5,9 @@ use rand_like::Noise;
 
 use super::*;
 
-/// Random numbers from a printed seed.
 mod queues;
 
+/// Random numbers from a printed seed.
 mod rand_like {
     pub(super) struct Noise(pub(super) u64);
 
