@@ -1,6 +1,6 @@
 //! How fast is `longshore copy` against `cp -a` and the other copy tools, with the same fidelity, on
 //! the same tree, in one run; and how far is it from a bare loop of system calls?
-//! `cargo bench --bench against_peers -- [--quick] [--rounds N] [--only NAME] [--rows NAME] [--seed N]
+//! `cargo bench --bench against_peers -- [--quick] [--rounds N] [--minutes N] [--only NAME] [--rows NAME] [--seed N]
 //! [--json FILE] [--svg DIR] [--write-results] [--set-up]`. See `benches/README.md`. It never fails because of a time.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a bench prints its result
 #![allow(unreachable_pub)] // one binary: `pub` says what the other modules may use
@@ -9,6 +9,8 @@
 mod aims;
 #[path = "against_peers/arena.rs"]
 mod arena;
+#[path = "against_peers/budget.rs"]
+mod budget;
 #[path = "against_peers/chart.rs"]
 mod chart;
 #[path = "against_peers/child.rs"]
@@ -52,10 +54,11 @@ mod workloads;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use budget::Budget;
 use results::{Results, plot};
 use rows::Row;
 use sieve::Sieve;
@@ -63,13 +66,24 @@ use sieve::Sieve;
 /// What the largest workload uses at once: a tree of 4 GiB on tmpfs, its copy, and a tool that holds half of it.
 const MEMORY_BYTES: usize = 10 << 30;
 
+/// The whole of it on two cores.
+const MINUTES: f64 = 14.5;
+
+/// With `--quick`.
+const QUICK_MINUTES: f64 = 2.9;
+
+/// A week.
+const MINUTES_MAX: f64 = 7.0 * 24.0 * 60.0;
+
 /// What the command line asked for.
 #[derive(Default)]
 pub struct Options {
     /// Smaller trees and fewer rounds: under three minutes.
     pub quick: bool,
-    /// How often every tool runs.
+    /// How often every tool runs, if there is time.
     pub rounds: usize,
+    /// Minutes that the run should take: later rounds are left out for it.
+    pub minutes: Option<f64>,
     /// Only these workloads; all when empty.
     pub only: Vec<String>,
     /// Only rows whose name begins with one of these; all when empty.
@@ -123,6 +137,7 @@ fn options(args: &[String]) -> Result<Options> {
             "--bench" => {}
             "--quick" => options.quick = true,
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
+            "--minutes" => options.minutes = Some(value()?.parse().context("--minutes")?),
             "--seed" => options.seed = value()?.parse().context("--seed")?,
             "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
             "--rows" => options.rows.extend(value()?.split(',').map(str::to_owned)),
@@ -132,6 +147,15 @@ fn options(args: &[String]) -> Result<Options> {
             other => bail!("no such option: {other}"),
         }
     }
+    // Whoever asks for so many rounds gets them.
+    let minutes = match (options.minutes, options.quick, options.rounds) {
+        (None, _, 1..) => MINUTES_MAX,
+        (None, true, _) => QUICK_MINUTES,
+        (None, false, _) => MINUTES,
+        (Some(minutes), _, _) if minutes > 0.0 && minutes <= MINUTES_MAX => minutes,
+        (Some(minutes), _, _) => bail!("--minutes {minutes}: more than 0, at most {MINUTES_MAX}"),
+    };
+    options.minutes = Some(minutes);
     if options.rounds == 0 {
         options.rounds = if options.quick { 1 } else { 3 };
     }
@@ -166,13 +190,22 @@ fn bench(options: &Options) -> Result<()> {
 
     let mut raced = Vec::new();
     let mut skipped = Vec::new();
-    for workload in all.into_iter().filter(|workload| wanted(workload.name)) {
-        if !privileged && workload.needs_root() {
-            skipped.push(format!("{}: needs root (mounts, cold caches)", workload.name));
-            continue;
-        }
+    let (all, without): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .filter(|workload| wanted(workload.name))
+        .partition(|workload| privileged || !workload.needs_root());
+    for workload in without {
+        skipped.push(format!("{}: needs root (mounts, cold caches)", workload.name));
+    }
+    let sweeps = wanted(sweep::NAME) && privileged;
+    let after = [(sweeps, sweep::USUAL), (wanted(memory::NAME), memory::USUAL)];
+    let usual = all.iter().map(|workload| workload.usual).sum::<f64>()
+        + after.iter().filter(|(wanted, _)| *wanted).map(|(_, usual)| usual).sum::<f64>();
+    let time = Duration::from_secs_f64(options.minutes.unwrap_or(MINUTES) * 60.0);
+    let mut budget = Budget::new(began, time, usual);
+    for workload in all {
         let started = Instant::now();
-        match race::run(&workload, options) {
+        match race::run(&workload, options, budget.share(workload.usual)) {
             Ok(outcome) => {
                 results.say(&table::of(&workload, &outcome));
                 results.keep(table::json(&workload, &outcome));
@@ -182,7 +215,7 @@ fn bench(options: &Options) -> Result<()> {
         }
         note_time(workload.name, started);
     }
-    if wanted(sweep::NAME) && privileged {
+    if sweeps {
         let started = Instant::now();
         match sweep::run(options) {
             Ok(sweeps) => {

@@ -10,6 +10,7 @@ pub(crate) mod plain;
 pub(crate) mod range;
 mod read_ahead;
 pub(crate) mod servers;
+pub(crate) mod splice;
 mod striped;
 pub(crate) mod uring;
 
@@ -37,6 +38,8 @@ pub(crate) enum Mechanism {
     Clone,
     /// `copy_file_range` in the kernel or on the server.
     CopyFileRange,
+    /// From page to page in memory, through a pipe.
+    Splice,
     /// Plain buffered reads and writes.
     ReadWrite,
     /// Read through the ring because the data was not in memory, written plainly.
@@ -50,10 +53,11 @@ pub(crate) enum Mechanism {
 }
 
 impl Mechanism {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Empty,
         Self::Clone,
         Self::CopyFileRange,
+        Self::Splice,
         Self::ReadWrite,
         Self::RingRead,
         Self::Direct,
@@ -67,6 +71,7 @@ impl Mechanism {
             Self::Empty => "empty",
             Self::Clone => "clone",
             Self::CopyFileRange => "copy-file-range",
+            Self::Splice => "splice",
             Self::ReadWrite => "read-write",
             Self::RingRead => "ring-read",
             Self::Direct => "direct",
@@ -136,6 +141,8 @@ pub(crate) struct LargeFile {
     /// The source has holes and does not tell where; the destination is one hole, in which zeros need
     /// not be written.
     pub(crate) zeros_are_holes: bool,
+    /// Both sides are memory.
+    pub(crate) in_memory: bool,
     /// Alignment in bytes that O_DIRECT asks for, when both descriptors are in that mode.
     pub(crate) direct: Option<u64>,
     /// Raised by whoever fails: the others stop after their chunk.

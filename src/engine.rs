@@ -91,8 +91,7 @@ pub struct Control {
 pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     let started = Instant::now();
     let (source, destination) = filesystems(plan)?;
-    let hashed = plan.options.verify || control.manifest.is_some();
-    let sizing = Sizing::new(&plan.options, hashed, source, destination)?;
+    let sizing = Sizing::new(&plan.options, source, destination)?;
     layout::check_explicit(plan, destination)?;
     make_parents(plan)?;
     let lanes = &control.lanes;

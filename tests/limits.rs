@@ -5,12 +5,13 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use support::compare::assert_none;
 use support::tree::{give_to, make_chain};
 use support::{
-    Backend, Compare, Fs, Longshore, NOBODY, Scratch, Tree, TreeOptions, assert_same_tree,
+    Backend, Compare, Fs, Longshore, NOBODY, Rng, Scratch, Tree, TreeOptions, assert_same_tree,
     diff_trees, for_each_backend, has_program, need_root,
 };
 
@@ -127,6 +128,39 @@ fn without_new_system_calls_the_copy_is_exact_all_the_same() {
             assert_none(&diff_trees(&tree.root, &copy, Compare::default()), &run.describe());
         }
     });
+}
+
+/// Between two mounts as within one; what splicing cannot see is read.
+#[test]
+fn in_memory_pages_are_spliced_and_read_where_that_is_refused() {
+    let (Some(scratch), Some(other)) = (Scratch::new(Fs::Tmpfs), Scratch::new(Fs::Tmpfs)) else {
+        return;
+    };
+    let source = scratch.join("src");
+    fs::create_dir(&source).unwrap();
+    let mut rng = Rng::new(35);
+    fs::write(source.join("large"), rng.bytes((9 << 20) + 77)).unwrap();
+    let sparse = fs::File::create(source.join("sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(&rng.bytes(300_001), 33 << 20).unwrap();
+    let run = |name: &str, target: &Scratch, errno: i32, args: &[&str], expected: &str| {
+        let copy = target.join(name);
+        let command = Longshore::copy(Backend::Auto).args(["--threads", "2", "-T"]).args(args);
+        let command = match errno {
+            0 => command,
+            errno => command.deny(&[libc::SYS_splice], errno),
+        };
+        let run = command.arg(&source).arg(&copy).expect(0);
+        assert_eq!(run.count(&format!("/mechanisms/{expected}")), 2, "{name}: {}", run.describe());
+        assert_none(&diff_trees(&source, &copy, Compare::default()), &run.describe());
+    };
+    run("within", &scratch, 0, &[], "splice");
+    run("across", &other, 0, &[], "splice");
+    run("slowly", &other, 0, &["--bandwidth-limit", "20M"], "splice");
+    run("hashed", &other, 0, &["--verify"], "read-write");
+    for errno in [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::ENOMEM] {
+        run(&format!("refused-{errno}"), &other, errno, &[], "read-write");
+    }
 }
 
 /// A copy that cannot flush does not know that it succeeded, and must not say so.

@@ -36,8 +36,13 @@ pub fn describe(options: &Options, privileged: bool) -> (String, Value) {
     for (program, version) in &tools {
         text += &format!("- {program}: {version}\n");
     }
-    text +=
-        &format!("- rounds {}, seed {}, quick: {}\n", options.rounds, options.seed, options.quick);
+    text += &format!(
+        "- rounds: at most {}, in {} minutes; seed {}, quick: {}\n",
+        options.rounds,
+        options.minutes.unwrap_or_default(),
+        options.seed,
+        options.quick
+    );
     let tools: Vec<Value> = tools
         .iter()
         .map(|(program, version)| json!({ "program": program, "version": version }))

@@ -62,6 +62,8 @@ pub struct Series {
     pub lost: Option<String>,
     /// Why it got no further rounds, if so.
     pub ended: Option<String>,
+    /// Seconds that its last run took, with the target that was made for it and the flush.
+    pub took: f64,
 }
 
 impl Series {
@@ -129,6 +131,12 @@ impl Outcome {
         self.fastest(|series| series.row.is_peer() && series.is_exact())
     }
 
+    /// Seconds that another round will take, of all rows or without the guests.
+    fn next_round(&self, guests: bool) -> f64 {
+        let runs = self.series.iter().filter(|series| series.ended.is_none());
+        runs.filter(|series| guests || !series.row.is_guest()).map(|series| series.took).sum()
+    }
+
     /// Ratio of the medians of two rows; nothing when one of them is missing.
     pub fn ratio(&self, of: Row, to: Row, column: Column) -> Option<f64> {
         let ratio = self.of(of)?.median(column) / self.of(to)?.median(column);
@@ -140,11 +148,11 @@ impl Outcome {
 /// which run in all of them.
 const GUEST_ROUNDS: usize = 2;
 
-/// Makes the tree and runs all rounds.
+/// Makes the tree and runs all rounds, as far as they can be over by then.
 ///
 /// # Errors
 /// When the filesystems or the tree cannot be made.
-pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
+pub fn run(workload: &Workload, options: &Options, until: Instant) -> Result<Outcome> {
     let mut arena = Arena::new(workload.place)?;
     let source = arena.behind_source();
     let started = Instant::now();
@@ -159,16 +167,25 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
         match row.missing() {
             Some(reason) => outcome.absent.push(format!("{} ({reason})", row.plain_name())),
             None => {
-                outcome.series.push(Series { row, samples: Vec::new(), lost: None, ended: None })
+                let series = Series { row, samples: vec![], lost: None, ended: None, took: 0.0 };
+                outcome.series.push(series);
             }
         }
     }
     let mut rng = Rng::new(options.seed);
     let rounds = if workload.timed { options.rounds } else { 1 };
     for round in 0..rounds {
+        let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+        if round > 0 && outcome.next_round(false) > left {
+            let note = format!("rounds after the first {round} of {rounds}: no time left for them");
+            eprintln!("{}: {note}", workload.name);
+            outcome.absent.push(note);
+            break;
+        }
+        let guests = round == 0 || (round < GUEST_ROUNDS && outcome.next_round(true) <= left);
         for index in shuffled(outcome.series.len(), &mut rng) {
             let series = &mut outcome.series[index];
-            if series.ended.is_some() || (series.row.is_guest() && round >= GUEST_ROUNDS) {
+            if series.ended.is_some() || (series.row.is_guest() && !guests) {
                 continue;
             }
             let started = Instant::now();
@@ -183,6 +200,7 @@ pub fn run(workload: &Workload, options: &Options) -> Result<Outcome> {
                     Some(failed)
                 }
             };
+            series.took = started.elapsed().as_secs_f64();
             if round == 0 && series.row.is_tool() {
                 let lost = losses::between(&original, &arena.behind_copy());
                 series.lost =

@@ -57,6 +57,8 @@ pub struct Workload {
     /// A run of another tool that takes longer, in seconds, is the last of that tool: waiting
     /// for it again says little and costs much. Besides this, a tool of five times `cp -a` runs once.
     pub patience: f64,
+    /// Seconds that all of it took in a quiet run on two cores, for the budget.
+    pub usual: f64,
     /// Whether times count; otherwise only what is lost.
     pub timed: bool,
 }
@@ -74,6 +76,7 @@ impl Workload {
             aims: Vec::new(),
             unit: Unit::ThousandFiles,
             patience: 30.0,
+            usual: 30.0,
             timed: true,
         }
     }
@@ -105,6 +108,12 @@ impl Workload {
     /// The same with another limit of patience.
     pub fn patient(mut self, seconds: f64) -> Self {
         self.patience = seconds;
+        self
+    }
+
+    /// The same with what it usually takes, in seconds.
+    pub fn usually(mut self, seconds: f64) -> Self {
+        self.usual = seconds;
         self
     }
 

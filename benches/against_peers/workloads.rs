@@ -66,7 +66,7 @@ fn fidelity(quick: bool) -> Workload {
     let rows = [CP, MAIN, sparse, TAR, XCP, RCLONE, FPSYNC, DCP];
     let about = "one of everything that a file can have; not timed".to_owned();
     let workload = Workload::new("fidelity", about, Tree::Everything, &rows);
-    Workload { timed: false, ..workload.on(ext4(quick, 60_000)) }
+    Workload { timed: false, ..workload.on(ext4(quick, 60_000)).usually(45.0) }
 }
 
 fn small_warm(quick: bool) -> Workload {
@@ -76,6 +76,7 @@ fn small_warm(quick: bool) -> Workload {
     let own = [CP, MAIN, UNJOURNALLED, VERIFY];
     let rows = [RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 2)];
     Workload::new("small-warm", about, tree, &[&own[..], &rows].concat())
+        .usually(95.0)
         .aims(&[Aim::Flushed(0.38)])
 }
 
@@ -89,6 +90,7 @@ fn small_cold(quick: bool) -> Workload {
         .on(ext4(quick, 60_000))
         .cold()
         .patient(4.0)
+        .usually(75.0)
         .aims(&[Aim::Wall(0.24)])
 }
 
@@ -97,7 +99,7 @@ fn small_disk_warm(quick: bool) -> Workload {
     let about = format!("{} files of 4 KiB in {dirs} directories, warm", dirs * 100);
     let tree = Tree::Small { dirs, files: 100, bytes: 4096 };
     let rows = [CP, MAIN, UNFLUSHED, TAR, XCP, Row::Limit("stream", 2)];
-    Workload::new("small-disk-warm", about, tree, &rows).on(ext4(quick, 60_000))
+    Workload::new("small-disk-warm", about, tree, &rows).on(ext4(quick, 60_000)).usually(35.0)
 }
 
 fn mixed_cold(quick: bool) -> Workload {
@@ -112,6 +114,7 @@ fn mixed_cold(quick: bool) -> Workload {
         .on(ext4(quick, 60_000))
         .cold()
         .patient(4.0)
+        .usually(90.0)
         .aims(&[Aim::Wall(0.40)])
 }
 
@@ -123,7 +126,7 @@ fn large_cold(quick: bool) -> Workload {
     let tree = Tree::Large { files: 1, mib };
     let workload = Workload::new("large-cold", about, tree, &[&own[..], &rows].concat());
     let aims = [Aim::FlushedBest(0.75), Aim::CpuBest(0.10)];
-    workload.on(ext4(quick, 60_000)).cold().by_gib().patient(5.0).aims(&aims)
+    workload.on(ext4(quick, 60_000)).cold().by_gib().patient(5.0).usually(130.0).aims(&aims)
 }
 
 fn eight_large(quick: bool) -> Workload {
@@ -133,6 +136,7 @@ fn eight_large(quick: bool) -> Workload {
     Workload::new("eight-large", about, Tree::Large { files: 8, mib }, &rows)
         .by_gib()
         .patient(4.0)
+        .usually(70.0)
         .aims(&[Aim::Flushed(0.56)])
 }
 
@@ -144,6 +148,7 @@ fn sparse_cold(quick: bool) -> Workload {
         .on(ext4(quick, 60_000))
         .cold()
         .by_gib()
+        .usually(35.0)
         .aims(&[Aim::Flushed(0.35)])
 }
 
@@ -155,7 +160,9 @@ fn metadata(quick: bool) -> Workload {
         dirs / 2
     );
     let rows = [CP, MAIN, RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 2)];
-    Workload::new("metadata", about, Tree::Metadata { dirs }, &rows).aims(&[Aim::Flushed(0.40)])
+    Workload::new("metadata", about, Tree::Metadata { dirs }, &rows)
+        .usually(60.0)
+        .aims(&[Aim::Flushed(0.40)])
 }
 
 fn attributes(quick: bool) -> Workload {
@@ -167,6 +174,7 @@ fn attributes(quick: bool) -> Workload {
     let rows = [CP, MAIN, UNFLUSHED, RSYNC, TAR, XCP, FPSYNC, DCP];
     Workload::new("attributes", about, Tree::Attributed { dirs, files: 100 }, &rows)
         .on(ext4(quick, 60_000))
+        .usually(30.0)
 }
 
 fn clones(quick: bool) -> Workload {
@@ -174,7 +182,10 @@ fn clones(quick: bool) -> Workload {
     let about = format!("{} files of 16 KiB that can be cloned, warm", dirs * 100);
     let tree = Tree::Small { dirs, files: 100, bytes: 16_384 };
     let rows = [CP, MAIN, UNFLUSHED, RSYNC, TAR, XCP];
-    Workload::new("clones", about, tree, &rows).on(xfs(quick)).aims(&[Aim::Wall(0.50)])
+    Workload::new("clones", about, tree, &rows)
+        .on(xfs(quick))
+        .usually(45.0)
+        .aims(&[Aim::Wall(0.50)])
 }
 
 fn clone_large(quick: bool) -> Workload {
@@ -182,7 +193,7 @@ fn clone_large(quick: bool) -> Workload {
     let about = format!("one file of {mib} MiB that can be cloned, warm");
     let tree = Tree::Large { files: 1, mib };
     let rows = [CP, MAIN, UNFLUSHED, UNJOURNALLED, XCP];
-    Workload::new("clone-large", about, tree, &rows).on(xfs(quick)).by_gib()
+    Workload::new("clone-large", about, tree, &rows).on(xfs(quick)).by_gib().usually(15.0)
 }
 
 /// Many directories: the kernel makes files of one directory one by one, whoever copies.
@@ -200,7 +211,7 @@ fn latency_small(quick: bool) -> Workload {
     let workload = Workload::new("latency-small", about, tree, &[&rows[..], &rest].concat())
         .on(place)
         .aims(&[Aim::FasterThanCp(20.0), Aim::FasterThanRsyncs(4.0)]);
-    workload.patient(0.0)
+    workload.patient(0.0).usually(45.0)
 }
 
 /// Eight servers at either end: what FUSE can move on two cores is several times as much as they give.
@@ -231,5 +242,5 @@ fn latency_large(quick: bool) -> Workload {
         .on(servers())
         .by_gib()
         .aims(&aims);
-    workload.patient(0.0)
+    workload.patient(0.0).usually(60.0)
 }

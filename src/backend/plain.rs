@@ -395,6 +395,7 @@ mod tests {
             objects: None,
             anyway: AtomicBool::new(false),
             zeros_are_holes: true,
+            in_memory: false,
             direct: None,
             stop: AtomicBool::new(false),
             moved: AtomicU64::new(0),

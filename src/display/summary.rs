@@ -231,6 +231,7 @@ fn mechanism(word: &str) -> &str {
     match word {
         "clone" => "cloned",
         "copy-file-range" => "copied by the kernel",
+        "splice" => "spliced in memory",
         "read-write" => "read and written",
         "ring-read" => "read through io_uring",
         "direct" => "direct I/O",

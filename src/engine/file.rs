@@ -255,7 +255,7 @@ impl Worker<'_> {
                 }
                 Err(errno) if pair.clone_refused(errno) => {}
                 Err(errno) => {
-                    self.give_up(pending, StepError::os(Step::Clone, errno));
+                    self.give_up(pending, created.file, StepError::os(Step::Clone, errno));
                     return Ok(());
                 }
             }
@@ -309,7 +309,7 @@ impl Worker<'_> {
                 let mechanism = if moved == 0 { Mechanism::Empty } else { Mechanism::ReadWrite };
                 self.content_is_there(pending, source, destination, mechanism, moved);
             }
-            Err(error) => self.give_up(pending, error),
+            Err(error) => self.give_up(pending, destination, error),
         }
     }
 

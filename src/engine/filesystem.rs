@@ -109,9 +109,9 @@ impl Filesystem {
         }
     }
 
-    /// Whether `copy_file_range` between the two is worth it: it runs on the server, or from page to page.
-    pub(crate) fn kernel_copies_to(self, destination: Self) -> bool {
-        self == destination && (self.server_copy || self.in_memory)
+    /// Whether `copy_file_range` between the two may run on the server.
+    pub(crate) fn server_copies_to(self, destination: Self) -> bool {
+        self == destination && self.server_copy
     }
 
     /// The type's usual name; `unknown` when it is none of those that Longshore knows.

@@ -11,8 +11,8 @@ use nix::unistd::fsync;
 
 use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
-use super::inode::inode;
-use super::publish::{self, Published, Visible};
+use super::inode::{Inode, inode};
+use super::publish::{self, Published};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -39,8 +39,8 @@ impl Worker<'_> {
                 self.source_changed(pending, &source, destination, grown);
             }
             Err(error) => {
-                drop((source, destination));
-                self.give_up(pending, error);
+                drop(source);
+                self.give_up(pending, destination, error);
             }
         }
     }
@@ -68,14 +68,16 @@ impl Worker<'_> {
                 return self.source_changed(pending, source, destination, grown);
             }
             Err(errno) => {
-                drop(destination);
-                self.give_up(pending, StepError::os(Step::Stat, errno));
-                return;
+                return self.give_up(pending, destination, StepError::os(Step::Stat, errno));
             }
         }
+        let made = match publish::identity(&destination) {
+            Ok(made) => made,
+            Err(error) => return self.give_up(pending, destination, error),
+        };
         // A file that is read back gets its times, and what forbids setting them, when it is right.
         let now = !self.job.reads_back() || pending.stat.st_size == 0;
-        match self.finish_file(&pending, source, destination, now) {
+        match self.finish_file(&pending, source, destination, made, now) {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
                 self.file_is_published(&mut pending);
@@ -87,7 +89,11 @@ impl Worker<'_> {
                 self.settle(&pending.dir, 1);
                 return;
             }
-            Err(error) => return self.give_up(pending, error),
+            Err(error) => {
+                self.note_full(&pending, error);
+                self.abandon(&pending, Some(made));
+                return self.try_again_or_fail(pending, error);
+            }
         }
         let Pending { dir, source_name, name, link, stat, .. } = &pending;
         self.first_name_is_complete(dir, source_name, name, stat, *link);
@@ -107,8 +113,7 @@ impl Worker<'_> {
         if grown && pending.attempt >= CHANGE_RETRIES {
             self.keep_what_was_read(pending, source, destination, changed);
         } else {
-            drop(destination);
-            self.give_up(pending, changed);
+            self.give_up(pending, destination, changed);
         }
     }
 
@@ -120,6 +125,7 @@ impl Worker<'_> {
         pending: &Pending,
         source: &OwnedFd,
         destination: OwnedFd,
+        made: Inode,
         times: bool,
     ) -> Result<Result<(), StepError>, StepError> {
         let pass = lanes::enter(Lane::DestinationCreate);
@@ -139,11 +145,8 @@ impl Worker<'_> {
             fsync(&destination).at(Step::Sync)?;
         }
         let _pass = lanes::enter(Lane::DestinationCreate);
-        let aside = matches!(pending.visible, Visible::As(_));
-        let wanted = aside || self.job.reads_back();
-        let written = wanted.then(|| publish::identity(&destination)).transpose()?;
-        if let Some(written) = written.filter(|_| self.job.reads_back()) {
-            let published = Published::of(written, &destination)?;
+        if self.job.reads_back() {
+            let published = Published::of(made, &destination)?;
             let _ = pending.published.set(published); // once for each attempt
         }
         // Flags come after the move: an immutable file cannot be renamed any more.
@@ -153,7 +156,7 @@ impl Worker<'_> {
             .transpose()?;
         close(destination)?;
         let dir = pending.dir.destination().at(Step::Publish)?;
-        publish::publish(dir.as_fd(), &pending.visible, &pending.name, written)?;
+        publish::publish(dir.as_fd(), &pending.visible, &pending.name, made)?;
         Ok(match for_flags {
             Some(target) => attributes.apply_flags(source.as_fd(), target.as_fd()),
             None => applied,
@@ -162,9 +165,15 @@ impl Worker<'_> {
 
     /// Abandons a file. One that changed while it was read is tried again from the start, and so is one
     /// that a client of Lustre lost its connection over.
-    pub(crate) fn give_up(&mut self, pending: Pending, error: StepError) {
+    pub(crate) fn give_up(&mut self, pending: Pending, destination: impl AsFd, error: StepError) {
         self.note_full(&pending, error);
-        self.abandon_after(&pending, error);
+        self.abandon(&pending, publish::identity(&destination).ok());
+        // Not before: a filesystem may give the number of an inode that is gone to the next one.
+        drop(destination);
+        self.try_again_or_fail(pending, error);
+    }
+
+    fn try_again_or_fail(&mut self, pending: Pending, error: StepError) {
         let Pending { dir, source_name, name, link, attempt, .. } = pending;
         let again = error.kind == FailureKind::SourceChanged && attempt < CHANGE_RETRIES;
         if (again || self.may_recover(&dir, attempt, error)) && !self.job.stopped() {
@@ -187,29 +196,23 @@ impl Worker<'_> {
         destination: OwnedFd,
         changed: StepError,
     ) {
-        if let Err(error) = self.finish_file(&pending, source, destination, false) {
-            self.abandon_after(&pending, error);
+        let made = publish::identity(&destination);
+        let finished =
+            made.and_then(|made| self.finish_file(&pending, source, destination, made, false));
+        if finished.is_err() {
+            self.abandon(&pending, made.ok());
         }
         self.job.fail(pending.dir.source_path(Some(&pending.source_name)), changed);
         self.first_name_failed(pending.link);
         self.settle(&pending.dir, 1);
     }
 
-    /// As [`Self::abandon`], unless what has the temporary name by now is another copy's.
-    fn abandon_after(&self, pending: &Pending, error: StepError) {
-        if error.kind == FailureKind::Contended {
-            self.note_dropped(pending);
-        } else {
-            self.abandon(pending);
-        }
-    }
-
-    /// Removes what there is of a file that will not be finished.
-    pub(crate) fn abandon(&self, pending: &Pending) {
+    /// Removes what there is of a file that will not be finished, as far as it is known to be that file.
+    pub(crate) fn abandon(&self, pending: &Pending, made: Option<Inode>) {
         let _pass = lanes::enter(Lane::DestinationCreate);
         self.note_dropped(pending);
-        if let Ok(dir) = pending.dir.destination() {
-            publish::abandon(dir.as_fd(), &pending.visible, &pending.name);
+        if let (Ok(dir), Some(made)) = (pending.dir.destination(), made) {
+            publish::abandon(dir.as_fd(), &pending.visible, &pending.name, made);
         }
     }
 

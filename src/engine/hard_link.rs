@@ -16,7 +16,7 @@ use super::file::CHANGE_RETRIES;
 use super::inode::{Inode, inode, is_regular, is_symlink};
 use super::job::{Names, Task};
 use super::links::{Claim, Name};
-use super::publish::{self, Visible};
+use super::publish::{self, Made};
 use super::special::refuse_what_it_leads_to;
 use super::tally::Warning;
 use super::walk::stat_entry;
@@ -138,19 +138,18 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
     let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
-    let visible = publish::make(to.as_fd(), name, Step::HardLink, false, link)?;
-    if let Visible::As(temporary) = &visible {
+    let made = publish::make(to.as_fd(), name, Step::HardLink, false, link)?;
+    if let Made::As(temporary, new) = &made {
         // Renaming one name of an inode over another does nothing, so look first.
         let old = stat_entry(&to, name).map(|stat| inode(&stat));
-        let new = stat_entry(&to, temporary);
-        if old.is_ok() && old == new.map(|stat| inode(&stat)) {
-            publish::abandon(to.as_fd(), &visible, name);
+        if old == Ok(*new) {
+            publish::abandon_made(to.as_fd(), &made);
             return Ok(());
         }
-        if new.is_ok_and(|stat| is_symlink(stat.st_mode)) {
+        if stat_entry(&to, temporary).is_ok_and(|stat| is_symlink(stat.st_mode)) {
             let source = dir.source().at(Step::HardLink)?;
-            refuse_what_it_leads_to(&source, source_name, &to, &visible, name)?;
+            refuse_what_it_leads_to(&source, source_name, &to, &made, name)?;
         }
     }
-    publish::publish_made(to.as_fd(), &visible, name)
+    publish::publish_made(to.as_fd(), &made, name)
 }

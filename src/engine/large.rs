@@ -87,7 +87,7 @@ impl Worker<'_> {
         // copy_file_range takes O_DIRECT for whole blocks only, and does not need it.
         let by_range = self.job.sizing.mover == Mover::Range
             && (self.job.options().backend == BackendChoice::Clone
-                || filesystems.source.kernel_copies_to(filesystems.destination));
+                || filesystems.source.server_copies_to(filesystems.destination));
         let direct = if by_range || (sparse && !tells_holes) {
             None
         } else {
@@ -106,8 +106,8 @@ impl Worker<'_> {
         };
         drop(pass);
         if let Err(error) = prepared {
-            drop((source, destination));
-            return self.give_up(pending, error);
+            drop(source);
+            return self.give_up(pending, destination, error);
         }
         let chunk_bytes = self.job.sizing.chunk_bytes as u64;
         let block = direct.unwrap_or(1);
@@ -137,6 +137,7 @@ impl Worker<'_> {
                 objects,
                 anyway: AtomicBool::new(false),
                 zeros_are_holes: sparse && !tells_holes,
+                in_memory,
                 direct,
                 stop: AtomicBool::new(false),
                 moved: AtomicU64::new(0),
@@ -225,23 +226,25 @@ impl Worker<'_> {
         };
         // Nobody takes part any more, and nobody can join: the file is ours alone.
         let size = pending.stat.st_size;
+        let written = &copy.file.destination;
         if let Some(error) = error {
-            return self.give_up(pending, error);
+            return self.give_up(pending, written, error);
         }
         if copy.file.stop.load(Relaxed) || self.job.stopped() {
             // Cancelled: no failure of this file. What the journal knows of is kept.
-            return self.keep_or_abandon(&pending);
+            return self.keep_or_abandon(&pending, written);
         }
         if !copy.file.is_handed_out() {
-            return self.give_up(pending, StepError::found(Step::Write, FailureKind::Internal));
+            let error = StepError::found(Step::Write, FailureKind::Internal);
+            return self.give_up(pending, written, error);
         }
         let destination = match self.with_descriptors(|_| {
             let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EMFILE);
-            let clone = copy.file.destination.try_clone();
+            let clone = written.try_clone();
             clone.map_err(|error| Errno::from_raw(errno(error))).at(Step::Write)
         }) {
             Ok(fd) => fd,
-            Err(error) => return self.give_up(pending, error),
+            Err(error) => return self.give_up(pending, written, error),
         };
         // O_DIRECT writes whole blocks; the last one is cut to the size.
         let aligned =
@@ -250,7 +253,7 @@ impl Worker<'_> {
         if (!aligned || copy.resumed > 0)
             && let Err(errno) = ftruncate(&destination, size)
         {
-            return self.give_up(pending, StepError::os(Step::Write, errno));
+            return self.give_up(pending, destination, StepError::os(Step::Write, errno));
         }
         if let Some(cells) = &copy.file.cells {
             cells.all_moved();

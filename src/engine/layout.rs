@@ -61,7 +61,7 @@ impl Job<'_> {
             Ok(true) => Ok(created),
             Ok(false) => open_with_default(dir, created, name),
             Err(error) => {
-                publish::abandon(dir, &created.visible, name);
+                abandon(dir, &created, name);
                 Err(error)
             }
         }
@@ -155,8 +155,15 @@ fn try_layout(dir: BorrowedFd<'_>, layout: &Layout) -> Result<(), StepError> {
     let name = c"/";
     let created = create_file_aside(dir, name, Mode::S_IRUSR, DELAY)?;
     let set = access::set(&created.file, layout).map_err(refused);
-    publish::abandon(dir, &created.visible, name);
+    abandon(dir, &created, name);
     set
+}
+
+/// Removes a file that was made and does not get its layout.
+fn abandon(dir: BorrowedFd<'_>, created: &Created, name: &CStr) {
+    if let Ok(made) = publish::identity(&created.file) {
+        publish::abandon(dir, &created.visible, name, made);
+    }
 }
 
 /// Servers or a quota that are at fault, whatever the layout.
@@ -200,15 +207,8 @@ fn open_with_default(
         Ok(file) => publish::identity(file.as_fd())
             .and_then(|inode| if inode == made { Ok(file) } else { Err(contended) }),
     };
-    match opened {
-        Ok(file) => Ok(Created { file, visible }),
-        Err(error) => {
-            if error.kind != FailureKind::Contended {
-                publish::abandon(dir, &visible, name);
-            }
-            Err(error)
-        }
-    }
+    let file = opened.inspect_err(|_| publish::abandon(dir, &visible, name, made))?;
+    Ok(Created { file, visible })
 }
 
 impl Worker<'_> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::inode::{Inode, inode, is_directory};
@@ -105,6 +105,15 @@ pub(crate) fn create_file_aside(
         .map(|(file, temporary)| Created { file, visible: Visible::As(temporary) })
 }
 
+/// Something that is made by name and never opened: a link or a special file.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// Under its own name.
+    AsItself,
+    /// Under a temporary name, to be moved into place, and which inode that is.
+    As(CString, Inode),
+}
+
 /// Makes something that is not a regular file: under its own name, or aside when that is taken. With
 /// `aside` it gets a temporary name from the start.
 ///
@@ -116,16 +125,21 @@ pub(crate) fn make(
     step: Step,
     aside: bool,
     make: impl Fn(&CStr) -> Result<(), Errno>,
-) -> Result<Visible, StepError> {
+) -> Result<Made, StepError> {
     if !aside {
         match make(name) {
-            Ok(()) => return Ok(Visible::AsItself),
+            Ok(()) => return Ok(Made::AsItself),
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(StepError::os(step, errno)),
         }
     }
     refuse_directory(dir, name)?;
-    make_aside(dir, name, step, make).map(|((), temporary)| Visible::As(temporary))
+    let ((), temporary) = make_aside(dir, name, step, make)?;
+    match fstatat(dir, temporary.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Made::As(temporary, inode(&stat))),
+        Err(Errno::ENOENT) => Err(StepError::found(step, FailureKind::Contended)),
+        Err(errno) => Err(StepError::os(step, errno)),
+    }
 }
 
 /// Calls `make` with the temporary name, after removing what a killed run may have left there.
@@ -165,57 +179,73 @@ fn refuse_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), StepError> {
     }
 }
 
-/// Moves what `make` made into place, or removes it again.
+/// Moves what [`make`] made into place, or removes it again.
 ///
 /// # Errors
-/// Step `Publish`.
-pub(crate) fn publish_made(
-    dir: BorrowedFd<'_>,
-    visible: &Visible,
-    name: &CStr,
-) -> Result<(), StepError> {
-    publish(dir, visible, name, None).inspect_err(|error| {
-        if error.kind != FailureKind::Contended {
-            abandon(dir, visible, name);
-        }
-    })
+/// Step `Publish`; `Contended` when another run has taken the temporary name.
+pub(crate) fn publish_made(dir: BorrowedFd<'_>, made: &Made, name: &CStr) -> Result<(), StepError> {
+    let Made::As(temporary, made) = made else { return Ok(()) };
+    move_into_place(dir, temporary, name, *made)
+        .inspect_err(|_| remove_if_still(dir, temporary, *made))
 }
 
-/// Moves a finished file into place. The temporary name is checked to still be the file that was
-/// written: another run may have taken it.
+/// Removes what [`make`] made, unless another run has taken its temporary name.
+pub(crate) fn abandon_made(dir: BorrowedFd<'_>, made: &Made) {
+    if let Made::As(temporary, made) = made {
+        remove_if_still(dir, temporary, *made);
+    }
+}
+
+/// Moves a finished file into place. `written` is the file.
 ///
 /// # Errors
-/// Step `Publish`.
+/// Step `Publish`; `Contended` when another run has taken the temporary name.
 pub(crate) fn publish(
     dir: BorrowedFd<'_>,
     visible: &Visible,
     name: &CStr,
-    written: Option<Inode>,
+    written: Inode,
 ) -> Result<(), StepError> {
     let Visible::As(temporary) = visible else { return Ok(()) };
+    move_into_place(dir, temporary, name, written)
+}
+
+/// Renames `temporary`, if that still is the file that was written.
+fn move_into_place(
+    dir: BorrowedFd<'_>,
+    temporary: &CStr,
+    name: &CStr,
+    written: Inode,
+) -> Result<(), StepError> {
     let contended = StepError::found(Step::Publish, FailureKind::Contended);
     let failed = |errno| match errno {
         Errno::ENOENT => contended,
         errno => StepError::os(Step::Publish, errno),
     };
-    if let Some(written) = written {
-        let now = fstatat(dir, temporary.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        if inode(&now.map_err(failed)?) != written {
-            return Err(contended);
-        }
+    let now = fstatat(dir, temporary, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+    if inode(&now) != written {
+        return Err(contended);
     }
-    renameat(dir, temporary.as_c_str(), dir, name).map_err(failed)
+    renameat(dir, temporary, dir, name).map_err(failed)
 }
 
-/// Removes a file that will not be finished.
-pub(crate) fn abandon(dir: BorrowedFd<'_>, visible: &Visible, name: &CStr) {
+/// Removes a file that will not be finished, `made`, unless its name is another file's by now: another run may
+/// have taken it, even have finished under it.
+pub(crate) fn abandon(dir: BorrowedFd<'_>, visible: &Visible, name: &CStr, made: Inode) {
     let name = match visible {
         Visible::AsItself => name,
         Visible::As(temporary) => temporary,
     };
-    // When even this fails the file stays behind with a time that no source has: the next run sees
-    // that it is not complete.
-    let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
+    remove_if_still(dir, name, made);
+}
+
+fn remove_if_still(dir: BorrowedFd<'_>, name: &CStr, made: Inode) {
+    let now = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    if now.is_ok_and(|stat| inode(&stat) == made) {
+        // When even this fails the file stays behind with a time that no source has: the next run sees
+        // that it is not complete.
+        let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
+    }
 }
 
 /// Identity of an open file.
@@ -223,7 +253,7 @@ pub(crate) fn abandon(dir: BorrowedFd<'_>, visible: &Visible, name: &CStr) {
 /// # Errors
 /// Step `Stat`.
 pub(crate) fn identity(file: impl AsFd) -> Result<Inode, StepError> {
-    fstat(file).map(|stat| inode(&stat)).at(Step::Stat)
+    sys::inode(file.as_fd()).at(Step::Stat)
 }
 
 /// Which file was published, to be told from another one that has its name by now. An inode number

@@ -21,7 +21,7 @@ use super::file::Pending;
 use super::inode::{inode, is_regular};
 use super::job::Job;
 use super::links::{Claim, Name};
-use super::publish::{Created, Visible, numbered, temporary, temporary_number};
+use super::publish::{self, Created, Visible, numbered, temporary, temporary_number};
 use super::walk::stat_entry;
 use super::worker::Worker;
 use crate::error::{FailureKind, Step, StepError};
@@ -244,10 +244,10 @@ impl Worker<'_> {
     }
 
     /// Leaves a file that was cancelled to the next run, when the journal knows what is written of it.
-    pub(super) fn keep_or_abandon(&self, pending: &Pending) {
+    pub(super) fn keep_or_abandon(&self, pending: &Pending, written: impl AsFd) {
         match &self.journal {
             Some(journal) if pending.temporary.is_some() => journal.kept(),
-            _ => self.abandon(pending),
+            _ => self.abandon(pending, publish::identity(written).ok()),
         }
     }
 

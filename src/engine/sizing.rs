@@ -67,6 +67,8 @@ pub(crate) enum Mover {
     Plain,
     /// `copy_file_range`, with plain system calls behind it.
     Range,
+    /// `splice`, with plain system calls behind it.
+    Splice,
 }
 
 /// The sizes of one copy.
@@ -101,19 +103,18 @@ pub(crate) struct Sizing {
 }
 
 impl Sizing {
-    /// Decides for a copy between two filesystems, of which checksums are taken or not.
+    /// Decides for a copy between two filesystems.
     ///
     /// # Errors
     /// A refusal when the ring was asked for and is not to be had, or when the limit of open files
     /// is too low for even one worker.
     pub(crate) fn new(
         options: &CopyOptions,
-        hashed: bool,
         source: Filesystem,
         destination: Filesystem,
     ) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
-        let mover = choose_mover(options.backend, hashed, source, destination, &mut notes)?;
+        let mover = choose_mover(options.backend, source, destination, &mut notes)?;
         let cores = cores();
         let in_memory = source.in_memory && destination.in_memory;
         let adaptive = options.concurrency == ConcurrencyChoice::Adaptive;
@@ -178,7 +179,7 @@ impl Sizing {
         match (self.mover, choice) {
             (_, BackendChoice::Clone) => "clone",
             (Mover::Uring, _) => "uring",
-            (Mover::Plain | Mover::Range, _) => "threads",
+            (Mover::Plain | Mover::Range | Mover::Splice, _) => "threads",
         }
     }
 }
@@ -194,7 +195,6 @@ fn piece_bytes(source: Filesystem, destination: Filesystem) -> usize {
 
 fn choose_mover(
     choice: BackendChoice,
-    hashed: bool,
     source: Filesystem,
     destination: Filesystem,
     notes: &mut Vec<String>,
@@ -210,12 +210,8 @@ fn choose_mover(
                 why_no_ring(errno)
             ))),
         },
-        // For a checksum the bytes have to be read once more; in memory that is all that would be saved.
-        BackendChoice::Auto
-            if source.kernel_copies_to(destination) && (source.server_copy || !hashed) =>
-        {
-            Ok(Mover::Range)
-        }
+        BackendChoice::Auto if source.server_copies_to(destination) => Ok(Mover::Range),
+        BackendChoice::Auto if source.in_memory && destination.in_memory => Ok(Mover::Splice),
         BackendChoice::Auto => match ring::probe() {
             Ok(()) if source.asynchronous => Ok(Mover::Uring),
             Ok(()) => Ok(Mover::Plain),
@@ -295,12 +291,12 @@ fn room_for_extras(
     (room(keep).min(wanted), keep)
 }
 
-/// Descriptors that one worker may have open: its rings; for each small file in flight the file and
+/// Descriptors that one worker may have open: its rings or its pipe; for each small file in flight the file and
 /// its directory, on both sides; the file that is being opened; the current directory and the
 /// ancestors that stay open, on both sides.
 fn per_worker(depth: usize, keep: usize, mover: Mover) -> usize {
-    let rings = if mover == Mover::Uring { 2 } else { 0 };
-    rings + 4 * depth + 3 + 2 * (keep + 1)
+    let own = if matches!(mover, Mover::Uring | Mover::Splice) { 2 } else { 0 };
+    own + 4 * depth + 3 + 2 * (keep + 1)
 }
 
 #[cfg(test)]
@@ -354,7 +350,7 @@ mod tests {
         let begins = |backend, threads, source| {
             let threads = NonZeroUsize::new(threads);
             let options = CopyOptions { backend, threads, ..CopyOptions::default() };
-            Sizing::new(&options, false, source, disk).map(|sizing| sizing.starters).ok()
+            Sizing::new(&options, source, disk).map(|sizing| sizing.starters).ok()
         };
         let many = Some((cores * THREADS_PER_CORE).min(THREADS_MAX));
         assert_eq!(begins(BackendChoice::Threads, 0, disk), many);
@@ -366,18 +362,18 @@ mod tests {
     }
 
     #[test]
-    fn in_memory_the_kernel_copies_unless_bytes_are_hashed() {
+    fn pages_are_spliced_where_both_sides_are_memory() {
         let mut memory = Filesystem::of(std::fs::File::open("/proc").expect("opens")).expect("one");
         memory.in_memory = true;
         let mut other = memory;
         other.in_memory = false;
-        let mover = |hashed, destination| {
-            let options = CopyOptions::default();
-            Sizing::new(&options, hashed, memory, destination).map(|sizing| sizing.mover).ok()
+        let mover = |backend, destination| {
+            let options = CopyOptions { backend, ..CopyOptions::default() };
+            Sizing::new(&options, memory, destination).map(|sizing| sizing.mover).ok()
         };
-        assert_eq!(mover(false, memory), Some(Mover::Range));
-        assert_eq!(mover(true, memory), Some(Mover::Plain));
-        assert_eq!(mover(false, other), Some(Mover::Plain));
+        assert_eq!(mover(BackendChoice::Auto, memory), Some(Mover::Splice));
+        assert_eq!(mover(BackendChoice::Threads, memory), Some(Mover::Plain));
+        assert_eq!(mover(BackendChoice::Auto, other), Some(Mover::Plain));
     }
 
     #[test]

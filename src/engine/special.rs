@@ -15,7 +15,7 @@ use super::attributes::{ByName, path_of};
 use super::dir::Dir;
 use super::inode::inode;
 use super::links::Claim;
-use super::publish;
+use super::publish::{self, Made};
 use super::walk::stat_entry;
 use super::worker::Worker;
 use super::xattrs::Xattrs;
@@ -116,7 +116,7 @@ impl Worker<'_> {
             publish::make(target.as_fd(), name, step, aside, how)
         };
         let mut text = None;
-        let visible = if by_name == ByName::Symlink {
+        let made = if by_name == ByName::Symlink {
             let pass = lanes::enter(Lane::SourceMetadata);
             let found = readlinkat(&source, source_name).at(Step::ReadLink)?;
             drop(pass);
@@ -130,11 +130,11 @@ impl Worker<'_> {
             })?
         };
         if by_name == ByName::Symlink {
-            refuse_what_it_leads_to(&source, source_name, &target, &visible, name)?;
+            refuse_what_it_leads_to(&source, source_name, &target, &made, name)?;
         }
-        let made = match &visible {
-            publish::Visible::AsItself => name,
-            publish::Visible::As(temporary) => temporary,
+        let now = match &made {
+            Made::AsItself => name,
+            Made::As(temporary, _) => temporary,
         };
         let attributes = &self.job.attributes;
         let path = path_of(source.as_fd(), source_name);
@@ -143,9 +143,9 @@ impl Worker<'_> {
         drop(pass);
         let _pass = lanes::enter(Lane::DestinationCreate);
         let applied = found.map(|found| found.unwrap_or_else(Xattrs::default)).and_then(|xattrs| {
-            attributes.apply_by_name(target.as_fd(), made, stat, &xattrs, by_name)
+            attributes.apply_by_name(target.as_fd(), now, stat, &xattrs, by_name)
         });
-        publish::publish_made(target.as_fd(), &visible, name)?;
+        publish::publish_made(target.as_fd(), &made, name)?;
         if let Some(checks) = &self.job.checks
             && applied.is_ok()
         {
@@ -164,16 +164,16 @@ pub(super) fn refuse_what_it_leads_to(
     source: impl AsFd,
     source_name: &CStr,
     target: impl AsFd,
-    made: &publish::Visible,
+    made: &Made,
     name: &CStr,
 ) -> Result<(), StepError> {
-    if matches!(made, publish::Visible::AsItself) {
+    if matches!(made, Made::AsItself) {
         return Ok(()); // nothing had the name
     }
     let old = fstatat(&target, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| inode(&stat));
     let leads_to = fstatat(&source, source_name, AtFlags::empty()).map(|stat| inode(&stat));
     if old.is_ok() && old == leads_to {
-        publish::abandon(target.as_fd(), made, name);
+        publish::abandon_made(target.as_fd(), made);
         return Err(StepError::found(Step::Symlink, FailureKind::SameFile));
     }
     Ok(())

@@ -15,6 +15,7 @@ use super::queue::{Found, Handle};
 use super::sizing::Mover;
 use crate::backend::plain::Plain;
 use crate::backend::range::Range;
+use crate::backend::splice::Splice;
 use crate::backend::uring::Uring;
 use crate::backend::{Backend, Finished};
 use crate::error::{FailureKind, StepError};
@@ -65,6 +66,7 @@ impl<'w> Worker<'w> {
             _ if extra => Box::new(Plain::new(sizing.extra_unit)?),
             Mover::Plain => Box::new(plain()?),
             Mover::Range => Box::new(Range::new(plain()?)),
+            Mover::Splice => Box::new(Splice::new(plain()?)),
             Mover::Uring => {
                 match Uring::new(plain()?, sizing.depth, sizing.large_slots, sizing.chunk_bytes) {
                     Ok(uring) => Box::new(uring),
