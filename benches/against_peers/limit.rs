@@ -12,9 +12,9 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, openat, readlinkat, splice};
 use nix::sys::stat::Mode;
-use nix::unistd::symlinkat;
+use nix::unistd::{pipe, symlinkat};
 
 use crate::support::content::data_segments;
 
@@ -26,7 +26,7 @@ pub const MODE: &str = "--limit";
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// The command line of a limit. `kind`: `stream` reads every file to its end; `segments` follows the
-/// extents of sparse files.
+/// extents of sparse files; `splice` moves pages in memory through a pipe.
 pub fn argv(kind: &str, threads: usize, source: &Path, copy: &Path) -> Vec<OsString> {
     let own = std::env::current_exe().unwrap_or_default();
     let words = [MODE, kind, &threads.to_string()].map(OsString::from);
@@ -51,6 +51,7 @@ pub fn main(args: &[String]) -> Result<()> {
         source,
         copy,
         segments: kind == "segments",
+        splices: kind == "splice",
     };
     let threads: usize = threads.parse()?;
     std::thread::scope(|scope| {
@@ -70,6 +71,7 @@ struct Work<'a> {
     source: &'a Path,
     copy: &'a Path,
     segments: bool,
+    splices: bool,
 }
 
 impl Work<'_> {
@@ -148,6 +150,21 @@ impl Work<'_> {
                 }
             }
             return Ok(());
+        }
+        if self.splices {
+            let (end, begin) = pipe()?;
+            fcntl(&begin, FcntlArg::F_SETPIPE_SZ(i32::try_from(BUFFER_BYTES)?))?;
+            let none = SpliceFFlags::empty();
+            loop {
+                let got = splice(&from, None, &begin, None, BUFFER_BYTES, none)?;
+                let mut rest = got;
+                while rest > 0 {
+                    rest -= splice(&end, None, &to, None, rest, none)?;
+                }
+                if got == 0 {
+                    return Ok(());
+                }
+            }
         }
         loop {
             let got = from.read(buffer)?;

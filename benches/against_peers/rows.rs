@@ -99,6 +99,7 @@ impl Row {
             Self::Peer(Peer::Rclone) => "rclone".to_owned(),
             Self::Peer(Peer::Fpsync { jobs, .. }) => format!("fpsync -n {jobs}"),
             Self::Peer(Peer::Dcp(ranks)) => format!("dcp -p, {ranks} ranks"),
+            Self::Limit("splice", threads) => format!("limit: splicing loop, {threads} threads"),
             Self::Limit(_, threads) => format!("limit: bare loop, {threads} threads"),
         }
     }

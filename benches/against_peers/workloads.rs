@@ -85,7 +85,7 @@ fn small_cold(quick: bool) -> Workload {
     let about = format!("{} files of 4 KiB in {dirs} directories, cold", dirs * 100);
     let tree = Tree::Small { dirs, files: 100, bytes: 4096 };
     let own = [CP, MAIN, UNFLUSHED, THREADS];
-    let rows = [RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 32)];
+    let rows = [RSYNC, TAR, XCP, FPSYNC, DCP, Row::Limit("stream", 32)];
     Workload::new("small-cold", about, tree, &[&own[..], &rows].concat())
         .on(ext4(quick, 60_000))
         .cold()
@@ -109,7 +109,7 @@ fn mixed_cold(quick: bool) -> Workload {
         MEDIAN_BYTES / 1024.0
     );
     let own = [CP, MAIN, UNFLUSHED, VERIFY];
-    let rows = [RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 8)];
+    let rows = [RSYNC, TAR, XCP, FPSYNC, DCP, Row::Limit("stream", 8)];
     Workload::new("mixed-cold", about, Tree::Mixed { files }, &[&own[..], &rows].concat())
         .on(ext4(quick, 60_000))
         .cold()
@@ -131,9 +131,11 @@ fn large_cold(quick: bool) -> Workload {
 
 fn eight_large(quick: bool) -> Workload {
     let mib = if quick { 64 } else { 512 };
-    let rows = [CP, MAIN, VERIFY, RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 2)];
+    let limits = [Row::Limit("stream", 2), Row::Limit("splice", 2)];
+    let rows = [CP, MAIN, VERIFY, RSYNC, TAR, XCP, FPSYNC, DCP];
     let about = format!("8 files of {mib} MiB, warm");
-    Workload::new("eight-large", about, Tree::Large { files: 8, mib }, &rows)
+    let tree = Tree::Large { files: 8, mib };
+    Workload::new("eight-large", about, tree, &[&rows[..], &limits].concat())
         .by_gib()
         .patient(4.0)
         .usually(70.0)

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, mkdirat};
 
 use super::attributes::Fresh;
 use super::dir::{Dir, OPEN_DIRECTORY, Opened};
@@ -87,16 +87,16 @@ impl Worker<'_> {
                 .destination()
                 .and_then(|above| openat(above, name.as_c_str(), OPEN_DIRECTORY, Mode::empty()))
                 .ok();
+            let twin = opened.destination.as_ref().map(|twin| fstat(twin).at(Step::Stat));
+            opened.destination_stat = twin.transpose()?;
         } else {
             self.make_destination(parent, name, &mut opened)?;
         }
-        if let Some(destination) = &opened.destination {
-            let twin = fstat(destination).at(Step::Stat)?;
+        if let (Some(destination), Some(twin)) = (&opened.destination, &opened.destination_stat) {
             if parent.is_anchor() {
-                self.job.add_root(inode(&stat), inode(&twin));
+                self.job.add_root(inode(&stat), inode(twin));
             }
-            self.note_directory(parent, destination, &twin);
-            opened.destination_stat = Some(twin);
+            self.note_directory(parent, destination, twin);
         }
         Ok(Some(Dir::below(parent, (source_name.clone(), name.clone()), opened)))
     }
@@ -117,7 +117,7 @@ impl Worker<'_> {
             }
             Err(errno) => return Err(StepError::os(Step::CreateDirectory, errno)),
         };
-        let destination = open_existing(&above, name).map_err(|errno| match errno {
+        let (destination, stat) = open_existing(&above, name).map_err(|errno| match errno {
             // Not a directory, or a link to one, which must not be followed out of the tree.
             Errno::ENOTDIR | Errno::ELOOP => StepError {
                 step: Step::CreateDirectory,
@@ -132,6 +132,7 @@ impl Worker<'_> {
             self.job.attributes.apply_project(opened.source.as_fd(), destination.as_fd())?;
         }
         opened.destination = Some(destination);
+        opened.destination_stat = Some(stat);
         Ok(())
     }
 
@@ -179,7 +180,7 @@ impl Worker<'_> {
 
 /// Opens a directory of the destination that may be closed to its own owner (a copy of a read-only
 /// directory, made by an earlier run without privilege).
-fn open_existing(above: &Arc<OwnedFd>, name: &CStr) -> Result<OwnedFd, Errno> {
+fn open_existing(above: &Arc<OwnedFd>, name: &CStr) -> Result<(OwnedFd, FileStat), Errno> {
     let open = || openat(above, name, OPEN_DIRECTORY, Mode::empty());
     let fd = match open() {
         Err(Errno::EACCES) => {
@@ -192,13 +193,14 @@ fn open_existing(above: &Arc<OwnedFd>, name: &CStr) -> Result<OwnedFd, Errno> {
         }
         other => other?,
     };
-    let stat = fstat(&fd)?;
+    let mut stat = fstat(&fd)?;
     if stat.st_mode & FILLING.bits() != FILLING.bits()
         && stat.st_uid == nix::unistd::geteuid().as_raw()
     {
-        nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(stat.st_mode & 0o7777) | FILLING)?;
+        stat.st_mode |= FILLING.bits();
+        nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(stat.st_mode & 0o7777))?;
     }
-    Ok(fd)
+    Ok((fd, stat))
 }
 
 pub(crate) fn has_default_acl(dir: &OwnedFd) -> bool {

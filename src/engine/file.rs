@@ -53,6 +53,8 @@ pub(crate) struct Pending {
     pub(crate) fresh: Fresh,
     /// Its extended attributes; that they cannot be read is found out at the end.
     pub(crate) xattrs: Result<Xattrs, StepError>,
+    /// Closing it may tell of errors of writing: it lies on servers, or who knows where.
+    pub(crate) closes_late: bool,
     /// The size was found by reading, and is not what the source's inode says.
     pub(crate) streamed: bool,
     /// What the journal knows of its temporary file.
@@ -225,6 +227,7 @@ impl Worker<'_> {
                 may_have_acl: dir.default_acl || temporary.is_some(),
             },
             temporary,
+            closes_late: filesystems.destination.closes_late,
             streamed,
             xattrs,
             version: self.version_before(&source.file, size, filesystems.source.layouts),

@@ -23,6 +23,8 @@ pub(crate) struct Filesystem {
     pub(crate) layouts: bool,
     /// Every request may take a way to a server and back.
     pub(crate) remote: bool,
+    /// Errors of writing may show when a file is closed.
+    pub(crate) closes_late: bool,
     /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
     pub(crate) tells_holes: bool,
     /// Files hold what reading them gives, whatever their size says.
@@ -98,6 +100,11 @@ impl Filesystem {
             remote: matches!(
                 word,
                 "nfs" | "cifs" | "smb2" | "fuse" | "lustre" | "gpfs" | "ceph" | "gfs2" | "ocfs2"
+            ),
+            // These have no `flush` operation.
+            closes_late: !matches!(
+                word,
+                "tmpfs" | "ramfs" | "ext4" | "xfs" | "btrfs" | "f2fs" | "zfs" | "bcachefs"
             ),
             asynchronous: matches!(word, "ext4" | "xfs" | "btrfs" | "f2fs"),
             direct: match word {

@@ -12,7 +12,7 @@ use nix::unistd::fsync;
 use super::check::Content;
 use super::file::{CHANGE_RETRIES, Pending};
 use super::inode::{Inode, inode};
-use super::publish::{self, Published};
+use super::publish::{self, Published, Visible};
 use super::worker::Worker;
 use crate::backend::{Finished, Mechanism, Read, SmallFile};
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -55,15 +55,15 @@ impl Worker<'_> {
         mechanism: Mechanism,
         moved: u64,
     ) {
-        let looked = {
-            let _pass = lanes::enter(Lane::SourceMetadata);
-            fstat(source)
+        // What is empty was so at one moment; of anything else, parts may be of different ones.
+        let changed = if mechanism == Mechanism::Empty {
+            Ok(None)
+        } else {
+            changed_meanwhile(&pending, source)
         };
-        match looked {
-            Ok(now)
-                if is_unchanged(&pending, &now, || was_moved(&pending, &now))
-                    && Self::is_same_version(&pending, source) => {}
-            Ok(now) => {
+        match changed {
+            Ok(None) => {}
+            Ok(Some(now)) => {
                 let grown = now.st_size > pending.stat.st_size;
                 return self.source_changed(pending, source, destination, grown);
             }
@@ -71,13 +71,9 @@ impl Worker<'_> {
                 return self.give_up(pending, destination, StepError::os(Step::Stat, errno));
             }
         }
-        let made = match publish::identity(&destination) {
-            Ok(made) => made,
-            Err(error) => return self.give_up(pending, destination, error),
-        };
         // A file that is read back gets its times, and what forbids setting them, when it is right.
         let now = !self.job.reads_back() || pending.stat.st_size == 0;
-        match self.finish_file(&pending, source, destination, made, now) {
+        match self.finish_file(&pending, source, destination, now) {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
                 self.file_is_published(&mut pending);
@@ -89,9 +85,9 @@ impl Worker<'_> {
                 self.settle(&pending.dir, 1);
                 return;
             }
-            Err(error) => {
+            Err(Unfinished { error, made }) => {
                 self.note_full(&pending, error);
-                self.abandon(&pending, Some(made));
+                self.abandon(&pending, made);
                 return self.try_again_or_fail(pending, error);
             }
         }
@@ -125,9 +121,9 @@ impl Worker<'_> {
         pending: &Pending,
         source: &OwnedFd,
         destination: OwnedFd,
-        made: Inode,
         times: bool,
-    ) -> Result<Result<(), StepError>, StepError> {
+    ) -> Result<Result<(), StepError>, Unfinished> {
+        let unfinished = |error| Unfinished { error, made: publish::identity(&destination).ok() };
         let pass = lanes::enter(Lane::DestinationCreate);
         let attributes = &self.job.attributes;
         let target = destination.as_fd();
@@ -142,21 +138,31 @@ impl Worker<'_> {
         if self.job.options().sync == SyncPolicy::File {
             drop(pass);
             let _pass = lanes::enter(Lane::DestinationWrite);
-            fsync(&destination).at(Step::Sync)?;
+            fsync(&destination).at(Step::Sync).map_err(unfinished)?;
         }
         let _pass = lanes::enter(Lane::DestinationCreate);
-        if self.job.reads_back() {
-            let published = Published::of(made, &destination)?;
+        // Whoever may fail once the descriptor is gone has to know the file by then.
+        let aside = matches!(pending.visible, Visible::As(_));
+        let wanted = aside || pending.closes_late || self.job.reads_back();
+        let made = wanted.then(|| publish::identity(&destination)).transpose();
+        let made = made.map_err(unfinished)?;
+        if let Some(made) = made.filter(|_| self.job.reads_back()) {
+            let published = Published::of(made, &destination).map_err(unfinished)?;
             let _ = pending.published.set(published); // once for each attempt
         }
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
         let for_flags = (times && applied.is_ok() && (preserve.flags || preserve.project))
             .then(|| destination.try_clone().map_err(|_| Errno::EMFILE).at(Step::Xattr))
-            .transpose()?;
-        close(destination)?;
-        let dir = pending.dir.destination().at(Step::Publish)?;
-        publish::publish(dir.as_fd(), &pending.visible, &pending.name, made)?;
+            .transpose()
+            .map_err(unfinished)?;
+        let unfinished = |error| Unfinished { error, made };
+        close(destination).map_err(unfinished)?;
+        if let Some(made) = made.filter(|_| aside) {
+            let dir = pending.dir.destination().at(Step::Publish).map_err(unfinished)?;
+            publish::publish(dir.as_fd(), &pending.visible, &pending.name, made)
+                .map_err(unfinished)?;
+        }
         Ok(match for_flags {
             Some(target) => attributes.apply_flags(source.as_fd(), target.as_fd()),
             None => applied,
@@ -196,11 +202,9 @@ impl Worker<'_> {
         destination: OwnedFd,
         changed: StepError,
     ) {
-        let made = publish::identity(&destination);
-        let finished =
-            made.and_then(|made| self.finish_file(&pending, source, destination, made, false));
-        if finished.is_err() {
-            self.abandon(&pending, made.ok());
+        if let Err(Unfinished { made, .. }) = self.finish_file(&pending, source, destination, false)
+        {
+            self.abandon(&pending, made);
         }
         self.job.fail(pending.dir.source_path(Some(&pending.source_name)), changed);
         self.first_name_failed(pending.link);
@@ -222,6 +226,21 @@ impl Worker<'_> {
         self.job.tally.bytes.fetch_add(size, Relaxed);
         self.job.control.progress.files_done.fetch_add(1, Relaxed);
     }
+}
+
+/// Why a file could not be finished, and which one it is, where that is known.
+struct Unfinished {
+    error: StepError,
+    made: Option<Inode>,
+}
+
+/// The source as it is now, if that is not what it was when it was opened.
+fn changed_meanwhile(pending: &Pending, source: &OwnedFd) -> Result<Option<FileStat>, Errno> {
+    let _pass = lanes::enter(Lane::SourceMetadata);
+    let now = fstat(source)?;
+    let same = is_unchanged(pending, &now, || was_moved(pending, &now))
+        && Worker::is_same_version(pending, source);
+    Ok((!same).then_some(now))
 }
 
 /// Whether a source is what it was when it was opened. A further link, a new mode or owner and another name move the
