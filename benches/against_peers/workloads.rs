@@ -66,7 +66,7 @@ fn fidelity(quick: bool) -> Workload {
     let rows = [CP, MAIN, sparse, TAR, XCP, RCLONE, FPSYNC, DCP];
     let about = "one of everything that a file can have; not timed".to_owned();
     let workload = Workload::new("fidelity", about, Tree::Everything, &rows);
-    Workload { timed: false, ..workload.on(ext4(quick, 60_000)).usually(45.0) }
+    Workload { timed: false, ..workload.on(ext4(quick, 60_000)).usually(50.0) }
 }
 
 fn small_warm(quick: bool) -> Workload {
@@ -76,7 +76,7 @@ fn small_warm(quick: bool) -> Workload {
     let own = [CP, MAIN, UNJOURNALLED, VERIFY];
     let rows = [RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 2)];
     Workload::new("small-warm", about, tree, &[&own[..], &rows].concat())
-        .usually(95.0)
+        .usually(80.0)
         .aims(&[Aim::Flushed(0.38)])
 }
 
@@ -99,7 +99,7 @@ fn small_disk_warm(quick: bool) -> Workload {
     let about = format!("{} files of 4 KiB in {dirs} directories, warm", dirs * 100);
     let tree = Tree::Small { dirs, files: 100, bytes: 4096 };
     let rows = [CP, MAIN, UNFLUSHED, TAR, XCP, Row::Limit("stream", 2)];
-    Workload::new("small-disk-warm", about, tree, &rows).on(ext4(quick, 60_000)).usually(35.0)
+    Workload::new("small-disk-warm", about, tree, &rows).on(ext4(quick, 60_000)).usually(22.0)
 }
 
 fn mixed_cold(quick: bool) -> Workload {
@@ -114,7 +114,7 @@ fn mixed_cold(quick: bool) -> Workload {
         .on(ext4(quick, 60_000))
         .cold()
         .patient(4.0)
-        .usually(90.0)
+        .usually(95.0)
         .aims(&[Aim::Wall(0.40)])
 }
 
@@ -126,7 +126,7 @@ fn large_cold(quick: bool) -> Workload {
     let tree = Tree::Large { files: 1, mib };
     let workload = Workload::new("large-cold", about, tree, &[&own[..], &rows].concat());
     let aims = [Aim::FlushedBest(0.75), Aim::CpuBest(0.10)];
-    workload.on(ext4(quick, 60_000)).cold().by_gib().patient(5.0).usually(130.0).aims(&aims)
+    workload.on(ext4(quick, 60_000)).cold().by_gib().patient(5.0).usually(150.0).aims(&aims)
 }
 
 fn eight_large(quick: bool) -> Workload {
@@ -138,7 +138,7 @@ fn eight_large(quick: bool) -> Workload {
     Workload::new("eight-large", about, tree, &[&rows[..], &limits].concat())
         .by_gib()
         .patient(4.0)
-        .usually(70.0)
+        .usually(65.0)
         .aims(&[Aim::Flushed(0.56)])
 }
 
@@ -163,7 +163,7 @@ fn metadata(quick: bool) -> Workload {
     );
     let rows = [CP, MAIN, RSYNC, TAR, XCP, RCLONE, FPSYNC, DCP, Row::Limit("stream", 2)];
     Workload::new("metadata", about, Tree::Metadata { dirs }, &rows)
-        .usually(60.0)
+        .usually(28.0)
         .aims(&[Aim::Flushed(0.40)])
 }
 
@@ -176,7 +176,7 @@ fn attributes(quick: bool) -> Workload {
     let rows = [CP, MAIN, UNFLUSHED, RSYNC, TAR, XCP, FPSYNC, DCP];
     Workload::new("attributes", about, Tree::Attributed { dirs, files: 100 }, &rows)
         .on(ext4(quick, 60_000))
-        .usually(30.0)
+        .usually(16.0)
 }
 
 fn clones(quick: bool) -> Workload {
@@ -186,7 +186,7 @@ fn clones(quick: bool) -> Workload {
     let rows = [CP, MAIN, UNFLUSHED, RSYNC, TAR, XCP];
     Workload::new("clones", about, tree, &rows)
         .on(xfs(quick))
-        .usually(45.0)
+        .usually(30.0)
         .aims(&[Aim::Wall(0.50)])
 }
 
@@ -213,7 +213,7 @@ fn latency_small(quick: bool) -> Workload {
     let workload = Workload::new("latency-small", about, tree, &[&rows[..], &rest].concat())
         .on(place)
         .aims(&[Aim::FasterThanCp(20.0), Aim::FasterThanRsyncs(4.0)]);
-    workload.patient(0.0).usually(45.0)
+    workload.patient(0.0).usually(48.0)
 }
 
 /// Eight servers at either end: what FUSE can move on two cores is several times as much as they give.
@@ -244,5 +244,5 @@ fn latency_large(quick: bool) -> Workload {
         .on(servers())
         .by_gib()
         .aims(&aims);
-    workload.patient(0.0).usually(60.0)
+    workload.patient(0.0).usually(107.0)
 }
