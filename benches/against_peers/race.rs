@@ -177,7 +177,7 @@ pub fn run(workload: &Workload, options: &Options, until: Instant) -> Result<Out
     for round in 0..rounds {
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
         if round > 0 && outcome.next_round(false) > left {
-            let note = format!("rounds from {} to {rounds} (no time left)", round + 1);
+            let note = format!("what comes after round {round} of {rounds} (no time left)");
             eprintln!("{}: {note}", workload.name);
             outcome.absent.push(note);
             break;
