@@ -418,6 +418,37 @@ fn a_copy_that_ends_early_leaves_alone_what_another_one_wrote_under_its_name() {
     });
 }
 
+/// The first name of two is replaced by another copy before the second one is linked to it.
+#[test]
+fn a_further_name_is_not_linked_to_what_another_copy_put_under_the_first_one() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = scratch.join("src");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), "of the first copy").unwrap();
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    fs::write(scratch.join("other"), "of the second copy").unwrap();
+    for_each_backend(|backend| {
+        let place = scratch.join(format!("{backend}"));
+        // The directory, one name, a second later the other.
+        let first = Longshore::copy(backend)
+            .args(["--ops-limit", "1", "--journal", "none", "-T"])
+            .args([&source, &place])
+            .start();
+        let found = || fs::read_dir(&place).ok()?.next()?.ok().map(|entry| entry.path());
+        wait_for("the first name", Duration::from_secs(20), || {
+            found().is_some_and(|path| fs::read(path).unwrap() == b"of the first copy")
+        });
+        let name = found().unwrap();
+        Longshore::copy(backend).arg("-T").args([&scratch.join("other"), &name]).expect(0);
+        let first = first.wait();
+        first.expect(1);
+        let kind = first.report.as_ref().unwrap().pointer("/failures/0/kind");
+        assert_eq!(kind.and_then(|kind| kind.as_str()), Some("contended"), "{}", first.describe());
+        assert_eq!(fs::read(&name).unwrap(), b"of the second copy");
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1, "{}", first.describe());
+    });
+}
+
 /// Whatever has its final name is complete; nothing else lies around.
 #[track_caller]
 fn nothing_half_done(run: &Run, source: &Path, copy: &Path) {

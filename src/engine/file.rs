@@ -66,6 +66,8 @@ pub(crate) struct Pending {
     pub(crate) attempt: u8,
     /// Digests of the content, when they are wanted and were taken on the way.
     pub(crate) content: Option<Content>,
+    /// The inode at the destination, once it is finished, where that was looked for.
+    pub(crate) made: OnceLock<Inode>,
     /// The file that was published, when it is to be read back.
     pub(crate) published: OnceLock<Published>,
 }
@@ -156,7 +158,7 @@ impl Worker<'_> {
             self.job.control.progress.files_skipped.fetch_add(1, Relaxed);
             self.job.control.progress.bytes_skipped.fetch_add(size, Relaxed);
             self.file_was_there(dir, source_name, name, &stat);
-            self.first_name_is_complete(dir, source_name, name, &stat, source.link);
+            self.first_name_is_complete(dir, source_name, name, &stat, source.link, None);
             self.settle(dir, 1);
             return Ok(());
         }
@@ -167,7 +169,7 @@ impl Worker<'_> {
         }
         if self.job.options().dry_run {
             self.count_file(size);
-            self.first_name_is_complete(dir, source_name, name, &stat, source.link);
+            self.first_name_is_complete(dir, source_name, name, &stat, source.link, None);
             self.settle(dir, 1);
             return Ok(());
         }
@@ -234,6 +236,7 @@ impl Worker<'_> {
             link: source.link,
             attempt: source.attempt,
             content: None,
+            made: OnceLock::new(),
             published: OnceLock::new(),
         };
         if streamed {

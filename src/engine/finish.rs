@@ -91,8 +91,8 @@ impl Worker<'_> {
                 return self.try_again_or_fail(pending, error);
             }
         }
-        let Pending { dir, source_name, name, link, stat, .. } = &pending;
-        self.first_name_is_complete(dir, source_name, name, stat, *link);
+        let Pending { dir, source_name, name, link, stat, made, .. } = &pending;
+        self.first_name_is_complete(dir, source_name, name, stat, *link, made.get().copied());
         self.settle(dir, 1);
     }
 
@@ -141,11 +141,15 @@ impl Worker<'_> {
             fsync(&destination).at(Step::Sync).map_err(unfinished)?;
         }
         let _pass = lanes::enter(Lane::DestinationCreate);
-        // Whoever may fail once the descriptor is gone has to know the file by then.
+        // Whoever may fail once the descriptor is gone has to know the file by then, and whoever links to it.
         let aside = matches!(pending.visible, Visible::As(_));
-        let wanted = aside || pending.closes_late || self.job.reads_back();
+        let linked = pending.link.is_some();
+        let wanted = aside || linked || pending.closes_late || self.job.reads_back();
         let made = wanted.then(|| publish::identity(&destination)).transpose();
         let made = made.map_err(unfinished)?;
+        if let Some(made) = made {
+            let _ = pending.made.set(made); // once for each attempt
+        }
         if let Some(made) = made.filter(|_| self.job.reads_back()) {
             let published = Published::of(made, &destination).map_err(unfinished)?;
             let _ = pending.published.set(published); // once for each attempt

@@ -16,12 +16,12 @@ use super::file::CHANGE_RETRIES;
 use super::inode::{Inode, inode, is_regular, is_symlink};
 use super::job::{Names, Task};
 use super::links::{Claim, Name};
-use super::publish::{self, Made};
+use super::publish;
 use super::special::refuse_what_it_leads_to;
 use super::tally::Warning;
 use super::walk::stat_entry;
 use super::worker::Worker;
-use crate::error::{AtStep, Step, StepError};
+use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::record;
 use crate::lanes::{self, Lane};
 
@@ -42,11 +42,13 @@ impl Worker<'_> {
             source_name: source_name.to_owned(),
             name: name.to_owned(),
             print: None,
+            made: None,
         };
         Some(self.job.links.claim(stat, owned))
     }
 
-    /// The first name of an inode is in place: the names that waited are linked to it.
+    /// The first name of an inode is in place, as the inode `made` unless it was there before: the names that
+    /// waited are linked to it.
     pub(crate) fn first_name_is_complete(
         &mut self,
         dir: &Arc<Dir>,
@@ -54,6 +56,7 @@ impl Worker<'_> {
         name: &CStr,
         stat: &FileStat,
         link: Option<Inode>,
+        made: Option<Inode>,
     ) {
         let Some(inode) = link else { return };
         let first = Name {
@@ -61,6 +64,7 @@ impl Worker<'_> {
             source_name: source_name.to_owned(),
             name: name.to_owned(),
             print: record::is_trusted(stat).then(|| record::print(stat)),
+            made,
         };
         for waiting in self.job.links.complete(inode, || first.clone()) {
             self.link(&waiting.dir, &waiting.source_name, &waiting.name, &first);
@@ -139,17 +143,26 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
     let to = dir.destination().at(Step::HardLink)?;
     let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
     let made = publish::make(to.as_fd(), name, Step::HardLink, false, link)?;
-    if let Made::As(temporary, new) = &made {
-        // Renaming one name of an inode over another does nothing, so look first.
-        let old = stat_entry(&to, name).map(|stat| inode(&stat));
-        if old == Ok(*new) {
-            publish::abandon_made(to.as_fd(), &made);
-            return Ok(());
+    let new = inode(&made.stat);
+    if first.made.is_some_and(|first| first != new) {
+        // Another copy has replaced the first name since: a link to its file would be a wrong copy. Or it has
+        // taken this name: then nothing here is ours.
+        if stat_entry(&from, &first.name).is_ok_and(|other| inode(&other) == new) {
+            publish::abandon_made(to.as_fd(), &made, name);
         }
-        if stat_entry(&to, temporary).is_ok_and(|stat| is_symlink(stat.st_mode)) {
-            let source = dir.source().at(Step::HardLink)?;
-            refuse_what_it_leads_to(&source, source_name, &to, &made, name)?;
-        }
+        return Err(StepError::found(Step::HardLink, FailureKind::Contended));
+    }
+    if made.aside.is_none() {
+        return Ok(());
+    }
+    // Renaming one name of an inode over another does nothing, so look first.
+    if stat_entry(&to, name).is_ok_and(|old| inode(&old) == new) {
+        publish::abandon_made(to.as_fd(), &made, name);
+        return Ok(());
+    }
+    if is_symlink(made.stat.st_mode) {
+        let source = dir.source().at(Step::HardLink)?;
+        refuse_what_it_leads_to(&source, source_name, &to, &made, name)?;
     }
     publish::publish_made(to.as_fd(), &made, name)
 }

@@ -22,6 +22,8 @@ pub(crate) struct Name {
     pub(crate) name: CString,
     /// The source's print in the journal, once this name is complete.
     pub(crate) print: Option<u64>,
+    /// The inode that this copy made under the name; `None` where it was there before.
+    pub(crate) made: Option<Inode>,
 }
 
 /// What the holder of one name of an inode must do.
@@ -158,6 +160,7 @@ mod tests {
             source_name: c"a".into(),
             name: c"a".into(),
             print: None,
+            made: None,
         };
         let table = LinkTable::default();
         stat.st_nlink = 3;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::inode::{Inode, inode, is_directory};
@@ -107,11 +107,18 @@ pub(crate) fn create_file_aside(
 
 /// Something that is made by name and never opened: a link or a special file.
 #[derive(Debug)]
-pub(crate) enum Made {
-    /// Under its own name.
-    AsItself,
-    /// Under a temporary name, to be moved into place, and which inode that is.
-    As(CString, Inode),
+pub(crate) struct Made {
+    /// The temporary name that it has, to be moved into place.
+    pub(crate) aside: Option<CString>,
+    /// What was found under its name right after it was made: itself, unless another run was quicker.
+    pub(crate) stat: FileStat,
+}
+
+impl Made {
+    /// The name that it has now, which will be `name`.
+    pub(crate) fn name<'m>(&'m self, name: &'m CStr) -> &'m CStr {
+        self.aside.as_deref().unwrap_or(name)
+    }
 }
 
 /// Makes something that is not a regular file: under its own name, or aside when that is taken. With
@@ -128,15 +135,26 @@ pub(crate) fn make(
 ) -> Result<Made, StepError> {
     if !aside {
         match make(name) {
-            Ok(()) => return Ok(Made::AsItself),
+            Ok(()) => return look_at(dir, None, name, step),
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(StepError::os(step, errno)),
         }
     }
     refuse_directory(dir, name)?;
     let ((), temporary) = make_aside(dir, name, step, make)?;
-    match fstatat(dir, temporary.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Made::As(temporary, inode(&stat))),
+    look_at(dir, Some(temporary), name, step)
+}
+
+/// What was just made.
+fn look_at(
+    dir: BorrowedFd<'_>,
+    aside: Option<CString>,
+    name: &CStr,
+    step: Step,
+) -> Result<Made, StepError> {
+    let now = aside.as_deref().unwrap_or(name);
+    match fstatat(dir, now, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Made { aside, stat }),
         Err(Errno::ENOENT) => Err(StepError::found(step, FailureKind::Contended)),
         Err(errno) => Err(StepError::os(step, errno)),
     }
@@ -179,21 +197,23 @@ fn refuse_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), StepError> {
     }
 }
 
-/// Moves what [`make`] made into place, or removes it again.
+/// Moves what [`make`] made into place, or removes it again. What has its own name has to be there still: what was
+/// done by that name meanwhile would have been done to another file.
 ///
 /// # Errors
-/// Step `Publish`; `Contended` when another run has taken the temporary name.
+/// Step `Publish`; `Contended` when another run has taken the name.
 pub(crate) fn publish_made(dir: BorrowedFd<'_>, made: &Made, name: &CStr) -> Result<(), StepError> {
-    let Made::As(temporary, made) = made else { return Ok(()) };
-    move_into_place(dir, temporary, name, *made)
-        .inspect_err(|_| remove_if_still(dir, temporary, *made))
+    let own = inode(&made.stat);
+    match &made.aside {
+        Some(temporary) => move_into_place(dir, temporary, name, own)
+            .inspect_err(|_| remove_if_still(dir, temporary, own)),
+        None => is_still(dir, name, own),
+    }
 }
 
-/// Removes what [`make`] made, unless another run has taken its temporary name.
-pub(crate) fn abandon_made(dir: BorrowedFd<'_>, made: &Made) {
-    if let Made::As(temporary, made) = made {
-        remove_if_still(dir, temporary, *made);
-    }
+/// Removes what [`make`] made, unless another run has taken its name.
+pub(crate) fn abandon_made(dir: BorrowedFd<'_>, made: &Made, name: &CStr) {
+    remove_if_still(dir, made.name(name), inode(&made.stat));
 }
 
 /// Moves a finished file into place. `written` is the file.
@@ -217,16 +237,22 @@ fn move_into_place(
     name: &CStr,
     written: Inode,
 ) -> Result<(), StepError> {
-    let contended = StepError::found(Step::Publish, FailureKind::Contended);
-    let failed = |errno| match errno {
-        Errno::ENOENT => contended,
+    is_still(dir, temporary, written)?;
+    renameat(dir, temporary, dir, name).map_err(publishing_failed)
+}
+
+/// Whether a name still is the file that was written.
+fn is_still(dir: BorrowedFd<'_>, name: &CStr, written: Inode) -> Result<(), StepError> {
+    let now = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(publishing_failed)?;
+    if inode(&now) == written { Ok(()) } else { Err(publishing_failed(Errno::ENOENT)) }
+}
+
+/// A file that is not there any more under its name was another run's to remove.
+fn publishing_failed(errno: Errno) -> StepError {
+    match errno {
+        Errno::ENOENT => StepError::found(Step::Publish, FailureKind::Contended),
         errno => StepError::os(Step::Publish, errno),
-    };
-    let now = fstatat(dir, temporary, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
-    if inode(&now) != written {
-        return Err(contended);
     }
-    renameat(dir, temporary, dir, name).map_err(failed)
 }
 
 /// Removes a file that will not be finished, `made`, unless its name is another file's by now: another run may

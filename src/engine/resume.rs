@@ -77,7 +77,7 @@ impl Worker<'_> {
             self.job.tally.links_resumed.fetch_add(1, Relaxed);
         }
         let link = claim.map(|_| inode(&stat));
-        self.first_name_is_complete(dir, source_name, name, &stat, link);
+        self.first_name_is_complete(dir, source_name, name, &stat, link, None);
         self.settle(dir, 1);
         true
     }

@@ -13,7 +13,7 @@ use nix::unistd::symlinkat;
 
 use super::attributes::{ByName, path_of};
 use super::dir::Dir;
-use super::inode::inode;
+use super::inode::{Inode, inode};
 use super::links::Claim;
 use super::publish::{self, Made};
 use super::walk::stat_entry;
@@ -71,12 +71,12 @@ impl Worker<'_> {
         }
         let link = claim.map(|_| inode(&stat));
         let made = if self.job.options().dry_run {
-            Ok(())
+            Ok(None)
         } else {
             self.make_special(dir, source_name, name, &stat, kind)
         };
         match made {
-            Ok(()) => {
+            Ok(made) => {
                 let count = if kind == SFlag::S_IFLNK {
                     &self.job.tally.symlinks
                 } else {
@@ -85,7 +85,7 @@ impl Worker<'_> {
                 count.fetch_add(1, Relaxed);
                 self.job.control.progress.links_done.fetch_add(1, Relaxed);
                 self.note_finished(dir, name, &stat);
-                self.first_name_is_complete(dir, source_name, name, &stat, link);
+                self.first_name_is_complete(dir, source_name, name, &stat, link, made);
                 Ok(true)
             }
             Err(error) => {
@@ -102,7 +102,7 @@ impl Worker<'_> {
         name: &CStr,
         stat: &FileStat,
         kind: SFlag,
-    ) -> Result<(), StepError> {
+    ) -> Result<Option<Inode>, StepError> {
         let source = dir.source().at(Step::Stat)?;
         let target = dir.destination().at(Step::Create)?;
         let by_name = match (kind == SFlag::S_IFLNK, dir.default_acl) {
@@ -132,10 +132,9 @@ impl Worker<'_> {
         if by_name == ByName::Symlink {
             refuse_what_it_leads_to(&source, source_name, &target, &made, name)?;
         }
-        let now = match &made {
-            Made::AsItself => name,
-            Made::As(temporary, _) => temporary,
-        };
+        if SFlag::from_bits_truncate(made.stat.st_mode) & SFlag::S_IFMT != kind {
+            return Err(StepError::found(Step::Create, FailureKind::Contended));
+        }
         let attributes = &self.job.attributes;
         let path = path_of(source.as_fd(), source_name);
         let pass = lanes::enter(Lane::SourceMetadata);
@@ -143,7 +142,7 @@ impl Worker<'_> {
         drop(pass);
         let _pass = lanes::enter(Lane::DestinationCreate);
         let applied = found.map(|found| found.unwrap_or_else(Xattrs::default)).and_then(|xattrs| {
-            attributes.apply_by_name(target.as_fd(), now, stat, &xattrs, by_name)
+            attributes.apply_by_name(target.as_fd(), made.name(name), stat, &xattrs, by_name)
         });
         publish::publish_made(target.as_fd(), &made, name)?;
         if let Some(checks) = &self.job.checks
@@ -151,7 +150,7 @@ impl Worker<'_> {
         {
             checks.record_special(dir, name, stat, text.as_deref());
         }
-        applied
+        applied.map(|()| Some(inode(&made.stat)))
     }
 }
 
@@ -167,13 +166,13 @@ pub(super) fn refuse_what_it_leads_to(
     made: &Made,
     name: &CStr,
 ) -> Result<(), StepError> {
-    if matches!(made, Made::AsItself) {
+    if made.aside.is_none() {
         return Ok(()); // nothing had the name
     }
     let old = fstatat(&target, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| inode(&stat));
     let leads_to = fstatat(&source, source_name, AtFlags::empty()).map(|stat| inode(&stat));
     if old.is_ok() && old == leads_to {
-        publish::abandon_made(target.as_fd(), made);
+        publish::abandon_made(target.as_fd(), made, name);
         return Err(StepError::found(Step::Symlink, FailureKind::SameFile));
     }
     Ok(())
