@@ -320,7 +320,7 @@ impl Worker<'_> {
     }
 
     /// The filesystems of a directory's two sides.
-    fn pair_of(&self, dir: &Dir) -> Result<KnownPair, StepError> {
+    pub(super) fn pair_of(&self, dir: &Dir) -> Result<KnownPair, StepError> {
         let destination = dir.destination_stat.as_ref().ok_or(Errno::ENOENT).at(Step::Create)?;
         if let Some(known) = self.job.pair(&dir.stat, destination) {
             return Ok(known);

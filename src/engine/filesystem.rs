@@ -23,6 +23,8 @@ pub(crate) struct Filesystem {
     pub(crate) layouts: bool,
     /// Every request may take a way to a server and back.
     pub(crate) remote: bool,
+    /// Inode numbers are of inodes: all names of one have the same, and always. Servers of FUSE may number names.
+    pub(crate) keeps_numbers: bool,
     /// Errors of writing may show when a file is closed.
     pub(crate) closes_late: bool,
     /// Holes can be asked for. ZFS has told of holes where data had just been written (openzfs 15526).
@@ -101,6 +103,7 @@ impl Filesystem {
                 word,
                 "nfs" | "cifs" | "smb2" | "fuse" | "lustre" | "gpfs" | "ceph" | "gfs2" | "ocfs2"
             ),
+            keeps_numbers: !matches!(word, "fuse" | "cifs" | "smb2" | "unknown"),
             // These have no `flush` operation.
             closes_late: !matches!(
                 word,

@@ -2,13 +2,13 @@
 //! names those are is kept in the table of `links`.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::FileStat;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::linkat;
 
 use super::dir::Dir;
@@ -59,6 +59,9 @@ impl Worker<'_> {
         made: Option<Inode>,
     ) {
         let Some(inode) = link else { return };
+        // Where numbers belong to names rather than inodes, nothing can be told by them.
+        let keeps = || self.pair_of(dir).is_ok_and(|(_, known)| known.destination.keeps_numbers);
+        let made = made.filter(|_| keeps());
         let first = Name {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
@@ -141,16 +144,20 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
     let _pass = lanes::enter(Lane::DestinationCreate);
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
-    let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
-    let made = publish::make(to.as_fd(), name, Step::HardLink, false, link)?;
+    let contended = StepError::found(Step::HardLink, FailureKind::Contended);
+    let held = first.made.map(|wanted| hold(&from, &first.name, wanted)).transpose()?;
+    let made = if let Some(held) = &held {
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let flags = AtFlags::AT_SYMLINK_FOLLOW;
+        let link = |new: &CStr| linkat(AT_FDCWD, path.as_str(), &to, new, flags);
+        publish::make(to.as_fd(), name, Step::HardLink, false, link)?
+    } else {
+        let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
+        publish::make(to.as_fd(), name, Step::HardLink, false, link)?
+    };
     let new = inode(&made.stat);
-    if first.made.is_some_and(|first| first != new) {
-        // Another copy has replaced the first name since: a link to its file would be a wrong copy. Or it has
-        // taken this name: then nothing here is ours.
-        if stat_entry(&from, &first.name).is_ok_and(|other| inode(&other) == new) {
-            publish::abandon_made(to.as_fd(), &made, name);
-        }
-        return Err(StepError::found(Step::HardLink, FailureKind::Contended));
+    if first.made.is_some_and(|wanted| wanted != new) {
+        return Err(contended); // what has this name now is not ours to remove
     }
     if made.aside.is_none() {
         return Ok(());
@@ -165,4 +172,16 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
         refuse_what_it_leads_to(&source, source_name, &to, &made, name)?;
     }
     publish::publish_made(to.as_fd(), &made, name)
+}
+
+/// Holds on to the file that this copy made under a name, without opening it. Another copy may have replaced it since:
+/// a link to its file would be a wrong copy.
+fn hold(dir: &OwnedFd, name: &CStr, wanted: Inode) -> Result<OwnedFd, StepError> {
+    let contended = StepError::found(Step::HardLink, FailureKind::Contended);
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let held = match openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => return Err(contended),
+        other => other.at(Step::HardLink)?,
+    };
+    if publish::identity(&held)? == wanted { Ok(held) } else { Err(contended) }
 }

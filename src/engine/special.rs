@@ -129,11 +129,11 @@ impl Worker<'_> {
                 mknodat(&target, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
             })?
         };
-        if by_name == ByName::Symlink {
-            refuse_what_it_leads_to(&source, source_name, &target, &made, name)?;
-        }
         if SFlag::from_bits_truncate(made.stat.st_mode) & SFlag::S_IFMT != kind {
             return Err(StepError::found(Step::Create, FailureKind::Contended));
+        }
+        if by_name == ByName::Symlink {
+            refuse_what_it_leads_to(&source, source_name, &target, &made, name)?;
         }
         let attributes = &self.job.attributes;
         let path = path_of(source.as_fd(), source_name);
