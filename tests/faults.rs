@@ -13,14 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use support::compare::assert_none;
 use support::faulty_fs::{Direct, Faults, FaultyFs};
 use support::scratch::Mount;
 use support::tree::{chmod, give_to};
 use support::{
     Backend, Compare, Fs, Longshore, NOBODY, Rng, Run, Scratch, Seed, assert_same_tree, diff_trees,
-    for_each_backend, has_program, need_root, skip, wait_for,
+    for_each_backend, has_program, need_root, skip,
 };
 
 /// A scratch directory with a tree `src` of the given user's files.
@@ -315,138 +314,6 @@ fn a_file_that_was_written_to_and_had_its_time_set_back_is_read_again() {
             assert!(fs::read(&copy).unwrap() == fs::read(&source).unwrap(), "{backend} on {fs}");
         });
     }
-}
-
-/// The unfinished file of the first one is gone when the second one begins: it says so, and leaves alone what the
-/// second one writes under that name.
-#[test]
-fn of_two_copies_into_one_name_the_second_wins_and_the_first_says_why() {
-    const BYTES: usize = 6 << 20;
-    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
-    for name in ["first", "second"] {
-        fs::write(scratch.join(name), stream(name.len() as u64, BYTES)).unwrap();
-    }
-    for_each_backend(|backend| {
-        let place = scratch.join(format!("{backend}"));
-        fs::create_dir(&place).unwrap();
-        let copy = |name: &str| {
-            Longshore::copy(backend)
-                .args(["--bandwidth-limit", "3M", "--journal", "none", "-T"])
-                .args([scratch.join(name), place.join("copy")])
-                .start()
-        };
-        let temporary = || {
-            let mut entries = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap());
-            entries.find_map(|entry| {
-                let metadata = entry.metadata().ok()?;
-                (metadata.blocks() > 0).then_some(metadata.ino())
-            })
-        };
-        let first = copy("first");
-        wait_for("the first to write", Duration::from_secs(20), || temporary().is_some());
-        let of_first = temporary().unwrap();
-        let second = copy("second");
-        wait_for("the second to write", Duration::from_secs(20), || {
-            temporary().is_some_and(|inode| inode != of_first)
-        });
-        let first = first.wait();
-        second.wait().expect(0);
-        first.expect(1);
-        let kind = first.report.as_ref().unwrap().pointer("/failures/0/kind");
-        assert_eq!(kind.and_then(|kind| kind.as_str()), Some("contended"), "{}", first.describe());
-        assert!(fs::read(place.join("copy")).unwrap() == stream(6, BYTES), "{}", first.describe());
-        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
-    });
-}
-
-/// A copy that ends early removes its own unfinished file, and not the one that another copy has under that name
-/// by now: the temporary one, or the final one when it is complete.
-#[test]
-fn a_copy_that_ends_early_leaves_alone_what_another_one_wrote_under_its_name() {
-    const LARGE: usize = 6 << 20;
-    const SMALL: usize = 900_000;
-    for_each_backend(|backend| {
-        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
-        fs::write(scratch.join("large"), stream(1, LARGE)).unwrap();
-        fs::write(scratch.join("small"), stream(2, SMALL)).unwrap();
-        let files = [("small", stream(3, SMALL))];
-        let read = vec![("small".into(), 0, libc::EIO)];
-        let Some(faulty) = FaultyFs::mount(&scratch, &files, Faults { read, ..Faults::default() })
-        else {
-            return;
-        };
-        let copy = |limit: &str, from: &Path, to: &Path| {
-            Longshore::copy(backend)
-                .args(["--bandwidth-limit", limit, "--journal", "none", "-T"])
-                .args([from, to])
-                .start()
-        };
-        let place = scratch.join("place");
-        fs::create_dir(&place).unwrap();
-        let found = || {
-            let entry = fs::read_dir(&place).unwrap().next()?.unwrap();
-            entry.metadata().ok().map(|metadata| metadata.ino())
-        };
-
-        // Under the temporary name.
-        let large = [scratch.join("large"), place.join("large")];
-        let first = copy("3M", &large[0], &large[1]);
-        wait_for("the first to write", Duration::from_secs(20), || found().is_some());
-        let of_first = found();
-        let second = copy("3M", &large[0], &large[1]);
-        wait_for("the second to write", Duration::from_secs(20), || {
-            found().is_some_and(|inode| Some(inode) != of_first)
-        });
-        assert!(first.signal(Signal::SIGINT), "it ended before it was interrupted");
-        first.wait().expect(130);
-        let second = second.wait();
-        second.expect(0);
-        assert!(fs::read(&large[1]).unwrap() == stream(1, LARGE), "{}", second.describe());
-        fs::remove_file(&large[1]).unwrap();
-
-        // Under the final name: made at once by the first, which waits for its turn to read.
-        let small = place.join("small");
-        let first = copy("300K", &faulty.path().join("small"), &small);
-        wait_for("the first to make its file", Duration::from_secs(20), || small.exists());
-        copy("100M", &scratch.join("small"), &small).wait().expect(0);
-        let first = first.wait();
-        first.expect(1);
-        assert_eq!(first.count("/errors/io"), 1, "{}", first.describe());
-        let kept = fs::read(&small).expect("what the second one wrote is there");
-        assert!(kept == stream(2, SMALL), "{}", first.describe());
-        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
-    });
-}
-
-/// The first name of two is replaced by another copy before the second one is linked to it.
-#[test]
-fn a_further_name_is_not_linked_to_what_another_copy_put_under_the_first_one() {
-    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
-    let source = scratch.join("src");
-    fs::create_dir(&source).unwrap();
-    fs::write(source.join("a"), "of the first copy").unwrap();
-    fs::hard_link(source.join("a"), source.join("b")).unwrap();
-    fs::write(scratch.join("other"), "of the second copy").unwrap();
-    for_each_backend(|backend| {
-        let place = scratch.join(format!("{backend}"));
-        // The directory, one name, a second later the other.
-        let first = Longshore::copy(backend)
-            .args(["--ops-limit", "1", "--journal", "none", "-T"])
-            .args([&source, &place])
-            .start();
-        let found = || fs::read_dir(&place).ok()?.next()?.ok().map(|entry| entry.path());
-        wait_for("the first name", Duration::from_secs(20), || {
-            found().is_some_and(|path| fs::read(path).unwrap() == b"of the first copy")
-        });
-        let name = found().unwrap();
-        Longshore::copy(backend).arg("-T").args([&scratch.join("other"), &name]).expect(0);
-        let first = first.wait();
-        first.expect(1);
-        let kind = first.report.as_ref().unwrap().pointer("/failures/0/kind");
-        assert_eq!(kind.and_then(|kind| kind.as_str()), Some("contended"), "{}", first.describe());
-        assert_eq!(fs::read(&name).unwrap(), b"of the second copy");
-        assert_eq!(fs::read_dir(&place).unwrap().count(), 1, "{}", first.describe());
-    });
 }
 
 /// Whatever has its final name is complete; nothing else lies around.
