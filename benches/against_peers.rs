@@ -83,7 +83,7 @@ pub struct Options {
     /// How often every tool runs, if there is time.
     pub rounds: usize,
     /// Minutes that the run should take: later rounds are left out for it.
-    pub minutes: Option<f64>,
+    pub minutes: f64,
     /// Only these workloads; all when empty.
     pub only: Vec<String>,
     /// Only rows whose name begins with one of these; all when empty.
@@ -130,6 +130,7 @@ fn main() -> ExitCode {
 
 fn options(args: &[String]) -> Result<Options> {
     let mut options = Options { seed: 1, ..Options::default() };
+    let mut minutes = None;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -137,7 +138,7 @@ fn options(args: &[String]) -> Result<Options> {
             "--bench" => {}
             "--quick" => options.quick = true,
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
-            "--minutes" => options.minutes = Some(value()?.parse().context("--minutes")?),
+            "--minutes" => minutes = Some(value()?.parse().context("--minutes")?),
             "--seed" => options.seed = value()?.parse().context("--seed")?,
             "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
             "--rows" => options.rows.extend(value()?.split(',').map(str::to_owned)),
@@ -148,14 +149,13 @@ fn options(args: &[String]) -> Result<Options> {
         }
     }
     // Whoever asks for so many rounds gets them.
-    let minutes = match (options.minutes, options.quick, options.rounds) {
+    options.minutes = match (minutes, options.quick, options.rounds) {
         (None, _, 1..) => MINUTES_MAX,
         (None, true, _) => QUICK_MINUTES,
         (None, false, _) => MINUTES,
         (Some(minutes), _, _) if minutes > 0.0 && minutes <= MINUTES_MAX => minutes,
         (Some(minutes), _, _) => bail!("--minutes {minutes}: more than 0, at most {MINUTES_MAX}"),
     };
-    options.minutes = Some(minutes);
     if options.rounds == 0 {
         options.rounds = if options.quick { 1 } else { 3 };
     }
@@ -201,7 +201,7 @@ fn bench(options: &Options) -> Result<()> {
     let after = [(sweeps, sweep::USUAL), (wanted(memory::NAME), memory::USUAL)];
     let usual = all.iter().map(|workload| workload.usual).sum::<f64>()
         + after.iter().filter(|(wanted, _)| *wanted).map(|(_, usual)| usual).sum::<f64>();
-    let time = Duration::from_secs_f64(options.minutes.unwrap_or(MINUTES) * 60.0);
+    let time = Duration::from_secs_f64(options.minutes * 60.0);
     let mut budget = Budget::new(began, time, usual);
     for workload in all {
         let started = Instant::now();

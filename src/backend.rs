@@ -174,17 +174,19 @@ impl LargeFile {
     }
 }
 
-/// One mechanism on one worker thread.
+/// One mechanism on one worker thread. By default it has nothing in flight: whatever it is given, it moves at once.
 pub(crate) trait Backend<T> {
     /// Moves a small file now, or puts it in flight. Whatever is finished is added to `done`, which
     /// may be other files than this one.
     fn small(&mut self, file: SmallFile<T>, done: &mut Vec<Finished<T>>);
 
     /// Small files in flight.
-    fn in_flight(&self) -> usize;
+    fn in_flight(&self) -> usize {
+        0
+    }
 
     /// Waits until at least one small file in flight is finished.
-    fn wait(&mut self, done: &mut Vec<Finished<T>>);
+    fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
 
     /// Moves chunks of a large file until the supply is empty, and says by what means. `progress` is
     /// told of each piece once it is written. `goes` is asked between chunks, when nothing is in flight, and ends

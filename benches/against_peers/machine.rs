@@ -38,10 +38,7 @@ pub fn describe(options: &Options, privileged: bool) -> (String, Value) {
     }
     text += &format!(
         "- rounds: at most {}, in {} minutes; seed {}, quick: {}\n",
-        options.rounds,
-        options.minutes.unwrap_or_default(),
-        options.seed,
-        options.quick
+        options.rounds, options.minutes, options.seed, options.quick
     );
     let tools: Vec<Value> = tools
         .iter()

@@ -62,14 +62,7 @@ impl Plain {
             && let Some(chunk) = next_chunk(file)?
         {
             ahead.begin(file, &chunk);
-            let mut start = chunk.start;
-            while start < chunk.end {
-                // Under a low limit a chunk takes long, and progress is to be seen meanwhile.
-                let length = lanes::piece(chunk.end - start);
-                self.copy_piece(file, start..start + length)?;
-                account(file, start..start + length, progress);
-                start += length;
-            }
+            in_pieces(file, chunk, progress, |piece| self.copy_piece(file, piece))?;
         }
         Ok(Mechanism::ReadWrite)
     }
@@ -162,12 +155,6 @@ impl<T> Backend<T> for Plain {
         done.push(Finished { file, result });
     }
 
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
-
     fn large(
         &mut self,
         file: &LargeFile,
@@ -190,6 +177,23 @@ pub(super) fn next_chunk(file: &LargeFile) -> Result<Option<std::ops::Range<u64>
         return Ok(None);
     }
     file.chunks.next(&file.source).at(Step::Read)
+}
+
+/// Moves a chunk piece by piece: under a low limit it takes long, and progress is to be seen meanwhile.
+pub(super) fn in_pieces(
+    file: &LargeFile,
+    chunk: std::ops::Range<u64>,
+    progress: &dyn Fn(std::ops::Range<u64>),
+    mut move_piece: impl FnMut(std::ops::Range<u64>) -> Result<(), StepError>,
+) -> Result<(), StepError> {
+    let mut start = chunk.start;
+    while start < chunk.end {
+        let piece = start..start + lanes::piece(chunk.end - start);
+        move_piece(piece.clone())?;
+        start = piece.end;
+        account(file, piece, progress);
+    }
+    Ok(())
 }
 
 /// Counts a piece that is written.

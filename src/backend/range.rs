@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 
-use super::plain::{Plain, account, next_chunk, read_some, shrunk};
+use super::plain::{Plain, in_pieces, next_chunk, read_some, shrunk};
 use super::{Backend, Finished, LargeFile, Mechanism, Moved, Read, SmallFile};
 use crate::error::{AtStep, Step, StepError};
 use crate::lanes::{self, Lane};
@@ -102,12 +102,6 @@ impl<T> Backend<T> for Range {
         done.push(Finished { file, result });
     }
 
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
-
     fn large(
         &mut self,
         file: &LargeFile,
@@ -123,16 +117,12 @@ impl<T> Backend<T> for Range {
             && !goes()
             && let Some(chunk) = next_chunk(file)?
         {
-            let mut start = chunk.start;
-            while start < chunk.end {
-                // As with plain reads and writes, a low limit is to be seen within a chunk.
-                let piece = start..start + lanes::piece(chunk.end - start);
-                if !self.piece(file, piece.clone())? {
+            in_pieces(file, chunk, progress, |piece| {
+                if !self.piece(file, piece)? {
                     mechanism = Mechanism::ReadWrite;
                 }
-                start = piece.end;
-                account(file, piece, progress);
-            }
+                Ok(())
+            })?;
         }
         if self.usable {
             Ok(mechanism)

@@ -8,13 +8,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
-use super::plain::{Plain, account, next_chunk, shrunk, to_usize};
+use super::plain::{Plain, in_pieces, next_chunk, shrunk, to_usize};
 use super::{Backend, Finished, LargeFile, Mechanism, SmallFile};
 use crate::error::{AtStep, Step, StepError};
 use crate::lanes::{self, Lane};
 
-/// What a pipe should hold. With 1 MiB it is as fast (benches/README.md, lesson 19), and pages in pipes are counted to their
-/// user (pipe(7), pipe-user-pages-soft).
+/// What a pipe should hold: as much as is read and written at once elsewhere. Pages in pipes are counted to their user
+/// (pipe(7), pipe-user-pages-soft).
 const PIPE_BYTES: usize = 256 << 10;
 
 /// With less than what a pipe holds by default, the calls cost more than the copy that they save.
@@ -161,12 +161,6 @@ impl<T> Backend<T> for Splice {
         self.plain.small(file, done);
     }
 
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn wait(&mut self, _done: &mut Vec<Finished<T>>) {}
-
     fn large(
         &mut self,
         file: &LargeFile,
@@ -181,14 +175,7 @@ impl<T> Backend<T> for Splice {
             && !goes()
             && let Some(chunk) = next_chunk(file)?
         {
-            let mut start = chunk.start;
-            while start < chunk.end {
-                // As with plain reads and writes, a low limit is to be seen within a chunk.
-                let piece = start..start + lanes::piece(chunk.end - start);
-                self.piece(file, piece.clone())?;
-                start = piece.end;
-                account(file, piece, progress);
-            }
+            in_pieces(file, chunk, progress, |piece| self.piece(file, piece))?;
         }
         if spliced && !self.refused {
             Ok(Mechanism::Splice)

@@ -147,12 +147,13 @@ impl Worker<'_> {
         let wanted = aside || linked || pending.closes_late || self.job.reads_back();
         let made = wanted.then(|| publish::identity(&destination)).transpose();
         let made = made.map_err(unfinished)?;
+        // Both once for each attempt.
         if let Some(made) = made {
-            let _ = pending.made.set(made); // once for each attempt
+            let _ = pending.made.set(made);
         }
         if let Some(made) = made.filter(|_| self.job.reads_back()) {
             let published = Published::of(made, &destination).map_err(unfinished)?;
-            let _ = pending.published.set(published); // once for each attempt
+            let _ = pending.published.set(published);
         }
         // Flags come after the move: an immutable file cannot be renamed any more.
         let preserve = self.job.options().preserve;
@@ -162,7 +163,7 @@ impl Worker<'_> {
             .map_err(unfinished)?;
         let unfinished = |error| Unfinished { error, made };
         close(destination).map_err(unfinished)?;
-        if let Some(made) = made.filter(|_| aside) {
+        if let Some(made) = made {
             let dir = pending.dir.destination().at(Step::Publish).map_err(unfinished)?;
             publish::publish(dir.as_fd(), &pending.visible, &pending.name, made)
                 .map_err(unfinished)?;
