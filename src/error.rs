@@ -42,7 +42,8 @@ pub enum FailureKind {
     Quota,
     /// The destination became read-only. Stops the copy.
     ReadOnly,
-    /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN). Stops the copy.
+    /// A filesystem went away (ENODEV, ENOTCONN, ESHUTDOWN; EHOSTDOWN of CIFS; what FUSE had in hand
+    /// when its connection ended gets ECONNABORTED). Stops the copy.
     FilesystemGone,
     /// The file's data is only in an archive (HSM), and nobody said that it may be brought back.
     Released,
@@ -69,7 +70,11 @@ impl FailureKind {
             Errno::ENOSPC => Self::NoSpace,
             Errno::EDQUOT => Self::Quota,
             Errno::EROFS => Self::ReadOnly,
-            Errno::ENODEV | Errno::ENOTCONN | Errno::ESHUTDOWN => Self::FilesystemGone,
+            Errno::ENODEV
+            | Errno::ENOTCONN
+            | Errno::ESHUTDOWN
+            | Errno::ECONNABORTED
+            | Errno::EHOSTDOWN => Self::FilesystemGone,
             _ => Self::Other,
         }
     }
@@ -341,7 +346,14 @@ mod tests {
 
     #[test]
     fn only_conditions_of_the_whole_destination_are_fatal() {
-        for errno in [Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS, Errno::ENOTCONN] {
+        for errno in [
+            Errno::ENOSPC,
+            Errno::EDQUOT,
+            Errno::EROFS,
+            Errno::ENOTCONN,
+            Errno::ECONNABORTED,
+            Errno::EHOSTDOWN,
+        ] {
             assert!(FailureKind::of(errno).is_fatal(), "{errno}");
         }
         for errno in [Errno::EIO, Errno::EACCES, Errno::ENOENT, Errno::EMFILE] {

@@ -6,8 +6,10 @@ pub mod buffer;
 mod entries;
 pub mod processors;
 pub mod ring;
+mod shared_memory;
 
 pub use entries::{Entry, entries};
+pub use shared_memory::SharedMemory;
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -15,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions};
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, makedev};
 
@@ -354,48 +356,6 @@ pub fn has_read_lease(file: BorrowedFd<'_>) -> bool {
         == usize::try_from(libc::F_RDLCK).ok()
 }
 
-/// Part of a file as memory that is shared with it: what is stored there is in the file at once, and
-/// survives this process however it ends.
-#[derive(Debug)]
-pub struct SharedMemory(MmapRaw);
-
-impl SharedMemory {
-    /// Maps `length` bytes from `offset` on, which must be a multiple of the page size. The blocks must
-    /// have been allocated: storing where a full filesystem has none ends the process. Nothing is read
-    /// around the page that is stored to: the rest belongs to others.
-    ///
-    /// # Errors
-    /// The errno of mmap(2); `ENODEV` where the filesystem cannot.
-    pub fn map(file: &File, offset: u64, length: usize) -> Result<Self, Errno> {
-        let mapping =
-            MmapOptions::new().offset(offset).len(length).map_raw(file).map_err(errno_of)?;
-        let _ = mapping.advise(Advice::Random); // advice only
-        Ok(Self(mapping))
-    }
-
-    /// Takes its pages out of this process's memory, for when nothing more is stored for a while.
-    pub fn rest(&self) {
-        // SAFETY: the mapping is shared, so that what was stored is in the file's pages, not in the process's; they are
-        // found there again when somebody stores.
-        let rested = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
-        drop(rested); // advice only
-    }
-
-    /// Stores bytes.
-    ///
-    /// # Panics
-    /// When they do not fit in at `at`.
-    pub fn store(&mut self, at: usize, bytes: &[u8]) {
-        let room = self.0.len().checked_sub(at).expect("the place lies in the mapping");
-        assert!(bytes.len() <= room, "the bytes fit into the mapping");
-        // SAFETY: `at` is at most the mapping's length, as checked above.
-        let place = unsafe { self.0.as_mut_ptr().add(at) };
-        // SAFETY: `place` has room for that many bytes, as checked above; nobody has a reference into
-        // the mapping, so nothing of ours overlaps it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-    }
-}
-
 /// Memory in pages of a nameless file in `directory`, which the system can write there when it is
 /// short, instead of keeping them. All zeros.
 ///
@@ -438,24 +398,5 @@ mod tests {
     #[test]
     fn project_attributes_have_the_size_of_the_kernels_structure() {
         assert_eq!(size_of::<ProjectAttributes>(), 28);
-    }
-
-    #[test]
-    fn what_is_stored_in_shared_memory_is_in_the_file() {
-        use std::os::unix::fs::FileExt;
-        let file = tempfile::tempfile().expect("a file");
-        file.set_len(1 << 17).expect("extended");
-        let mut memory = SharedMemory::map(&file, 1 << 16, 1 << 16).expect("mapped");
-        memory.store((1 << 16) - 3, b"end");
-        memory.rest();
-        memory.store(0, b"begin");
-        memory.rest();
-        let mut read = [0; 5];
-        file.read_exact_at(&mut read, 1 << 16).expect("read");
-        assert_eq!(&read, b"begin");
-        drop(memory);
-        let mut read = [0; 3];
-        file.read_exact_at(&mut read, (1 << 17) - 3).expect("read");
-        assert_eq!(&read, b"end");
     }
 }

@@ -259,3 +259,32 @@ fn a_filesystem_that_goes_away_for_good_stops_the_copy() {
     disconnect(lustre.path(), &point);
     running.wait().expect(3).says("a filesystem went away");
 }
+
+#[test]
+fn what_was_in_flight_when_a_filesystem_went_away_says_so_too() {
+    for of_metadata in [false, true] {
+        let Some(lustre) = Lustre::new(osts(1)) else { return };
+        let scratch = Scratch::on_disk();
+        let (source, point) = bare(&scratch);
+        for file in 0..200 {
+            fs::write(source.join(file.to_string()), Rng::new(file).bytes(4 << 10)).unwrap();
+        }
+        let copy = lustre.copy(Backend::Auto).args(["--ops-limit", "50"]);
+        let copy = copy.limit(Duration::from_secs(60)).arg("-T").arg(&source);
+        let running = copy.arg(lustre.join("copy")).start();
+        let log = lustre.emulator().log();
+        wait_for("files to be written", Duration::from_secs(20), || log.writes().len() > 4);
+        if of_metadata {
+            lustre.emulator().mdt().stall()
+        } else {
+            lustre.emulator().ost(0).stall()
+        }
+        wait_for("a request that waits", Duration::from_secs(20), || {
+            log.records().iter().any(|record| record.end.is_none())
+        });
+        disconnect(lustre.path(), &point);
+        let run = running.wait();
+        run.expect(3).says("a filesystem went away");
+        assert_eq!(run.count("/errors/other"), 0, "{}", run.describe());
+    }
+}

@@ -220,7 +220,7 @@ fn add(
     };
     let at = block.next * RECORD_BYTES;
     match &mut block.memory {
-        Some(memory) => memory.store(at, &bytes),
+        Some(memory) => memory.store(at, &bytes)?,
         None => {
             let written = file.write_all_at(&bytes, Block::start(block.number) + at as u64);
             written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;

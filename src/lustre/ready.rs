@@ -134,7 +134,12 @@ fn mount_of<'m>(path: &Path, mounted: &'m [Mounted]) -> Option<&'m Mounted> {
 fn is_gone(errno: Errno) -> bool {
     matches!(
         errno,
-        Errno::ENOTCONN | Errno::ESHUTDOWN | Errno::EIO | Errno::ENODEV | Errno::ETIMEDOUT
+        Errno::ENOTCONN
+            | Errno::ECONNABORTED
+            | Errno::ESHUTDOWN
+            | Errno::EIO
+            | Errno::ENODEV
+            | Errno::ETIMEDOUT
     )
 }
 
