@@ -13,6 +13,7 @@ pub(crate) mod file;
 pub(crate) mod filesystem;
 mod finish;
 mod hard_link;
+mod held;
 pub(crate) mod inode;
 mod job;
 mod journal_end;

@@ -46,6 +46,8 @@ pub enum XattrTarget<'a> {
     Fd(BorrowedFd<'a>),
     /// A path whose last component is not followed; for symbolic links and special files.
     Path(&'a CStr),
+    /// A path that is followed: that of a descriptor below `/proc/self/fd` which is not open (`O_PATH`).
+    Held(&'a CStr),
 }
 
 /// Lists the attribute names, each NUL-terminated, into `names` (which grows as needed).
@@ -61,6 +63,10 @@ pub fn list_xattrs(target: XattrTarget<'_>, names: &mut Vec<u8>) -> Result<(), E
         // SAFETY: as above, and `path` is NUL-terminated by its type.
         XattrTarget::Path(path) => check(unsafe {
             libc::llistxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        }),
+        // SAFETY: as above.
+        XattrTarget::Held(path) => check(unsafe {
+            libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
         }),
     })
 }
@@ -79,6 +85,10 @@ pub fn get_xattr(target: XattrTarget<'_>, name: &CStr, value: &mut Vec<u8>) -> R
         // SAFETY: as above, and `path` is NUL-terminated by its type.
         XattrTarget::Path(path) => check(unsafe {
             libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        }),
+        // SAFETY: as above.
+        XattrTarget::Held(path) => check(unsafe {
+            libc::getxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
         }),
     })
 }
@@ -123,6 +133,10 @@ pub fn set_xattr(target: XattrTarget<'_>, name: &CStr, value: &[u8]) -> Result<(
         XattrTarget::Path(path) => unsafe {
             libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
         },
+        // SAFETY: as above.
+        XattrTarget::Held(path) => unsafe {
+            libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        },
     };
     check(result).map(drop)
 }
@@ -137,6 +151,8 @@ pub fn remove_xattr(target: XattrTarget<'_>, name: &CStr) -> Result<(), Errno> {
         XattrTarget::Fd(fd) => unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) },
         // SAFETY: as above, for path and name.
         XattrTarget::Path(path) => unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) },
+        // SAFETY: as above.
+        XattrTarget::Held(path) => unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) },
     };
     check(result).map(drop)
 }

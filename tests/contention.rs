@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use support::faulty_fs::{Faults, FaultyFs};
+use support::latency_fs::{Kind, LatencyFs, Profile};
 use support::{Fs, Longshore, Rng, Scratch, for_each_backend, wait_for};
 
 /// What a copy has, told from that of others by `seed`.
@@ -146,5 +148,47 @@ fn a_further_name_is_not_linked_to_what_another_copy_put_under_the_first_one() {
         assert_eq!(kind.and_then(|kind| kind.as_str()), Some("contended"), "{}", first.describe());
         assert_eq!(fs::read(&name).unwrap(), b"of the second copy");
         assert_eq!(fs::read_dir(&place).unwrap().count(), 1, "{}", first.describe());
+    });
+}
+
+/// A link or special file is replaced between its making and its attributes: they go to what was made, whatever has
+/// its name by then.
+#[test]
+fn attributes_of_links_and_special_files_never_land_on_what_took_their_name() {
+    for_each_backend(|backend| {
+        let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+        let slow = Profile::immediate().delay(Kind::Getxattr, Duration::from_millis(700));
+        let Some(from) = LatencyFs::new(&scratch, "from", slow) else { return };
+        for item in ["fifo", "link"] {
+            let source = from.backing().join(format!("src-{item}"));
+            fs::create_dir(&source).unwrap();
+            if item == "fifo" {
+                nix::unistd::mkfifo(&source.join(item), Mode::from_bits_truncate(0o777)).unwrap();
+            } else {
+                std::os::unix::fs::symlink("somewhere", source.join(item)).unwrap();
+            }
+            std::os::unix::fs::lchown(source.join(item), Some(1234), Some(1234)).unwrap();
+            let place = scratch.join(format!("copy-{item}"));
+            let copy = Longshore::copy(backend).args(["--journal", "none", "-T"]);
+            let from = from.path().join(format!("src-{item}"));
+            let running = copy.args([&from, &place]).start();
+            let (name, other) = (place.join(item), scratch.join("other"));
+            fs::write(&other, "of another copy").unwrap();
+            let before = fs::metadata(&other).unwrap();
+            wait_for("the item", Duration::from_secs(20), || name.symlink_metadata().is_ok());
+            fs::rename(&other, &name).unwrap();
+            let run = running.wait();
+            run.expect(1);
+            let kind = run.report.as_ref().unwrap().pointer("/failures/0/kind");
+            assert_eq!(
+                kind.and_then(|kind| kind.as_str()),
+                Some("contended"),
+                "{}",
+                run.describe()
+            );
+            let after = fs::symlink_metadata(&name).expect("it is left alone");
+            let about = |of: &fs::Metadata| (of.ino(), of.uid(), of.mode(), of.mtime_nsec());
+            assert_eq!(about(&after), about(&before), "{item}, {backend}: {}", run.describe());
+        }
     });
 }

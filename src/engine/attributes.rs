@@ -10,13 +10,14 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmod, fchmodat, futimens, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
+use super::held::Held;
 use super::inode::is_directory;
 use super::tally::{Tally, Warning};
 use super::xattrs::Xattrs;
@@ -55,7 +56,7 @@ pub(crate) struct Fresh {
 
 /// What is known of an item that cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ByName {
+pub(crate) enum Unopened {
     /// It has no mode and no ACL of its own.
     Symlink,
     /// A special file made where nothing is inherited.
@@ -223,37 +224,34 @@ impl<'o> Attributes<'o> {
         futimens(target, &accessed, &modified).at(Step::Times)
     }
 
-    /// All attributes of an item that cannot be opened: a symbolic link or a special file, `name` in
-    /// `dir`.
+    /// All attributes of an item that cannot be opened: a symbolic link or a special file.
     ///
     /// # Errors
     /// The first step that failed.
-    pub(crate) fn apply_by_name(
+    pub(crate) fn apply_to_held(
         &self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
+        target: &Held,
         source: &FileStat,
         xattrs: &Xattrs,
-        kind: ByName,
+        kind: Unopened,
     ) -> Result<(), StepError> {
+        let path = target.path();
         let mut mode = self.final_mode(source);
-        let change = |uid, gid| fchownat(dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let change = |uid, gid| fchownat(AT_FDCWD, path, uid, gid, AtFlags::empty());
         if self.preserve().ownership && !self.change_owner(source, (u32::MAX, u32::MAX), &change)? {
             mode &= !SET_IDS;
         }
-        let path = path_of(dir, name);
-        if kind == ByName::MayHaveAcl {
-            self.remove_foreign_acls(XattrTarget::Path(&path), xattrs);
+        if kind == Unopened::MayHaveAcl {
+            self.remove_foreign_acls(XattrTarget::Held(path), xattrs);
         }
-        mode &= self.write_xattrs(XattrTarget::Path(&path), xattrs)?;
-        if kind != ByName::Symlink {
+        mode &= self.write_xattrs(XattrTarget::Held(path), xattrs)?;
+        if kind != Unopened::Symlink {
             let bits = Mode::from_bits_truncate(mode);
-            // Whoever may write the directory could have put a link there meanwhile.
-            fchmodat(dir, name, bits, FchmodatFlags::NoFollowSymlink).at(Step::Mode)?;
+            fchmodat(AT_FDCWD, path, bits, FchmodatFlags::FollowSymlink).at(Step::Mode)?;
         }
         if self.preserve().timestamps {
             let (accessed, modified) = times(source);
-            utimensat(dir, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)
+            utimensat(AT_FDCWD, path, &accessed, &modified, UtimensatFlags::FollowSymlink)
                 .at(Step::Times)?;
         }
         Ok(())

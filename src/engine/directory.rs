@@ -126,7 +126,9 @@ impl Worker<'_> {
             },
             errno => StepError::os(Step::CreateDirectory, errno),
         })?;
-        opened.default_acl = has_default_acl(&destination);
+        // What was made just now has the one of its parent, if any.
+        let has_none = made && !parent.is_anchor() && !parent.default_acl;
+        opened.default_acl = !has_none && has_default_acl(&destination);
         self.keep_default_layout(parent, &opened.source, &destination, made)?;
         if self.job.options().preserve.project {
             self.job.attributes.apply_project(opened.source.as_fd(), destination.as_fd())?;

@@ -2,17 +2,18 @@
 //! names those are is kept in the table of `links`.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::FileStat;
 use nix::unistd::linkat;
 
 use super::dir::Dir;
 use super::file::CHANGE_RETRIES;
+use super::held::Held;
 use super::inode::{Inode, inode, is_regular, is_symlink};
 use super::job::{Names, Task};
 use super::links::{Claim, Name};
@@ -145,11 +146,12 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
     let contended = StepError::found(Step::HardLink, FailureKind::Contended);
-    let held = first.made.map(|wanted| hold(&from, &first.name, wanted)).transpose()?;
+    // Another copy may have replaced it since: a link to its file would be a wrong copy.
+    let hold = |wanted| Held::of(from.as_fd(), &first.name, wanted, Step::HardLink);
+    let held = first.made.map(hold).transpose()?;
     let made = if let Some(held) = &held {
-        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
         let flags = AtFlags::AT_SYMLINK_FOLLOW;
-        let link = |new: &CStr| linkat(AT_FDCWD, path.as_str(), &to, new, flags);
+        let link = |new: &CStr| linkat(AT_FDCWD, held.path(), &to, new, flags);
         publish::make(to.as_fd(), name, Step::HardLink, false, link)?
     } else {
         let link = |new: &CStr| linkat(&from, first.name.as_c_str(), &to, new, AtFlags::empty());
@@ -172,16 +174,4 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
         refuse_what_it_leads_to(&source, source_name, &to, &made, name)?;
     }
     publish::publish_made(to.as_fd(), &made, name)
-}
-
-/// Holds on to the file that this copy made under a name, without opening it. Another copy may have replaced it since:
-/// a link to its file would be a wrong copy.
-fn hold(dir: &OwnedFd, name: &CStr, wanted: Inode) -> Result<OwnedFd, StepError> {
-    let contended = StepError::found(Step::HardLink, FailureKind::Contended);
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let held = match openat(dir, name, flags, Mode::empty()) {
-        Err(Errno::ENOENT) => return Err(contended),
-        other => other.at(Step::HardLink)?,
-    };
-    if publish::identity(&held)? == wanted { Ok(held) } else { Err(contended) }
 }

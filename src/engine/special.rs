@@ -11,8 +11,9 @@ use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mknodat};
 use nix::unistd::symlinkat;
 
-use super::attributes::{ByName, path_of};
+use super::attributes::{Unopened, path_of};
 use super::dir::Dir;
+use super::held::Held;
 use super::inode::{Inode, inode};
 use super::links::Claim;
 use super::publish::{self, Made};
@@ -105,10 +106,10 @@ impl Worker<'_> {
     ) -> Result<Option<Inode>, StepError> {
         let source = dir.source().at(Step::Stat)?;
         let target = dir.destination().at(Step::Create)?;
-        let by_name = match (kind == SFlag::S_IFLNK, dir.default_acl) {
-            (true, _) => ByName::Symlink,
-            (false, false) => ByName::Special,
-            (false, true) => ByName::MayHaveAcl,
+        let unopened = match (kind == SFlag::S_IFLNK, dir.default_acl) {
+            (true, _) => Unopened::Symlink,
+            (false, false) => Unopened::Special,
+            (false, true) => Unopened::MayHaveAcl,
         };
         let aside = self.is_made_again(dir, name);
         let make = |name: &CStr, step, how: &dyn Fn(&CStr) -> Result<(), Errno>| {
@@ -116,7 +117,7 @@ impl Worker<'_> {
             publish::make(target.as_fd(), name, step, aside, how)
         };
         let mut text = None;
-        let made = if by_name == ByName::Symlink {
+        let made = if unopened == Unopened::Symlink {
             let pass = lanes::enter(Lane::SourceMetadata);
             let found = readlinkat(&source, source_name).at(Step::ReadLink)?;
             drop(pass);
@@ -132,18 +133,21 @@ impl Worker<'_> {
         if SFlag::from_bits_truncate(made.stat.st_mode) & SFlag::S_IFMT != kind {
             return Err(StepError::found(Step::Create, FailureKind::Contended));
         }
-        if by_name == ByName::Symlink {
+        if unopened == Unopened::Symlink {
             refuse_what_it_leads_to(&source, source_name, &target, &made, name)?;
         }
+        // From here on it is this one that is given attributes, whatever has its name.
+        let held = Held::of(target.as_fd(), made.name(name), inode(&made.stat), Step::Create)
+            .inspect_err(|_| publish::abandon_made(target.as_fd(), &made, name))?;
         let attributes = &self.job.attributes;
         let path = path_of(source.as_fd(), source_name);
         let pass = lanes::enter(Lane::SourceMetadata);
         let found = attributes.read_xattrs(XattrTarget::Path(&path));
         drop(pass);
         let _pass = lanes::enter(Lane::DestinationCreate);
-        let applied = found.map(|found| found.unwrap_or_else(Xattrs::default)).and_then(|xattrs| {
-            attributes.apply_by_name(target.as_fd(), made.name(name), stat, &xattrs, by_name)
-        });
+        let applied = found
+            .map(|found| found.unwrap_or_else(Xattrs::default))
+            .and_then(|xattrs| attributes.apply_to_held(&held, stat, &xattrs, unopened));
         publish::publish_made(target.as_fd(), &made, name)?;
         if let Some(checks) = &self.job.checks
             && applied.is_ok()
