@@ -104,13 +104,17 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     // The first source is to be the newest task.
     let roots = (0..plan.roots.len()).rev().map(Task::Root).collect();
     let concurrency = crew::work(&job, roots).inspect_err(|_| job.forget_journal())?;
-    if let Some(checks) = &job.checks
+    // Further names of a file that is found to be wrong are copied then, and are to be looked at, too.
+    while let Some(checks) = &job.checks
         && !job.stopped()
+        && let rest = checks.take_rest(&job)
+        && !rest.is_empty()
     {
         // Much has been written by now: it is too late for a refusal.
-        if crew::work(&job, checks.take_rest(&job)).is_err() {
+        if crew::work(&job, rest).is_err() {
             let unread = StepError::os(Step::ReadBack, nix::errno::Errno::ENOMEM);
             job.fail(plan.roots[0].source.clone(), unread);
+            break;
         }
     }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
@@ -119,6 +123,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         let lost = StepError::found(Step::CreateDirectory, FailureKind::Internal);
         job.fail(plan.roots[0].source.clone(), lost);
     }
+    look_for_destinations(plan, &job);
     let mut stopped_by = None;
     let seat = plan.options.delete.then(|| lanes.sit());
     if plan.options.delete && !job.stopped() {
@@ -157,13 +162,22 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
             |full| format!("{full} (stopped at {})", show(path)),
         ));
     }
+    let unreliable = job.is_unreliable();
+    if unreliable {
+        stopped_by.get_or_insert_with(|| {
+            "what was written may be lost: the destination could not be flushed".to_owned()
+        });
+        if let Some(list) = &control.failed_list {
+            plan.roots.iter().for_each(|root| job.failures.list(&root.source, list));
+        }
+    }
     let verify = job.checks.as_ref().filter(|checks| checks.reads_back());
     let verify = verify.map(|checks| checks.tally.report(checks.algorithm()));
     let mut errors = job.failures.counts();
     let (mut failures, list_error) = job.failures.take_kept();
     let mut outcome = match control.cancel.outcome() {
         Some(outcome) => outcome,
-        None if fatal.is_some() => Outcome::Fatal,
+        None if fatal.is_some() || unreliable => Outcome::Fatal,
         None if !errors.is_empty() || list_error.is_some() => Outcome::Partial,
         None => Outcome::Complete,
     };
@@ -184,7 +198,9 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         outcome,
         exit_code: outcome.code(),
         stopped_by: stopped_by.or(list_error),
-        go_on_with: if kept { "" } else { plan.go_on_with },
+        go_on_with: if kept { "" } else { plan.go_on_with(unreliable) },
+        nests: plan.is_exact_by_guess,
+        unreliable,
         dry_run: plan.options.dry_run,
         seconds,
         sync_seconds,
@@ -204,6 +220,22 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
         errors,
         failures,
     })
+}
+
+/// Whether the directories that were copied to are still what their paths lead to.
+fn look_for_destinations(plan: &Plan, job: &Job<'_>) {
+    if job.stopped() {
+        return;
+    }
+    for (index, made) in job.places() {
+        let root = &plan.roots[index];
+        let path = root.destination_dir.join(&root.destination_name);
+        let there = nix::sys::stat::stat(&path).map(|stat| inode::inode(&stat));
+        if there != Ok(made) {
+            let error = StepError::found(Step::OpenDirectory, FailureKind::Moved);
+            job.fail_at_destination(root.destination.clone(), error);
+        }
+    }
 }
 
 /// What held the copy up. While everything is flushed at the end, every worker would have waited.

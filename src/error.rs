@@ -36,6 +36,11 @@ pub enum FailureKind {
     ReservedName,
     /// Somebody else removed or replaced what was being written, another copy to the same place say.
     Contended,
+    /// The destination takes its name for that of another item of the same copy: it does not tell upper from lower case,
+    /// say.
+    NameFolded,
+    /// The destination is not at its path any more.
+    Moved,
     /// The destination is out of blocks or inodes. Stops the copy.
     NoSpace,
     /// The user's or project's quota at the destination is used up. Stops the copy.
@@ -101,6 +106,8 @@ impl FailureKind {
             Self::SameFile => "same-file",
             Self::ReservedName => "reserved-name",
             Self::Contended => "contended",
+            Self::NameFolded => "name-folded",
+            Self::Moved => "moved",
             Self::NoSpace => "no-space",
             Self::Quota => "quota",
             Self::ReadOnly => "read-only",
@@ -228,6 +235,13 @@ impl fmt::Display for StepError {
             (FailureKind::Contended, _) => f.write_str(
                 "its unfinished copy was removed or replaced; if another copy writes to the same \
                  place, wait until that is over",
+            ),
+            (FailureKind::NameFolded, _) => f.write_str(
+                "the destination takes its name for that of another item of this copy (upper and lower case \
+                 are the same there, say); rename one of the two",
+            ),
+            (FailureKind::Moved, _) => f.write_str(
+                "it was moved, replaced or unmounted while it was copied to: the copy is not at this path",
             ),
             // Short, so that a terminal shows the option.
             (FailureKind::Released, _) => f.write_str("only in the archive (see copy --hsm)"),

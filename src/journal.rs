@@ -256,7 +256,11 @@ impl Journal {
             End::Complete => false,
             // The place where the copy is going on is worth keeping, too.
             End::Unfinished => !nothing || exact,
-            End::Unreliable => file.set_len(BLOCK_BYTES).is_ok(),
+            End::Unreliable => {
+                let mut header = lock(&self.header);
+                header.unreliable = true;
+                file.set_len(BLOCK_BYTES).and_then(|()| header.write(file)).is_ok()
+            }
             End::Refused => !nothing,
         };
         if keep {

@@ -36,8 +36,8 @@ pub struct Plan {
     pub roots: Vec<Root>,
     /// Whether missing parents of the destinations are made first.
     pub(crate) parents: bool,
-    /// See [`crate::report::Report::go_on_with`].
-    pub(crate) go_on_with: &'static str,
+    /// Whether cp's rule would put the sources one level deeper the next time, in the directory that this copy makes.
+    pub(crate) is_exact_by_guess: bool,
     /// How.
     pub options: CopyOptions,
 }
@@ -119,12 +119,20 @@ impl Plan {
         }
         // By cp's rule the second run of a command that made the directory goes one level deeper.
         let made_by_name = !inside && sources.iter().any(|s| s.metadata.is_dir() && !s.contents);
-        let go_on_with = if made_by_name && request.target == Target::Guess {
-            "--update -T"
-        } else {
-            "--update"
-        };
-        Ok(Self { roots, parents: request.parents, go_on_with, options: request.options.clone() })
+        let is_exact_by_guess = made_by_name && request.target == Target::Guess;
+        let options = request.options.clone();
+        Ok(Self { roots, parents: request.parents, is_exact_by_guess, options })
+    }
+
+    /// The options to add to the same command to go on without a journal, or to begin again when what was written is
+    /// `unreliable`.
+    pub(crate) fn go_on_with(&self, unreliable: bool) -> &'static str {
+        match (self.is_exact_by_guess, unreliable) {
+            (true, false) => "--update -T",
+            (false, false) => "--update",
+            (true, true) => "-T",
+            (false, true) => "",
+        }
     }
 }
 

@@ -30,6 +30,13 @@ pub struct Report {
     /// Options to add to the same command to go on: none with a journal; without one `--update`, and
     /// `-T` when the destination, which is a directory by now, would otherwise take the source inside it.
     pub go_on_with: &'static str,
+    /// Whether the same command with other options, or without its journal, would put the copy one level deeper (`-T` does
+    /// not).
+    #[serde(skip)]
+    pub nests: bool,
+    /// Whether what was written may be lost or damaged, because the destination could not be flushed or went away: all
+    /// of it is to be copied again.
+    pub unreliable: bool,
     /// Whether nothing was written because only a plan was asked for.
     pub dry_run: bool,
     /// Wall-clock time in seconds, flush included.

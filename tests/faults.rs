@@ -6,7 +6,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -577,4 +577,101 @@ fn errors_of_writing_are_reported_by_what_they_mean() {
             }
         });
     }
+}
+
+/// On a destination that does not tell upper from lower case two files would become one, and one of them be lost.
+#[test]
+fn names_that_are_one_at_the_destination_are_told_and_nothing_is_lost() {
+    let scratch = Scratch::on_disk();
+    let source = scratch.join("src");
+    for (path, bytes) in [
+        ("README", 10),
+        ("readme", 20),
+        ("LARGE", 3 << 20),
+        ("large", (3 << 20) + 5),
+        ("Dir/one", 3),
+        ("dir/two", 4),
+        ("other", 5),
+    ] {
+        fs::create_dir_all(source.join(path).parent().unwrap()).unwrap();
+        fs::write(source.join(path), vec![b'x'; bytes]).unwrap();
+    }
+    for_each_backend(|backend| {
+        let (faults, place) = (Faults { folds: true, ..Faults::default() }, Scratch::on_disk());
+        let Some(folding) = FaultyFs::mount(&place, &[], faults) else { return };
+        let copy = folding.path().join("copy");
+        let run = Longshore::copy(backend).args([&source, &copy]).expect(1);
+        assert_eq!(run.count("/errors/name-folded"), 3, "{}", run.describe());
+        let names =
+            ["README", "readme", "LARGE", "large", "Dir", "dir"].map(|name| source.join(name));
+        let failed = |name: &PathBuf| run.failed.contains(&fs::canonicalize(name).unwrap());
+        for pair in names.chunks(2) {
+            let [lost, kept] = if failed(&pair[0]) { [0, 1] } else { [1, 0] };
+            assert!(failed(&pair[lost]) && !failed(&pair[kept]), "{}", run.describe());
+            let kept = &pair[kept];
+            let there = copy.join(kept.file_name().unwrap());
+            if kept.is_file() {
+                assert_eq!(fs::read(there).unwrap(), fs::read(kept).unwrap(), "{}", run.describe());
+            } else {
+                assert_same_tree(kept, &there, Compare::default());
+            }
+        }
+        assert!(copy.join("other").exists());
+    });
+}
+
+/// Where times are taken from the kernel's clock tick by tick, a file that is written to all the time can have the same
+/// times before and after it was read.
+#[test]
+fn a_file_that_is_written_to_all_the_time_is_never_copied_as_a_mixture() {
+    const PAGES: usize = 220;
+    const PAGE: usize = 4096;
+    struct Memory(PathBuf);
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+    if !need_root() {
+        return;
+    }
+    let scratch = Scratch::on_disk();
+    let memory = Memory(scratch.join("ramfs"));
+    fs::create_dir(&memory.0).unwrap();
+    let (flags, no) = (nix::mount::MsFlags::empty(), None::<&str>);
+    nix::mount::mount(Some("none"), &memory.0, Some("ramfs"), flags, no).unwrap();
+    let (source, copy) = (memory.0.join("file"), scratch.join("copy"));
+    fs::write(&source, vec![0; PAGES * PAGE]).unwrap();
+    // Page by page, from both ends in turn: in a copy of one moment the numbers in this order do not rise.
+    let order: Vec<usize> = (0..PAGES / 2).flat_map(|n| [n, PAGES - 1 - n]).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (stop, order) = (stop.clone(), order.clone());
+        let file = File::options().write(true).open(&source).unwrap();
+        move || {
+            for pass in (1_u64..).take_while(|_| !stop.load(Relaxed)) {
+                for page in &order {
+                    file.write_all_at(&pass.to_le_bytes(), (page * PAGE) as u64).unwrap();
+                }
+            }
+        }
+    });
+    for_each_backend(|backend| {
+        for _ in 0..8 {
+            let run = Longshore::copy(backend).arg(&source).arg(&copy).run();
+            if run.code == Some(1) {
+                assert_eq!(run.count("/errors/source-changed"), 1, "{}", run.describe());
+            } else {
+                run.expect(0);
+                let bytes = fs::read(&copy).unwrap();
+                let pass =
+                    |page: &usize| u64::from_le_bytes(*bytes[page * PAGE..].first_chunk().unwrap());
+                let passes: Vec<u64> = order.iter().map(pass).collect();
+                assert!(passes.is_sorted_by(|one, next| one >= next), "{}", run.describe());
+            }
+            let _ = fs::remove_file(&copy);
+        }
+    });
+    stop.store(true, Relaxed);
+    writer.join().unwrap();
 }

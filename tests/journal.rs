@@ -385,6 +385,75 @@ fn the_same_command_goes_on_in_the_same_place_however_it_names_it() {
     }
 }
 
+/// After a crash of the machine the journal may be there without content: the same command must not put the copy one
+/// level deeper for that.
+#[test]
+fn a_journal_of_zeros_is_an_empty_one() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    let source = many(&scratch, 300);
+    for_each_backend(|backend| {
+        let target = scratch.join(format!("copy-{backend}"));
+        let slow = copy(backend, &source, &target).args(["--bandwidth-limit", "300K"]);
+        kill_when(slow, "some files", || entries(&target) > 30);
+        let journal = the_journal(scratch.path());
+        let length = usize::try_from(fs::metadata(&journal).unwrap().len()).unwrap();
+        fs::write(&journal, vec![0; length]).unwrap();
+        let run = copy(backend, &source, &target).expect(0);
+        assert_none(&diff_trees(&source, &target, Compare::default()), &run.describe());
+        assert!(!journal.exists(), "{}", run.describe());
+    });
+}
+
+/// Both look for a journal before either has made one.
+#[test]
+fn of_two_that_start_at_the_same_moment_one_is_refused() {
+    let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
+    let source = many(&scratch, 400);
+    let mut refused = 0;
+    for round in 0..12 {
+        let target = scratch.join(format!("copy-{round}"));
+        let start = || copy(Backend::Auto, &source, &target).arg("-T").start();
+        let runs = [start(), start()].map(|running| running.wait());
+        let codes = runs.each_ref().map(|run| run.code);
+        refused += codes.iter().filter(|code| **code == Some(2)).count();
+        // One may have been over before the other began.
+        assert!(codes.contains(&Some(0)), "{}", runs[0].describe());
+        assert!(codes.iter().all(|code| matches!(code, Some(0 | 2))), "{}", runs[1].describe());
+        assert_none(&diff_trees(&source, &target, Compare::default()), &runs[0].describe());
+        assert_eq!(journals(scratch.path()).len(), 0, "{}", runs[0].describe());
+    }
+    println!("{refused} of 12 were refused");
+}
+
+/// Without times nothing tells what an earlier run finished from what another copy has put in its place.
+#[test]
+fn without_times_nothing_that_is_there_is_taken_as_finished() {
+    let Some(scratch) = Scratch::new(Fs::Ext4) else { return };
+    let sources = ["one", "two"].map(|name| {
+        let source = scratch.join(name);
+        fs::create_dir(&source).unwrap();
+        for file in 0..60 {
+            fs::write(source.join(file.to_string()), name.repeat(20_000)).unwrap();
+        }
+        source
+    });
+    settle(&sources[1].join("59"));
+    for_each_backend(|backend| {
+        let target = scratch.join(format!("copy-{backend}"));
+        let of = |source: &Path| {
+            copy(backend, source, &target).args(["-T", "--no-preserve", "timestamps"])
+        };
+        let slow = of(&sources[0]).args(["--bandwidth-limit", "2M"]);
+        kill_when(slow, "some files", || entries(&target) > 30);
+        of(&sources[1]).expect(0);
+        let run = of(&sources[0]).expect(0);
+        for file in fs::read_dir(&target).unwrap() {
+            let content = fs::read_to_string(file.unwrap().path()).unwrap();
+            assert!(content.starts_with("one"), "{}", run.describe());
+        }
+    });
+}
+
 #[test]
 fn several_sources_and_options_that_choose_go_on_too() {
     let table: [&[&str]; 4] = [
@@ -513,8 +582,10 @@ fn a_journal_that_is_damaged_foreign_or_missing_is_never_trusted() {
         with(&given).arg(more).expect(2).says("is no journal");
     }
     assert_eq!(fs::read(&given).unwrap(), b"my thesis");
-    fs::write(&given, vec![0; 9000]).unwrap();
-    with(&given).expect(2).says("is no journal");
+    for zeros in [9000, 128 << 10] {
+        fs::write(&given, vec![0; zeros]).unwrap();
+        with(&given).expect(2).says("is no journal");
+    }
     fs::remove_file(&given).unwrap();
     symlink(scratch.join("behind"), &given).unwrap();
     with(&given).expect(2);

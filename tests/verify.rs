@@ -189,6 +189,31 @@ fn what_cannot_be_mended_is_named_and_never_looks_complete() {
     });
 }
 
+/// A further name of a file that cannot be mended is no success: it would be the same damaged file.
+#[test]
+fn names_are_linked_to_a_file_only_once_it_was_found_right() {
+    let scratch = Scratch::on_disk();
+    let src = scratch.join("src");
+    make_source(&src);
+    fs::hard_link(src.join("small"), src.join("sub/second-name")).unwrap();
+    let Some(disk) = disk(&scratch, "ext4") else { return };
+    disk.flip(vec![Flip { marker: marker(1), times: usize::MAX }]);
+    let (copy, list) = (disk.path().join("copy"), scratch.join("failed"));
+    let verify = || Longshore::copy(Backend::Auto).arg("--verify").args([&src, &copy]).arg("-T");
+    let run = verify().expect(1);
+    let names = ["small", "sub/second-name"].map(|name| src.join(name));
+    let mut failed = run.failed.clone();
+    failed.sort();
+    assert_eq!(failed, names.map(|name| fs::canonicalize(name).unwrap()), "{}", run.describe());
+    assert_eq!(run.count("/copied/hard_links"), 0, "{}", run.describe());
+    // The disk has been replaced, and the list is what is copied again.
+    disk.flip(Vec::new());
+    fs::write(&list, &run.failed_list).unwrap();
+    let run = verify().arg("--files-from").arg(&list).expect(0);
+    assert_eq!(run.count("/copied/hard_links"), 1, "{}", run.describe());
+    same_on_disk(&disk, &src, &copy);
+}
+
 #[test]
 fn verified_copies_are_exact_on_every_filesystem() {
     for fs in Fs::ALL {

@@ -293,8 +293,14 @@ fn next(report: &Report, failed_list: Option<&Path>) -> String {
     };
     match (report.outcome, failed_list) {
         (Outcome::Complete | Outcome::Refused, _) => String::new(),
+        _ if report.unreliable => {
+            let exact = if options.is_empty() { String::new() } else { format!(" with {options}") };
+            format!(
+                "remove the cause, then copy all of it again: the same command{exact}, without --update"
+            )
+        }
         (Outcome::Partial, Some(list)) => {
-            let exact = if options.contains("-T") { "-T " } else { "" };
+            let exact = if report.nests { "-T " } else { "" };
             let list = show(list);
             format!("only the failed items again: the same command with {exact}--files-from {list}")
         }

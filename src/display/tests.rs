@@ -56,6 +56,8 @@ pub(super) fn report(outcome: Outcome) -> Report {
         exit_code: outcome.code(),
         stopped_by: None,
         go_on_with: "",
+        nests: false,
+        unreliable: false,
         resumed: None,
         dry_run: false,
         seconds: 4.2,
@@ -183,6 +185,7 @@ fn json_lines_have_the_documented_keys() {
             "stopped_by",
             "sync_seconds",
             "type",
+            "unreliable",
             "version",
             "warnings"
         ]

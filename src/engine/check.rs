@@ -16,15 +16,17 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
 use super::dir::Dir;
 use super::file::Pending;
+use super::inode::Inode;
 use super::job::{Job, Task};
 use super::links::Name;
 use super::publish::Published;
 use super::worker::Worker;
-use crate::checksum::{Algorithm, cell_count};
+use crate::checksum::{Algorithm, Cells, cell_count};
 use crate::error::{AtStep, Step, StepError};
 use crate::manifest::{self, Entry, Writer};
 pub(crate) use content::Content;
@@ -59,6 +61,9 @@ pub(crate) struct ToCheck {
     content: Content,
     /// The file that was published: nothing else under its name is looked at, let alone mended.
     published: Option<Published>,
+    /// Set when further names wait for this one, until it was found to be right; and as what they are linked to it.
+    link: Option<Inode>,
+    made: Option<Inode>,
     /// It was there before this copy: only its digest is wanted, for the manifest.
     skipped: bool,
     /// Parts that are not done.
@@ -259,8 +264,10 @@ impl Worker<'_> {
     /// A file is in place under its name. Unless it is to be looked at again, it is finished for good.
     pub(crate) fn file_is_published(&mut self, pending: &mut Pending) {
         let size = pending.stat.st_size.cast_unsigned();
+        let (dir, source_name, name) = (&pending.dir, &pending.source_name, &pending.name);
+        let (stat, link, made) = (&pending.stat, pending.link, pending.made.get().copied());
         let Some(checks) = &self.job.checks else {
-            return self.file_is_finished(&pending.dir, &pending.name, &pending.stat);
+            return self.file_is_finished(dir, source_name, name, stat, link, made);
         };
         let algorithm = checks.algorithm;
         let content = pending.content.take();
@@ -273,16 +280,18 @@ impl Worker<'_> {
         });
         let wanted = if checks.read_back { size > 0 } else { content.file().is_none() };
         if !wanted {
-            checks.record(&pending.dir, &pending.name, &pending.stat, &content);
-            return self.file_is_finished(&pending.dir, &pending.name, &pending.stat);
+            checks.record(dir, name, stat, &content);
+            return self.file_is_finished(dir, source_name, name, stat, link, made);
         }
         self.check_later(ToCheck {
-            dir: Arc::clone(&pending.dir),
-            source_name: pending.source_name.clone(),
-            name: pending.name.clone(),
-            stat: pending.stat,
+            dir: Arc::clone(dir),
+            source_name: source_name.clone(),
+            name: name.clone(),
+            stat: *stat,
             content,
             published: pending.published.get().copied(),
+            link,
+            made,
             skipped: false,
             left: AtomicUsize::new(1),
             found: Mutex::default(),
@@ -302,6 +311,10 @@ impl Worker<'_> {
             return;
         };
         let algorithm = checks.algorithm;
+        if !Cells::fit(algorithm, stat.st_size.cast_unsigned()) {
+            let error = StepError::os(Step::Read, Errno::ENOMEM);
+            return self.job.fail(dir.source_path(Some(source_name)), error);
+        }
         self.check_later(ToCheck {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
@@ -309,16 +322,27 @@ impl Worker<'_> {
             stat: *stat,
             content: Content::unknown(algorithm, stat.st_size.cast_unsigned()),
             published: None,
+            link: None,
+            made: None,
             skipped: true,
             left: AtomicUsize::new(1),
             found: Mutex::default(),
         });
     }
 
-    /// A file is finished for good, and verified if that was asked.
-    fn file_is_finished(&self, dir: &Dir, name: &CStr, stat: &FileStat) {
+    /// A file is finished for good, and verified if that was asked: further names may share what it has.
+    fn file_is_finished(
+        &mut self,
+        dir: &Arc<Dir>,
+        source_name: &CStr,
+        name: &CStr,
+        stat: &FileStat,
+        link: Option<Inode>,
+        made: Option<Inode>,
+    ) {
         self.count_file(stat.st_size.cast_unsigned());
         self.note_finished(dir, name, stat);
+        self.first_name_is_complete(dir, source_name, name, stat, link, made);
     }
 
     fn check_later(&mut self, file: ToCheck) {
@@ -337,10 +361,15 @@ impl Worker<'_> {
             Ok(()) => {
                 checks.record(&file.dir, &file.name, &file.stat, &file.content);
                 if !file.skipped {
-                    self.file_is_finished(&file.dir, &file.name, &file.stat);
+                    let ToCheck { dir, source_name, name, stat, link, made, .. } = file;
+                    self.file_is_finished(dir, source_name, name, stat, *link, *made);
                 }
             }
-            Err(error) => self.job.fail(file.dir.source_path(Some(&file.source_name)), error),
+            Err(error) => {
+                self.job.fail(file.dir.source_path(Some(&file.source_name)), error);
+                // Each of its further names is copied for itself.
+                self.first_name_failed(file.link);
+            }
         }
     }
 

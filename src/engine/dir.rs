@@ -60,6 +60,8 @@ pub(crate) struct Dir {
     pub(crate) default_acl: bool,
     /// The destination inherited ACLs from its own parent when it was made, or may have had some.
     pub(crate) may_have_acl: bool,
+    /// The destination was made by this run.
+    pub(crate) is_made: bool,
     /// Owner and group that the filesystem gives to entries made here; learned from the first one.
     pub(crate) new_owner: OnceLock<(u32, u32)>,
     /// What is known of the destination as a place for files with layouts, where that is asked for.
@@ -104,6 +106,7 @@ pub(crate) struct Opened {
     pub(crate) destination_stat: Option<FileStat>,
     pub(crate) default_acl: bool,
     pub(crate) may_have_acl: bool,
+    pub(crate) is_made: bool,
     pub(crate) selection: Option<Arc<Node>>,
 }
 
@@ -125,6 +128,7 @@ impl Dir {
             destination_stat,
             default_acl,
             may_have_acl: false,
+            is_made: false,
             selection: None,
         };
         Ok(Self::build(root, None, (CString::default(), CString::default()), 0, opened))
@@ -164,6 +168,7 @@ impl Dir {
             destination_stat: opened.destination_stat,
             default_acl: opened.default_acl,
             may_have_acl: opened.may_have_acl,
+            is_made: opened.is_made,
             new_owner: OnceLock::new(),
             site: OnceLock::new(),
             selection: opened.selection,

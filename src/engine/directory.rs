@@ -12,8 +12,10 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, mkdirat};
 
 use super::attributes::Fresh;
 use super::dir::{Dir, OPEN_DIRECTORY, Opened};
+use super::filesystem::Filesystem;
 use super::inode::inode;
 use super::job::Enter;
+use super::publish;
 use super::worker::Worker;
 use super::xattrs::DEFAULT_ACL;
 use crate::error::{AtStep, FailureKind, Step, StepError};
@@ -80,6 +82,7 @@ impl Worker<'_> {
             destination_stat: None,
             default_acl: false,
             may_have_acl: parent.default_acl,
+            is_made: false,
             selection,
         };
         if self.job.options().dry_run {
@@ -95,6 +98,10 @@ impl Worker<'_> {
         if let (Some(destination), Some(twin)) = (&opened.destination, &opened.destination_stat) {
             if parent.is_anchor() {
                 self.job.add_root(inode(&stat), inode(twin));
+                let known = Filesystem::of(destination.as_fd());
+                if known.is_ok_and(|known| known.keeps_numbers) && !self.job.options().dry_run {
+                    self.job.note_place(parent.root.index, inode(twin));
+                }
             }
             self.note_directory(parent, destination, twin);
         }
@@ -112,6 +119,10 @@ impl Worker<'_> {
         let made = match mkdirat(&above, name, FILLING) {
             Ok(()) => true,
             Err(Errno::EEXIST) => {
+                let is_new = self.known(parent).is_new;
+                if is_new && publish::is_folded(above.as_fd(), name).at(Step::CreateDirectory)? {
+                    return Err(StepError::found(Step::CreateDirectory, FailureKind::NameFolded));
+                }
                 opened.may_have_acl = true;
                 false
             }
@@ -133,6 +144,7 @@ impl Worker<'_> {
         if self.job.options().preserve.project {
             self.job.attributes.apply_project(opened.source.as_fd(), destination.as_fd())?;
         }
+        opened.is_made = made;
         opened.destination = Some(destination);
         opened.destination_stat = Some(stat);
         Ok(())

@@ -55,10 +55,8 @@ impl Failures {
     /// Records one. `path` is the source's, or the destination's for a deletion.
     pub(crate) fn add(&self, path: PathBuf, error: StepError, list: Option<&FailedList>) {
         *lock(&self.counts).entry(error.kind.word()).or_default() += 1;
-        if let Some(list) = list
-            && let Err(error) = list.add(&crate::selection::absolute(&path))
-        {
-            lock(&self.list_error).get_or_insert_with(|| format!("failed list: {error}"));
+        if let Some(list) = list {
+            self.list(&path, list);
         }
         let mut kept = lock(&self.kept);
         if kept.len() < KEPT {
@@ -69,6 +67,13 @@ impl Failures {
                 errno: error.errno.map(|errno| format!("{errno:?}")),
                 message: error.to_string(),
             });
+        }
+    }
+
+    /// Puts a path into the failed list.
+    pub(crate) fn list(&self, path: &Path, list: &FailedList) {
+        if let Err(error) = list.add(&crate::selection::absolute(path)) {
+            lock(&self.list_error).get_or_insert_with(|| format!("failed list: {error}"));
         }
     }
 

@@ -17,15 +17,16 @@ use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
-use super::publish::{Published, Visible};
-use super::resume::Partial;
+use super::lustre::wait_unless_stopped;
+use super::publish::{Known, Published, Visible};
+use super::resume::{Partial, file_time};
 use super::worker::Worker;
 use super::xattrs::Xattrs;
 use crate::backend::pair::Pair;
 use crate::backend::{Mechanism, SMALL_MAX_BYTES, SmallFile, plain};
-use crate::checksum::Growing;
+use crate::checksum::{Cells, Growing};
 use crate::error::{AtStep, FailureKind, Step, StepError};
-use crate::journal::Temporary;
+use crate::journal::{Temporary, record};
 use crate::lanes::{self, Lane};
 use crate::sys::{self, XattrTarget};
 
@@ -41,6 +42,9 @@ const OPEN_SOURCE: OFlag =
 const LEASE_WAIT: Duration = Duration::from_secs(60);
 const LEASE_NAP: Duration = Duration::from_millis(20);
 
+/// How often a source that was changed just now is waited for.
+const SETTLE_TRIES: u32 = 2;
+
 /// A file that is being copied; what finishing it needs.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -49,6 +53,8 @@ pub(crate) struct Pending {
     pub(crate) name: CString,
     /// The source when it was opened.
     pub(crate) stat: FileStat,
+    /// It is written to all the time, so that its times do not tell whether it changed while it was read.
+    pub(crate) is_restless: bool,
     pub(crate) visible: Visible,
     pub(crate) fresh: Fresh,
     /// Its extended attributes; that they cannot be read is found out at the end.
@@ -77,6 +83,8 @@ pub(crate) struct Pending {
 pub(super) struct Source {
     pub(super) file: OwnedFd,
     pub(super) stat: FileStat,
+    /// See [`Pending::is_restless`].
+    pub(super) is_restless: bool,
     pub(super) link: Option<Inode>,
     pub(super) attempt: u8,
 }
@@ -112,8 +120,7 @@ impl Worker<'_> {
                             self.job.control.progress.bytes_found.fetch_add(size, Relaxed);
                         }
                         let link = claimed.map(|_| inode(&stat));
-                        let stat = self.about_to_be_read(stat);
-                        let source = Source { file, stat, link, attempt };
+                        let source = Source { file, stat, is_restless: false, link, attempt };
                         self.copy_file(dir, source_name, name, source)
                     }
                 }
@@ -128,6 +135,23 @@ impl Worker<'_> {
         }
     }
 
+    /// Waits until a change of an opened source would show in its times, and looks at it again: of a file that is
+    /// written to at this moment a mixture could be read that has its final time.
+    fn wait_until_settled(&self, source: &mut Source) -> Result<(), StepError> {
+        for tries in 0.. {
+            let unsettled = record::unsettled_for(&source.stat, file_time());
+            source.is_restless = unsettled.is_some();
+            let Some(left) = unsettled.filter(|_| tries < SETTLE_TRIES) else { break };
+            let _pass = lanes::enter(Lane::SourceMetadata);
+            if !wait_unless_stopped(self.job, left) {
+                break;
+            }
+            source.stat = fstat(&source.file).at(Step::Stat)?;
+        }
+        source.stat = self.about_to_be_read(source.stat);
+        Ok(())
+    }
+
     /// Copies an opened file. An error means that nothing was put in flight and that the caller
     /// settles the entry.
     fn copy_file(
@@ -135,10 +159,12 @@ impl Worker<'_> {
         dir: &Arc<Dir>,
         source_name: &CStr,
         name: &CStr,
-        source: Source,
+        mut source: Source,
     ) -> Result<(), StepError> {
         let link = source.link;
-        let result = self.start_file(dir, source_name, name, source);
+        let result = self
+            .wait_until_settled(&mut source)
+            .and_then(|()| self.start_file(dir, source_name, name, source));
         if result.is_err() {
             self.first_name_failed(link);
         }
@@ -172,6 +198,9 @@ impl Worker<'_> {
             self.first_name_is_complete(dir, source_name, name, &stat, source.link, None);
             self.settle(dir, 1);
             return Ok(());
+        }
+        if self.job.checksum().is_some_and(|algorithm| !Cells::fit(algorithm, size)) {
+            return Err(StepError::os(Step::Read, Errno::ENOMEM));
         }
         let (pair, filesystems) = self.pair_of(dir)?;
         let large = size > SMALL_MAX_BYTES || is_sparse(&stat);
@@ -222,6 +251,7 @@ impl Worker<'_> {
             source_name: source_name.to_owned(),
             name: name.to_owned(),
             stat,
+            is_restless: source.is_restless,
             visible: created.visible,
             fresh: Fresh {
                 owner,
@@ -332,6 +362,15 @@ impl Worker<'_> {
             Filesystems { source: kind(dir.source())?, destination: kind(dir.destination())? };
         self.job.writes_to(destination.st_dev, dir.destination().at(Step::Create)?);
         Ok(self.job.add_pair(&dir.stat, destination, filesystems))
+    }
+
+    /// What is known of a directory's destination as a place to move things into.
+    pub(super) fn known(&self, dir: &Dir) -> Known {
+        let pair = self.pair_of(dir);
+        Known {
+            keeps_numbers: pair.is_ok_and(|(_, pair)| pair.destination.keeps_numbers),
+            is_new: dir.is_made,
+        }
     }
 }
 

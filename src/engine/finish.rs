@@ -64,7 +64,9 @@ impl Worker<'_> {
         match changed {
             Ok(None) => {}
             Ok(Some(now)) => {
-                let grown = now.st_size > pending.stat.st_size;
+                // Of one that is written to all the time nobody can tell.
+                let grown = now.st_size > pending.stat.st_size
+                    || (pending.is_restless && now.st_size == pending.stat.st_size);
                 return self.source_changed(pending, source, destination, grown);
             }
             Err(errno) => {
@@ -77,23 +79,20 @@ impl Worker<'_> {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
                 self.file_is_published(&mut pending);
+                self.settle(&pending.dir, 1);
             }
             Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
                 // Names linked to this one would share what it lacks: each must fail by itself.
                 self.first_name_failed(pending.link);
                 self.settle(&pending.dir, 1);
-                return;
             }
             Err(Unfinished { error, made }) => {
                 self.note_full(&pending, error);
                 self.abandon(&pending, made);
-                return self.try_again_or_fail(pending, error);
+                self.try_again_or_fail(pending, error);
             }
         }
-        let Pending { dir, source_name, name, link, stat, made, .. } = &pending;
-        self.first_name_is_complete(dir, source_name, name, stat, *link, made.get().copied());
-        self.settle(dir, 1);
     }
 
     /// The source changed while it was read: it is read again from the start, or, when it only keeps
@@ -165,8 +164,14 @@ impl Worker<'_> {
         close(destination).map_err(unfinished)?;
         if let Some(made) = made {
             let dir = pending.dir.destination().at(Step::Publish).map_err(unfinished)?;
-            publish::publish(dir.as_fd(), &pending.visible, &pending.name, made)
-                .map_err(unfinished)?;
+            publish::publish(
+                dir.as_fd(),
+                &pending.visible,
+                &pending.name,
+                made,
+                self.known(&pending.dir),
+            )
+            .map_err(unfinished)?;
         }
         Ok(match for_flags {
             Some(target) => attributes.apply_flags(source.as_fd(), target.as_fd()),
@@ -243,7 +248,8 @@ struct Unfinished {
 fn changed_meanwhile(pending: &Pending, source: &OwnedFd) -> Result<Option<FileStat>, Errno> {
     let _pass = lanes::enter(Lane::SourceMetadata);
     let now = fstat(source)?;
-    let same = is_unchanged(pending, &now, || was_moved(pending, &now))
+    let same = !pending.is_restless
+        && is_unchanged(pending, &now, || was_moved(pending, &now))
         && Worker::is_same_version(pending, source);
     Ok((!same).then_some(now))
 }

@@ -61,13 +61,12 @@ impl Worker<'_> {
     ) {
         let Some(inode) = link else { return };
         // Where numbers belong to names rather than inodes, nothing can be told by them.
-        let keeps = || self.pair_of(dir).is_ok_and(|(_, known)| known.destination.keeps_numbers);
-        let made = made.filter(|_| keeps());
+        let made = made.filter(|_| self.known(dir).keeps_numbers);
         let first = Name {
             dir: Arc::clone(dir),
             source_name: source_name.to_owned(),
             name: name.to_owned(),
-            print: record::is_trusted(stat).then(|| record::print(stat)),
+            print: self.print_of(dir, name, stat).filter(|_| record::is_trusted(stat)),
             made,
         };
         for waiting in self.job.links.complete(inode, || first.clone()) {
@@ -102,7 +101,7 @@ impl Worker<'_> {
             return self.take_link_as_finished(dir, name, first);
         }
         self.forget_partial(dir, name);
-        match make_link(dir, source_name, name, first) {
+        match make_link(dir, source_name, name, first, self.known(dir)) {
             Ok(()) => {
                 if let Some(checks) = &self.job.checks {
                     checks.record_link(dir, name, first);
@@ -141,7 +140,13 @@ impl Worker<'_> {
 }
 
 /// Links `name` in `dir` to the first name, replacing what is there.
-fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result<(), StepError> {
+fn make_link(
+    dir: &Dir,
+    source_name: &CStr,
+    name: &CStr,
+    first: &Name,
+    known: publish::Known,
+) -> Result<(), StepError> {
     let _pass = lanes::enter(Lane::DestinationCreate);
     let from = first.dir.destination().at(Step::HardLink)?;
     let to = dir.destination().at(Step::HardLink)?;
@@ -173,5 +178,5 @@ fn make_link(dir: &Dir, source_name: &CStr, name: &CStr, first: &Name) -> Result
         let source = dir.source().at(Step::HardLink)?;
         refuse_what_it_leads_to(&source, source_name, &to, &made, name)?;
     }
-    publish::publish_made(to.as_fd(), &made, name)
+    publish::publish_made(to.as_fd(), &made, name, known)
 }

@@ -29,7 +29,7 @@ use crate::backend::pair::Pair;
 use crate::backend::piece_buffers::PieceBuffers;
 use crate::backend::servers::Servers;
 use crate::checksum::Algorithm;
-use crate::error::{Step, StepError};
+use crate::error::{FailureKind, Step, StepError};
 use crate::journal::Journal;
 use crate::options::CopyOptions;
 use crate::plan::Plan;
@@ -129,6 +129,8 @@ pub(crate) struct Job<'j> {
     pairs: RwLock<HashMap<(u64, u64), KnownPair>>,
     /// Source and destination directories of the roots; the latter must not be entered as sources.
     roots: RwLock<Vec<(Inode, Inode)>>,
+    /// The directories that roots were copied to, by the root's index.
+    places: Mutex<Vec<(usize, Inode)>>,
     /// The devices that the directories of the sources lie on.
     source_devices: Mutex<HashSet<u64>>,
     /// For each device that files went to, a descriptor to flush it by, opened before they did; none
@@ -187,6 +189,7 @@ impl<'j> Job<'j> {
             buffers: Arc::new(PieceBuffers::new(sizing.piece_bytes, PIECE_BUFFERS_BYTES)),
             pairs: RwLock::default(),
             roots: RwLock::default(),
+            places: Mutex::default(),
             source_devices: Mutex::default(),
             written: Mutex::default(),
             large_files: AtomicUsize::new(0),
@@ -337,16 +340,19 @@ impl<'j> Job<'j> {
         written.iter().map(|(_, fd)| fd.as_ref().and_then(|fd| fd.try_clone().ok())).collect()
     }
 
-    /// Notes that written data may be lost; the kernel tells it once.
+    /// Notes that written data may be lost; the kernel tells it once, and not which.
     pub(crate) fn flushing_failed(&self, errno: Errno) {
         self.flush_failed.store(true, Relaxed);
         let destination = self.plan.roots.first().map(|root| root.destination.clone());
         self.fail_at_destination(destination.unwrap_or_default(), StepError::os(Step::Sync, errno));
     }
 
-    /// Whether an error of flushing was met.
-    pub(crate) fn has_flush_failed(&self) -> bool {
+    /// Whether what was written may be lost, and nobody knows which part, whatever it looks like: it could not be
+    /// flushed, or its filesystem went away or takes no more writes after an error.
+    pub(crate) fn is_unreliable(&self) -> bool {
+        let kind = self.fatal().map(|(_, error)| error.kind);
         self.flush_failed.load(Relaxed)
+            || matches!(kind, Some(FailureKind::FilesystemGone | FailureKind::ReadOnly))
     }
 
     /// The descriptors to flush every device by.
@@ -359,6 +365,16 @@ impl<'j> Job<'j> {
     pub(crate) fn add_root(&self, source: Inode, destination: Inode) {
         let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
         roots.push((source, destination));
+    }
+
+    /// Notes the directory that the root with an index is copied to.
+    pub(crate) fn note_place(&self, index: usize, place: Inode) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).push((index, place));
+    }
+
+    /// The directories that roots were copied to, with the roots' indices.
+    pub(crate) fn places(&self) -> Vec<(usize, Inode)> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a source directory is the destination of a root, so that copying it would not end.

@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::Control;
 use super::job::Job;
-use crate::error::{AtStep, FailureKind, Refusal, Step, StepError};
+use crate::error::{AtStep, Refusal, Step, StepError};
 use crate::exit::Outcome;
 use crate::journal::{End, Journal};
 use crate::options::SyncPolicy;
@@ -56,8 +56,7 @@ impl Job<'_> {
         let Some(journal) = &self.journal else { return false };
         let how = match outcome {
             Outcome::Complete => End::Complete,
-            // What was written may never have reached the disk, and nobody knows which part.
-            _ if self.has_flush_failed() || self.is_destination_lost() => End::Unreliable,
+            _ if self.is_unreliable() => End::Unreliable,
             _ => End::Unfinished,
         };
         let holder = journal.path().and_then(Path::parent).map(Path::to_owned);
@@ -78,12 +77,6 @@ impl Job<'_> {
         if let Some(journal) = &self.journal {
             journal.end(End::Refused);
         }
-    }
-
-    /// Whether the copy stopped because a filesystem went away, or takes no more writes after an error.
-    fn is_destination_lost(&self) -> bool {
-        let kind = self.fatal().map(|(_, error)| error.kind);
-        matches!(kind, Some(FailureKind::FilesystemGone | FailureKind::ReadOnly))
     }
 
     /// Removing the journal from a directory that was copied moved the time that the copy had set.

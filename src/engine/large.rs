@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
-use nix::unistd::ftruncate;
+use nix::sys::stat::fstat;
+use nix::unistd::{fdatasync, ftruncate};
 
 use super::check::Content;
 use super::file::{Pending, is_sparse};
@@ -25,7 +26,7 @@ use crate::checksum::Cells;
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::{Temporary, ranges};
 use crate::lanes::{self, Lane};
-use crate::options::BackendChoice;
+use crate::options::{BackendChoice, SyncPolicy};
 use crate::sys;
 
 /// Below this O_DIRECT gains nothing over the page cache.
@@ -95,9 +96,9 @@ impl Worker<'_> {
         };
         let pass = lanes::enter(Lane::DestinationWrite);
         let striped = self.is_stripe_aware(filesystems);
-        let prepared = match (sparse || striped, direct) {
-            // The size first: a sparse file may end in a hole, and a striped one shows all of its objects
-            // only when every component has been touched.
+        // A striped file shows all of its objects only when every component has been touched; and what is written past
+        // the page cache is slower where it makes the file longer.
+        let prepared = match (striped || (sparse && direct.is_some()), direct) {
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
             (false, Some(_)) if filesystems.destination.direct == Some(Direct::Blocks) => {
                 allocate(&destination, size)
@@ -246,14 +247,8 @@ impl Worker<'_> {
             Ok(fd) => fd,
             Err(error) => return self.give_up(pending, written, error),
         };
-        // O_DIRECT writes whole blocks; the last one is cut to the size.
-        let aligned =
-            copy.file.direct.is_none_or(|block| size.cast_unsigned().is_multiple_of(block));
-        // An earlier run may have written whole blocks where this one did not.
-        if (!aligned || copy.resumed > 0)
-            && let Err(errno) = ftruncate(&destination, size)
-        {
-            return self.give_up(pending, destination, StepError::os(Step::Write, errno));
+        if let Err(error) = self.set_size(&destination, size) {
+            return self.give_up(pending, destination, error);
         }
         if let Some(cells) = &copy.file.cells {
             cells.all_moved();
@@ -263,6 +258,19 @@ impl Worker<'_> {
         let holes = size.cast_unsigned().saturating_sub(moved).saturating_sub(copy.resumed);
         self.job.control.progress.bytes_done.fetch_add(holes, Relaxed);
         self.content_is_there(pending, &copy.file.source, destination, mechanism, moved);
+    }
+}
+
+impl Worker<'_> {
+    /// Gives a file whose content is there the size of its source: cuts what O_DIRECT wrote behind it (whole blocks, those
+    /// of an earlier run, too), or adds the hole that a sparse one ends in.
+    fn set_size(&self, written: &OwnedFd, size: i64) -> Result<(), StepError> {
+        let now = fstat(written).at(Step::Stat)?.st_size;
+        // After a crash of the machine a file must not have size and time of a complete one, but no data.
+        if now < size && self.job.options().sync != SyncPolicy::None {
+            fdatasync(written).at(Step::Sync)?;
+        }
+        if now == size { Ok(()) } else { ftruncate(written, size).at(Step::Write) }
     }
 }
 

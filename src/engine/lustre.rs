@@ -112,10 +112,13 @@ impl Job<'_> {
 }
 
 /// False when the copy was stopped meanwhile.
-fn wait_unless_stopped(job: &Job<'_>, time: Duration) -> bool {
+pub(super) fn wait_unless_stopped(job: &Job<'_>, time: Duration) -> bool {
     let until = Instant::now() + time;
-    while Instant::now() < until && !job.stopped() {
-        std::thread::sleep(NAP);
+    while !job.stopped()
+        && let left = until.saturating_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        std::thread::sleep(left.min(NAP));
     }
     !job.stopped()
 }

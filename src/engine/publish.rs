@@ -6,10 +6,11 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::dir::OPEN_DIRECTORY;
 use super::inode::{Inode, inode, is_directory};
 use crate::error::{AtStep, FailureKind, Step, StepError};
 use crate::journal::is_journal_name;
@@ -105,6 +106,15 @@ pub(crate) fn create_file_aside(
         .map(|(file, temporary)| Created { file, visible: Visible::As(temporary) })
 }
 
+/// What is known of a directory in which things are moved into place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// Its filesystem numbers inodes, and not names.
+    pub(crate) keeps_numbers: bool,
+    /// Whatever is in it was made by this run.
+    pub(crate) is_new: bool,
+}
+
 /// Something that is made by name and never opened: a link or a special file.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -170,6 +180,10 @@ fn make_aside<T>(
     let temporary = temporary(name);
     let made = match make(&temporary) {
         Err(Errno::EEXIST) => {
+            // While it is held the new one does not get its number: by that another copy, which was killed and is gone
+            // on with, tells its own file from this one where there are no times of birth.
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let _held = openat(dir, temporary.as_c_str(), flags, Mode::empty());
             match unlinkat(dir, temporary.as_c_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(StepError::os(step, errno)),
@@ -201,11 +215,16 @@ fn refuse_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), StepError> {
 /// done by that name meanwhile would have been done to another file.
 ///
 /// # Errors
-/// Step `Publish`; `Contended` when another run has taken the name.
-pub(crate) fn publish_made(dir: BorrowedFd<'_>, made: &Made, name: &CStr) -> Result<(), StepError> {
+/// Step `Publish`; `Contended` when another run has taken the name; `NameFolded`.
+pub(crate) fn publish_made(
+    dir: BorrowedFd<'_>,
+    made: &Made,
+    name: &CStr,
+    known: Known,
+) -> Result<(), StepError> {
     let own = inode(&made.stat);
     match &made.aside {
-        Some(temporary) => move_into_place(dir, temporary, name, own)
+        Some(temporary) => move_into_place(dir, temporary, name, own, known)
             .inspect_err(|_| remove_if_still(dir, temporary, own)),
         None => is_still(dir, name, own),
     }
@@ -219,26 +238,70 @@ pub(crate) fn abandon_made(dir: BorrowedFd<'_>, made: &Made, name: &CStr) {
 /// Moves a finished file into place. `written` is the file.
 ///
 /// # Errors
-/// Step `Publish`; `Contended` when another run has taken the temporary name.
+/// Step `Publish`; `Contended` when another run has taken the temporary name; `NameFolded`.
 pub(crate) fn publish(
     dir: BorrowedFd<'_>,
     visible: &Visible,
     name: &CStr,
     written: Inode,
+    known: Known,
 ) -> Result<(), StepError> {
     let Visible::As(temporary) = visible else { return Ok(()) };
-    move_into_place(dir, temporary, name, written)
+    move_into_place(dir, temporary, name, written, known)
 }
 
-/// Renames `temporary`, if that still is the file that was written.
+/// Renames `temporary`, if that still is the file that was written. Should another run take its name at that moment, it is
+/// that one's half file which has the final name now: that is seen afterwards.
 fn move_into_place(
     dir: BorrowedFd<'_>,
     temporary: &CStr,
     name: &CStr,
     written: Inode,
+    known: Known,
 ) -> Result<(), StepError> {
     is_still(dir, temporary, written)?;
-    renameat(dir, temporary, dir, name).map_err(publishing_failed)
+    let rename = || renameat(dir, temporary, dir, name).map_err(publishing_failed);
+    if known.is_new {
+        // What is there by now was made by this run, under this name or one that the filesystem takes for it.
+        let no_replace = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(dir, temporary, dir, name, no_replace) {
+            Ok(()) => {}
+            Err(Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+                if is_folded(dir, name).at(Step::Publish)? {
+                    return Err(StepError::found(Step::Publish, FailureKind::NameFolded));
+                }
+                rename()?;
+            }
+            Err(errno) => return Err(publishing_failed(errno)),
+        }
+    } else {
+        rename()?;
+    }
+    if known.keeps_numbers { is_still(dir, name, written) } else { Ok(()) }
+}
+
+/// Whether a name that is taken is not the one that the directory lists: its filesystem takes two names for one, those
+/// that differ in case, say. Reads the directory.
+///
+/// # Errors
+/// Those of reading it.
+pub(crate) fn is_folded(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool, Errno> {
+    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => {}
+        Err(Errno::ENOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    let list = openat(dir, c".", OPEN_DIRECTORY, Mode::empty())?; // with a position of its own
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match sys::read_entries(list.as_fd(), &mut buffer)? {
+            0 => return Ok(true),
+            filled if sys::entries(&buffer[..filled]).any(|entry| entry.name == name) => {
+                return Ok(false);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Whether a name still is the file that was written.

@@ -84,14 +84,7 @@ impl Worker<'_> {
 
     /// The stat of a source that is about to be read, as the journal wants it.
     pub(super) fn about_to_be_read(&self, stat: FileStat) -> FileStat {
-        if self.journal.is_none() {
-            return stat;
-        }
-        // The coarse clock is what filesystems take their times from.
-        match clock_gettime(ClockId::CLOCK_REALTIME_COARSE) {
-            Ok(now) => record::about_to_be_read(stat, now),
-            Err(_) => record::about_to_be_read(stat, TimeSpec::new(0, 0)),
-        }
+        if self.journal.is_none() { stat } else { record::about_to_be_read(stat, file_time()) }
     }
 
     /// The source of an item that an earlier run finished, provided that it is still the same and that
@@ -101,7 +94,8 @@ impl Worker<'_> {
         let pass = lanes::enter(Lane::SourceMetadata);
         let stat = stat_entry(&dir.source().ok()?, source_name).ok()?;
         drop(pass);
-        if record::print(&stat) != print {
+        let times = self.job.options().preserve.timestamps;
+        if times && record::print(&stat) != print {
             return None;
         }
         let _pass = lanes::enter(Lane::DestinationCreate);
@@ -112,7 +106,11 @@ impl Worker<'_> {
         let same = kind(&there) == kind(&stat)
             && there.st_size == stat.st_size
             && (!device || there.st_rdev == stat.st_rdev)
-            && (!self.job.options().preserve.timestamps || time(&there) == time(&stat));
+            && (if times {
+                time(&there) == time(&stat)
+            } else {
+                record::print_with_copy(record::print(&stat), &there) == print
+            });
         same.then_some(stat)
     }
 
@@ -134,17 +132,28 @@ impl Worker<'_> {
 
     /// Notes that an item is complete. `stat` is its source when it was opened.
     pub(super) fn note_finished(&self, dir: &Dir, name: &CStr, stat: &FileStat) {
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = &self.journal
+            && let Some(print) = self.print_of(dir, name, stat)
+        {
             let regular = is_regular(stat.st_mode);
-            self.noted(journal.finished(dir.key_of(name), stat, regular));
+            self.noted(journal.finished(dir.key_of(name), stat, print, regular));
         }
     }
 
-    /// Notes that a further name is linked to the first; not while the first waits to be read back,
-    /// because what is noted is finished for good.
+    /// The print under which an item that is complete is noted. Without the source's time it is told by its own, and by
+    /// its inode.
+    pub(super) fn print_of(&self, dir: &Dir, name: &CStr, stat: &FileStat) -> Option<u64> {
+        let print = record::print(stat);
+        if self.job.options().preserve.timestamps {
+            return Some(print);
+        }
+        let there = stat_entry(&dir.destination().ok()?, name).ok()?;
+        Some(record::print_with_copy(print, &there))
+    }
+
+    /// Notes that a further name is linked to the first, which is finished for good.
     pub(super) fn note_link(&self, dir: &Dir, name: &CStr, first: &Name) {
-        if !self.job.reads_back()
-            && let Some(journal) = &self.journal
+        if let Some(journal) = &self.journal
             && let Some(print) = first.print
         {
             self.noted(journal.linked(dir.key_of(name), print));
@@ -289,6 +298,12 @@ impl Worker<'_> {
             journal_failed(self.job, errno);
         }
     }
+}
+
+/// The time, to compare that of a change with: never before one that a filesystem of this machine gives, which is
+/// that of the last tick. (The coarse clock was, when the processor that moves both on was held up.)
+pub(super) fn file_time() -> TimeSpec {
+    clock_gettime(ClockId::CLOCK_REALTIME).unwrap_or(TimeSpec::new(0, 0))
 }
 
 /// Notes that a piece of a large file is written.

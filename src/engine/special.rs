@@ -148,7 +148,7 @@ impl Worker<'_> {
         let applied = found
             .map(|found| found.unwrap_or_else(Xattrs::default))
             .and_then(|xattrs| attributes.apply_to_held(&held, stat, &xattrs, unopened));
-        publish::publish_made(target.as_fd(), &made, name)?;
+        publish::publish_made(target.as_fd(), &made, name, self.known(dir))?;
         if let Some(checks) = &self.job.checks
             && applied.is_ok()
         {

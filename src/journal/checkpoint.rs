@@ -156,6 +156,7 @@ impl Journal {
         // Entries are checked with the seed.
         header.seed = header.seed.wrapping_add(1);
         header.durable_epoch = 0;
+        header.unreliable = true;
         let Some(Made { file, .. }) = self.made.get() else { return };
         if header.write(file).is_err() || fdatasync(&**file).is_err() {
             let _ = file.set_len(0); // no journal is better than one that lies

@@ -43,6 +43,8 @@ pub(super) struct Header {
     pub(super) boot: [u8; BOOT_BYTES],
     /// The destination was taken as the new name, which cp's rule would not do a second time.
     pub(super) exact: bool,
+    /// What was written may be lost, whatever it looks like: not only the journal's word is nothing worth.
+    pub(super) unreliable: bool,
     /// All sources together.
     pub(super) sources: Identity,
     /// The directory that the first source is copied to; zeros while it is not known.
@@ -54,7 +56,7 @@ pub(super) struct Header {
 /// Why there is no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// Nothing was written yet.
+    /// Nothing was written yet, or nothing of it has reached the device before a crash.
     Empty,
     /// No journal at all.
     Foreign,
@@ -86,7 +88,7 @@ impl Header {
         put(&self.epoch.to_le_bytes());
         put(&self.durable_epoch.to_le_bytes());
         put(&self.boot);
-        put(&u32::from(self.exact).to_le_bytes());
+        put(&(u32::from(self.exact) | u32::from(self.unreliable) << 1).to_le_bytes());
         put(&self.sources.inode.to_le_bytes());
         put(&self.root.inode.to_le_bytes());
         put(&(text.len() as u64).to_le_bytes()[..4]);
@@ -121,6 +123,7 @@ impl Header {
             durable_epoch: short(52),
             boot: part(bytes, 56),
             exact: short(92) & 1 != 0,
+            unreliable: short(92) & 2 != 0,
             sources: Identity { inode: long(96), birth: long(BIRTHS_AT[0]) },
             root: Identity { inode: long(104), birth: long(BIRTHS_AT[1]) },
             text: String::from_utf8_lossy(text).into_owned(),
@@ -142,9 +145,11 @@ impl Header {
     /// # Errors
     /// [`Unusable`] when neither does; what cannot be read counts as damaged.
     pub(super) fn read(file: &File) -> Result<Self, Unusable> {
-        if file.metadata().map_err(|_| Unusable::Damaged)?.len() == 0 {
+        let length = file.metadata().map_err(|_| Unusable::Damaged)?.len();
+        if length == 0 {
             return Err(Unusable::Empty);
         }
+        let blocks = length.is_multiple_of(super::BLOCK_BYTES);
         let copies = PLACES.map(|place| {
             let mut bytes = [0; HEADER_BYTES];
             let read = read_at_most(file, &mut bytes, place);
@@ -153,11 +158,23 @@ impl Header {
         match copies {
             [Ok(first), Ok(second)] if second.sequence > first.sequence => Ok(second),
             [Ok(header), _] | [_, Ok(header)] => Ok(header),
+            // Whole blocks that begin with zeros are what a crash of the machine left: allocated, and not yet written.
+            [Err(Unusable::Foreign), Err(Unusable::Foreign)] if blocks && is_blank(file) => {
+                Err(Unusable::Empty)
+            }
             // A journal is known by its magic in either place.
             [Err(first), Err(Unusable::Foreign)] => Err(first),
             [_, Err(second)] => Err(second),
         }
     }
+}
+
+/// Whether there are zeros where both headers would be.
+fn is_blank(file: &File) -> bool {
+    PLACES.iter().all(|place| {
+        let mut bytes = [0; HEADER_BYTES];
+        read_at_most(file, &mut bytes, *place).is_ok() && bytes.iter().all(|byte| *byte == 0)
+    })
 }
 
 /// Fills the buffer as far as the file goes.
@@ -196,6 +213,7 @@ pub(super) mod tests {
             durable_epoch: 3,
             boot: [b'b'; BOOT_BYTES],
             exact: true,
+            unreliable: true,
             sources: Identity { inode: 8, birth: 10 },
             root: Identity { inode: 9, birth: 11 },
             text: "a -> b".to_owned(),
@@ -227,6 +245,9 @@ pub(super) mod tests {
         file.write_all_at(b"something else that somebody keeps here", 0).expect("written");
         assert_eq!(Header::read(&file), Err(Unusable::Foreign));
         let mut bytes = header().encode();
+        let zeros = tempfile::tempfile().expect("a file");
+        zeros.set_len(1 << 17).expect("extended");
+        assert_eq!(Header::read(&zeros), Err(Unusable::Empty));
         bytes[16] = 99;
         let check = xxh3_64(&bytes[..CHECK_AT]);
         bytes[CHECK_AT..].copy_from_slice(&check.to_le_bytes());

@@ -78,11 +78,20 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
     let key = place::key(request);
     let found = find(request, key, &mut notes)?;
     let exact = found.as_ref().is_some_and(|found| found.was_exact(request));
-    let plan = if exact {
+    let unreliable = found.as_ref().is_some_and(Found::is_unreliable);
+    let mut plan = if exact {
         Plan::new(&CopyRequest { target: Target::Exact, ..request.clone() })?
     } else {
         Plan::new(request)?
     };
+    if unreliable && plan.options.update {
+        plan.options.update = false;
+        notes.push(
+            "what an earlier run wrote could not be flushed and may be damaged; in spite of --update \
+             all of it is copied again"
+                .to_owned(),
+        );
+    }
     if plan.options.dry_run {
         return Ok(Prepared { plan, ticket: None, notes, earlier: None });
     }
@@ -103,7 +112,8 @@ pub fn prepare(request: &CopyRequest) -> Result<Prepared, Refusal> {
         epoch: 0,
         durable_epoch: 0,
         boot: checkpoint::boot_id().unwrap_or([0; BOOT_BYTES]),
-        exact: exact || plan.is_exact_by_guess(),
+        exact: exact || plan.is_exact_by_guess,
+        unreliable,
         sources,
         root: Identity::default(),
         text: describe(request),
@@ -193,6 +203,11 @@ fn continued(
 }
 
 impl Found {
+    /// Whether an earlier run could not flush what it wrote, and no later one has copied it again.
+    fn is_unreliable(&self) -> bool {
+        self.header.as_ref().is_ok_and(|header| header.unreliable)
+    }
+
     /// Whether the earlier run took the destination as the new name, where cp's rule would now put the
     /// source inside it.
     fn was_exact(&self, request: &CopyRequest) -> bool {
@@ -267,6 +282,12 @@ fn find(
             There::Open(held) => {
                 let mut header = Header::read(&held);
                 if spot == Spot::Given {
+                    // Whoever names a file of zeros may want to keep it.
+                    if held.metadata().is_ok_and(|file| file.len() > 0)
+                        && matches!(header, Err(Unusable::Empty))
+                    {
+                        header = Err(Unusable::Foreign);
+                    }
                     refuse_other(&path, &header, key, request.options.journal.existing)?;
                 } else if matches!(header, Err(Unusable::Foreign)) {
                     // Nobody is asked before a journal gets its own name; what is there stays.
@@ -357,11 +378,6 @@ fn random() -> u64 {
 }
 
 impl Plan {
-    /// Whether cp's rule would put the sources one level deeper the next time.
-    fn is_exact_by_guess(&self) -> bool {
-        self.go_on_with.contains("-T")
-    }
-
     /// Whether one item is copied that is no directory.
     fn is_one_file(&self) -> bool {
         matches!(self.roots.as_slice(), [root] if !root.is_directory)

@@ -1,6 +1,8 @@
 //! One entry of the journal: 48 bytes that say what was finished, with a check that tells a torn one.
 //! The meaning of several entries together is in `load`; nothing here reads or writes files.
 
+use std::time::Duration;
+
 use nix::sys::stat::FileStat;
 use nix::sys::time::TimeSpec;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
@@ -11,9 +13,9 @@ use super::index::Key;
 pub(super) const RECORD_BYTES: usize = 48;
 
 /// A change of a source within one tick of the clock leaves the same change time. A source that was
-/// changed more recently than this is not noted as finished. Twice the coarsest tick (10 ms).
+/// changed more recently than this is waited for, and not noted as finished. Twice the coarsest tick (10 ms).
 const TICK_NANOS: i64 = 20_000_000;
-/// The same for a filesystem that seems to know seconds only (FAT: two of them).
+/// As [`TICK_NANOS`], for a filesystem that seems to know seconds only (FAT: two of them).
 const COARSE_TICK_NANOS: i64 = 2_000_000_000;
 
 /// What an entry says.
@@ -155,6 +157,19 @@ pub(crate) fn print(stat: &FileStat) -> u64 {
     xxh3_64_with_seed(&bytes, 0)
 }
 
+/// A print of a source whose copy does not have its time: with it that one file is told from what another copy may put
+/// in its place later.
+#[must_use]
+pub(crate) fn print_with_copy(print: u64, copy: &FileStat) -> u64 {
+    let words =
+        [print, copy.st_ino, copy.st_mtime.cast_unsigned(), copy.st_mtime_nsec.cast_unsigned()];
+    let mut bytes = [0; 32];
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    xxh3_64_with_seed(&bytes, 1)
+}
+
 /// The stat of a source that is about to be read. When a change from now on might not show in its
 /// [`print`], because the clock may stand where it stood at the last change, its change time is taken
 /// away, and with it all trust: see [`is_trusted`].
@@ -164,6 +179,16 @@ pub(crate) fn about_to_be_read(mut stat: FileStat, now: TimeSpec) -> FileStat {
         stat.st_ctime_nsec = UNSETTLED;
     }
     stat
+}
+
+/// How long it takes until any change shows in the change time of a stat; `None` when that is so already, or when
+/// its filesystem's clock is far ahead of ours, so that nobody can tell.
+#[must_use]
+pub(crate) fn unsettled_for(stat: &FileStat, now: TimeSpec) -> Option<Duration> {
+    let age = age_nanos(stat, now);
+    let left = tick_nanos(stat) - age;
+    let left = u64::try_from(left).ok().filter(|left| *left > 0 && age > -TICK_NANOS)?;
+    Some(Duration::from_nanos(left))
 }
 
 /// What no filesystem gives as parts of a second.
@@ -176,11 +201,17 @@ pub(crate) fn is_trusted(stat: &FileStat) -> bool {
 }
 
 fn is_settled(stat: &FileStat, now: TimeSpec) -> bool {
-    let tick = if stat.st_ctime_nsec == 0 { COARSE_TICK_NANOS } else { TICK_NANOS };
+    age_nanos(stat, now) >= tick_nanos(stat)
+}
+
+fn tick_nanos(stat: &FileStat) -> i64 {
+    if stat.st_ctime_nsec == 0 { COARSE_TICK_NANOS } else { TICK_NANOS }
+}
+
+/// Time since the last change, below zero when that is to come.
+fn age_nanos(stat: &FileStat, now: TimeSpec) -> i64 {
     let seconds = now.tv_sec().saturating_sub(stat.st_ctime);
-    let age =
-        seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec() - stat.st_ctime_nsec);
-    age >= tick
+    seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec() - stat.st_ctime_nsec)
 }
 
 #[cfg(test)]
@@ -224,6 +255,10 @@ mod tests {
         assert!(!is_settled(&stat, TimeSpec::new(101, 9_000_000)));
         assert!(is_settled(&stat, TimeSpec::new(101, 10_000_000)));
         assert!(!is_settled(&stat, TimeSpec::new(99, 0)), "a clock that was set back");
+        let left = |seconds, nanos| unsettled_for(&stat, TimeSpec::new(seconds, nanos));
+        assert_eq!(left(101, 9_000_000), Some(Duration::from_millis(1)));
+        assert_eq!(left(101, 10_000_000), None);
+        assert_eq!(left(99, 0), None, "a clock that is ahead is not waited for");
         stat.st_ctime_nsec = 0; // perhaps it knows no parts of seconds
         assert!(!is_settled(&stat, TimeSpec::new(101, 999_999_999)));
         assert!(is_settled(&stat, TimeSpec::new(102, 0)));

@@ -85,7 +85,9 @@ fn what_was_noted_is_known_to_the_next_run_mapped_or_not() {
         for writer in 0..3 {
             let writer_of = Writer::new(&journal);
             for n in 0..1000 {
-                writer_of.finished(key(&format!("{writer} {n}")), &stat, true).expect("noted");
+                writer_of
+                    .finished(key(&format!("{writer} {n}")), &stat, print(&stat), true)
+                    .expect("noted");
             }
         }
         let writer = Writer::new(&journal);
@@ -175,7 +177,7 @@ fn ranges_of_a_temporary_file_are_never_believed_of_a_later_one() {
     assert_eq!(journal.begun(keys.0).expect("begun").ranges, []);
     // Finished afterwards: nothing is left of it.
     let writer = Writer::new(&journal);
-    writer.finished(keys.0, &stat, true).expect("noted");
+    writer.finished(keys.0, &stat, print(&stat), true).expect("noted");
     drop((writer, journal));
     assert_eq!(bench.open().begun(keys.0), None);
 }
@@ -187,7 +189,7 @@ fn the_latest_of_two_finished_versions_counts() {
     for size in [100, 200] {
         let journal = bench.open();
         stat.st_size = size;
-        Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+        Writer::new(&journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
     }
     assert_eq!(bench.open().done(key("f")), Some(print(&stat)));
 }
@@ -199,7 +201,7 @@ fn a_source_that_was_changed_a_moment_ago_is_not_noted() {
     stat = record::about_to_be_read(stat, TimeSpec::new(stat.st_ctime, stat.st_ctime_nsec));
     let journal = bench.open();
     let writer = Writer::new(&journal);
-    writer.finished(key("f"), &stat, true).expect("nothing to do");
+    writer.finished(key("f"), &stat, print(&stat), true).expect("nothing to do");
     assert_eq!(writer.begun((key("g"), DIRECTORY), &stat, file.as_fd(), 1), Ok(None));
     drop((writer, journal));
     assert!(!bench.open().goes_on());
@@ -213,9 +215,9 @@ fn after_a_crash_of_the_machine_only_what_was_flushed_is_believed() {
     let home = fs::File::open(bench.home.path()).expect("opens");
     journal.writes_to(1, &home);
     let writer = Writer::new(&journal);
-    writer.finished(key("early"), &stat, true).expect("noted");
+    writer.finished(key("early"), &stat, print(&stat), true).expect("noted");
     journal.checkpoint().expect("flushed");
-    writer.finished(key("late"), &stat, true).expect("noted");
+    writer.finished(key("late"), &stat, print(&stat), true).expect("noted");
     drop((writer, journal));
     bench.change_header(|header| header.boot = [b'x'; header::BOOT_BYTES]);
     let prepared = prepare(&bench.request()).expect("no refusal");
@@ -236,7 +238,7 @@ fn without_a_way_to_flush_there_is_no_checkpoint() {
     let (_, stat) = bench.file("f", 100);
     let journal = bench.open();
     lock(&journal.targets).add_unflushable(9);
-    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    Writer::new(&journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
     assert!(journal.checkpoint().is_err());
     drop(journal);
     bench.change_header(|header| header.boot = [b'x'; header::BOOT_BYTES]);
@@ -251,9 +253,9 @@ fn after_an_error_of_flushing_nothing_is_believed() {
     let (_, stat) = bench.file("f", 100);
     let journal = bench.open();
     let writer = Writer::new(&journal);
-    writer.finished(key("f"), &stat, true).expect("noted");
+    writer.finished(key("f"), &stat, print(&stat), true).expect("noted");
     journal.checkpoint().expect("flushed");
-    writer.finished(key("g"), &stat, true).expect("noted");
+    writer.finished(key("g"), &stat, print(&stat), true).expect("noted");
     journal.distrust();
     drop((writer, journal)); // killed
     let journal = bench.open();
@@ -277,7 +279,7 @@ fn a_checkpoint_flushes_what_only_earlier_runs_wrote_to() {
     let inner = bench.at("dst/deep/inner");
     fs::create_dir_all(&inner).expect("made");
     journal.note_root(Identity::at(&bench.at("dst"), true).expect("a directory"));
-    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    Writer::new(&journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
     drop(journal); // killed
     // Mounts of this thread only, which go with it.
     let none = None::<&str>;
@@ -312,7 +314,7 @@ fn what_is_made_again_is_durable_only_after_the_next_checkpoint() {
     let bench = Bench::new();
     let (_, stat) = bench.file("f", 100);
     let journal = bench.open();
-    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    Writer::new(&journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
     journal.checkpoint().expect("flushed");
     journal.is_redone().expect("noted");
     let durable = || lock(&journal.header).durable_epoch;
@@ -343,7 +345,7 @@ fn what_may_be_lost_is_not_believed_but_the_place_is_kept() {
     let bench = Bench::new();
     let (_, stat) = bench.file("f", 100);
     let journal = bench.open();
-    Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+    Writer::new(&journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
     assert!(!journal.end(End::Unreliable));
     drop(journal);
     let journal = bench.open();
@@ -356,7 +358,7 @@ fn the_destination_that_was_made_is_recognised() {
     let bench = Bench::new();
     let (_, stat) = bench.file("f", 100);
     let note = |journal: &Arc<Journal>| {
-        Writer::new(journal).finished(key("f"), &stat, true).expect("noted");
+        Writer::new(journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
     };
     let journal = bench.open();
     fs::create_dir(bench.at("dst")).expect("made");
@@ -389,7 +391,7 @@ fn a_destination_or_source_that_only_has_the_inode_number_is_another_one() {
             return; // this filesystem knows no times of birth
         }
         journal.note_root(root);
-        Writer::new(&journal).finished(key("f"), &stat, true).expect("noted");
+        Writer::new(&journal).finished(key("f"), &stat, print(&stat), true).expect("noted");
         {
             let mut header = lock(&journal.header);
             let changed = if which == "dst" { &mut header.root } else { &mut header.sources };
@@ -414,7 +416,7 @@ fn a_destination_or_source_that_only_has_the_inode_number_is_another_one() {
 fn another_source_under_the_same_name_starts_over() {
     let bench = Bench::new();
     let (_, stat) = bench.file("f", 100);
-    Writer::new(&bench.open()).finished(key("f"), &stat, true).expect("noted");
+    Writer::new(&bench.open()).finished(key("f"), &stat, print(&stat), true).expect("noted");
     fs::rename(bench.at("src"), bench.at("away")).expect("renamed");
     fs::create_dir(bench.at("src")).expect("made");
     let mut required = bench.request();
@@ -435,7 +437,7 @@ proptest! {
         let keys = (key("large"), DIRECTORY);
         let journal = bench.open();
         let writer = Writer::new(&journal);
-        writer.finished(key("f"), &stat, true).expect("noted");
+        writer.finished(key("f"), &stat, print(&stat), true).expect("noted");
         let first = writer.begun(keys, &stat, file.as_fd(), 3).expect("noted").expect("settled");
         writer.written(&first, 0..10).expect("noted");
         writer.dropped(&first).expect("noted");

@@ -7,8 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::header::Header;
-use super::place::{self, is_journal_name};
+use super::header::{Header, Unusable};
+use super::place::{self, There, is_journal_name};
 use super::{Held, Journal, Made, lock};
 use crate::error::{Refusal, show};
 use crate::options::JournalPlace;
@@ -113,7 +113,17 @@ impl Fresh {
         let mut why = "there is no place for it".to_owned();
         for (beside, path) in places {
             let made = match create(&path, must) {
-                Ok(file) => file,
+                Ok(file) => place::lock(file, &path)?,
+                // Somebody was quicker, and may be over by now: the same copy. Anything else is not ours to overwrite.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !must => {
+                    match place::open(&path, true)? {
+                        There::Open(held) if is_ours(&held, header.key) => held,
+                        _ => {
+                            why = format!("{}: {error}", show(&path));
+                            continue;
+                        }
+                    }
+                }
                 Err(source) if must => {
                     return Err(Refusal::System { path, action: "make the journal", source });
                 }
@@ -122,9 +132,8 @@ impl Fresh {
                     continue;
                 }
             };
-            let file = place::lock(made, &path)?;
-            match header.write(&file) {
-                Ok(()) => return Ok(Ok(Made { file, path, beside })),
+            match made.set_len(0).and_then(|()| header.write(&made)) {
+                Ok(()) => return Ok(Ok(Made { file: made, path, beside })),
                 Err(source) => {
                     let _ = fs::remove_file(&path);
                     if must {
@@ -135,6 +144,14 @@ impl Fresh {
             }
         }
         Ok(Err(format!("there is no journal, so that a stopped copy starts over ({why})")))
+    }
+}
+
+/// Whether a file is this copy's journal, or was just made to be that.
+fn is_ours(file: &File, key: u64) -> bool {
+    match Header::read(file) {
+        Ok(header) => header.key == key,
+        Err(why) => why == Unusable::Empty,
     }
 }
 

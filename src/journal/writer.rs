@@ -73,18 +73,24 @@ impl Writer {
         &self.journal
     }
 
-    /// Notes that an item is complete; `regular` says that it is a file with content of its own. A
-    /// source whose next change might not show is not noted.
+    /// Notes that an item is complete, under a print of its source; `regular` says that it is a file with content of its
+    /// own. A source whose next change might not show is not noted.
     ///
     /// # Errors
     /// The errno of making room for the entry.
-    pub(crate) fn finished(&self, key: Key, stat: &FileStat, regular: bool) -> Result<(), Errno> {
+    pub(crate) fn finished(
+        &self,
+        key: Key,
+        stat: &FileStat,
+        print: u64,
+        regular: bool,
+    ) -> Result<(), Errno> {
         if !is_trusted(stat) {
             return Ok(());
         }
         let bytes = if regular { stat.st_size.cast_unsigned() } else { 0 };
         let kind = if regular { Kind::File } else { Kind::Other };
-        self.append(kind, key, print(stat), bytes)
+        self.append(kind, key, print, bytes)
     }
 
     /// Notes that a further name of an inode is linked; `source` is the print of the name that was

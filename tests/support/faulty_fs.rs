@@ -29,6 +29,8 @@ pub struct Faults {
     pub close: Vec<(Vec<u8>, i32)>,
     /// Reading the directory with this name.
     pub list: Vec<(OsString, i32)>,
+    /// Names that differ in case only are one.
+    pub folds: bool,
     /// Reads and writes with O_DIRECT: of both, or of writes only.
     pub direct: Option<Direct>,
 }
@@ -196,7 +198,13 @@ impl Served {
 impl Filesystem for Served {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let state = self.state();
-        let child = state.nodes.get(&parent.0).and_then(|node| node.children.get(name));
+        let child = state.nodes.get(&parent.0).and_then(|node| {
+            let folded = || {
+                let mut children = node.children.iter();
+                children.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, ino)| ino)
+            };
+            node.children.get(name).or_else(|| self.faults.folds.then(folded).flatten())
+        });
         match child.and_then(|ino| state.nodes.get(ino)) {
             Some(node) => reply.entry(&AT_ONCE, &node.shown(), Generation(0)),
             None => reply.error(Errno::ENOENT),
@@ -308,6 +316,9 @@ impl Filesystem for Served {
         let (Some(child), Some(target)) = (child, state.nodes.get_mut(&newparent.0)) else {
             return reply.error(Errno::ENOENT);
         };
+        if self.faults.folds {
+            target.children.retain(|name, _| !name.eq_ignore_ascii_case(newname));
+        }
         target.children.insert(newname.to_owned(), child);
         reply.ok();
     }

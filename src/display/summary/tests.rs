@@ -91,6 +91,25 @@ fn the_failed_list_is_the_way_to_go_on() {
     assert!(text.starts_with("Incomplete: 1 item failed, everything else is exact.\n"), "{text}");
 }
 
+/// Where the copy made the directory, cp's rule would put what is listed one level deeper.
+#[test]
+fn the_failed_list_goes_to_the_same_place() {
+    let mut report = report(Outcome::Partial);
+    (report.errors, report.nests) = ([("io", 1)].into(), true);
+    let text = text(&report, Some(Path::new("/tmp/failed")), false);
+    assert!(text.contains("the same command with -T\n"), "{text}");
+    assert!(text.contains("--files-from /tmp/failed"), "{text}");
+}
+
+#[test]
+fn after_a_failed_flush_nothing_is_to_be_left_alone() {
+    let mut report = report(Outcome::Fatal);
+    (report.errors, report.unreliable) = ([("io", 1)].into(), true);
+    let text = text(&report, Some(Path::new("/tmp/failed")), false);
+    assert!(text.contains("copy all of it again"), "{text}");
+    assert!(!text.contains("exact") && !text.contains("--files-from"), "{text}");
+}
+
 #[test]
 fn a_stopped_copy_says_why_and_a_dry_run_that_nothing_was_written() {
     let mut stopped = report(Outcome::Fatal);

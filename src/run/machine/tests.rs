@@ -47,6 +47,8 @@ fn report(outcome: Outcome) -> Report {
         exit_code: outcome.code(),
         stopped_by: None,
         go_on_with: "",
+        nests: false,
+        unreliable: false,
         resumed: None,
         dry_run: false,
         seconds: 0.0,
