@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use support::compare::{Difference, Snapshot, assert_none, diff_snapshots};
+use support::flipping_disk::FlippingDisk;
 use support::tree::{self, attribute, chmod, chown, give_to, posix_acl, set_times};
 use support::{
     Backend, Compare, Fs, Longshore, NOBODY, Run, Scratch, Seed, Tree, TreeOptions,
@@ -481,4 +482,27 @@ fn large_cold_files_are_exact_whatever_their_size_and_holes() {
             support::scratch::remove(&copy);
         });
     }
+}
+
+/// Filesystems cut times that they cannot hold without a word.
+#[test]
+fn times_that_the_destination_cuts_are_a_warning() {
+    let scratch = Scratch::on_disk();
+    let source = scratch.join("src");
+    fs::create_dir(&source).unwrap();
+    for (name, seconds, nanos) in
+        [("digits", 1_500_000_000, 123_456_789), ("year", 4_102_444_800, 0)]
+    {
+        fs::write(source.join(name), name).unwrap();
+        support::tree::set_times(&source.join(name), seconds, nanos);
+    }
+    let mkfs = ["mkfs.ext4", "-q", "-F", "-I", "128"];
+    let Some(disk) = FlippingDisk::new(&scratch, &mkfs, 64 << 20) else { return };
+    for_each_backend(|backend| {
+        let run = Longshore::copy(backend).arg(&source).arg(disk.path().join(format!("{backend}")));
+        let run = run.expect(0);
+        assert!(run.count("/warnings/time-not-kept") >= 2, "{}", run.describe());
+        let run = Longshore::copy(backend).arg(&source).arg(scratch.join(format!("{backend}")));
+        assert_eq!(run.expect(0).count("/warnings/time-not-kept"), 0, "the disk holds them");
+    });
 }

@@ -8,11 +8,12 @@
 use std::ffi::{CStr, CString};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmod, fchmodat, futimens, utimensat,
+    FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmod, fchmodat, fstat, futimens, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
@@ -41,6 +42,8 @@ pub(crate) struct Attributes<'o> {
     pub(crate) tally: &'o Tally,
     pub(crate) root: bool,
     pub(crate) umask: u32,
+    /// A time to the nanosecond was found at the destination as it was set.
+    pub(crate) keeps_nanos: AtomicBool,
 }
 
 /// What is known of a fresh item at the destination before its attributes are set.
@@ -68,7 +71,13 @@ pub(crate) enum Unopened {
 impl<'o> Attributes<'o> {
     /// For this process, whose umask and privilege are looked up once.
     pub(crate) fn new(options: &'o CopyOptions, tally: &'o Tally) -> Self {
-        Self { options, tally, root: nix::unistd::geteuid().is_root(), umask: umask() }
+        Self {
+            options,
+            tally,
+            root: nix::unistd::geteuid().is_root(),
+            umask: umask(),
+            keeps_nanos: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn preserve(&self) -> &Preserve {
@@ -221,7 +230,18 @@ impl<'o> Attributes<'o> {
             return Ok(());
         }
         let (accessed, modified) = times(source);
-        futimens(target, &accessed, &modified).at(Step::Times)
+        futimens(target, &accessed, &modified).at(Step::Times)?;
+        // Filesystems cut what they cannot hold without a word: the digits, and years outside of 32 bits.
+        let far = i32::try_from(source.st_mtime).is_err();
+        if far || !self.keeps_nanos.load(Relaxed) {
+            let there = fstat(target).at(Step::Times)?;
+            if (there.st_mtime, there.st_mtime_nsec) != (source.st_mtime, source.st_mtime_nsec) {
+                self.tally.warn(Warning::TimeNotKept);
+            } else if source.st_mtime_nsec % 100 != 0 {
+                self.keeps_nanos.store(true, Relaxed);
+            }
+        }
+        Ok(())
     }
 
     /// All attributes of an item that cannot be opened: a symbolic link or a special file.

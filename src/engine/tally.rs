@@ -25,6 +25,8 @@ pub(crate) enum Warning {
     CapabilityNotKept,
     /// The destination takes no (further) hard link; the name was copied as a file of its own.
     HardLinkNotKept,
+    /// The destination's filesystem has no such time: too early, too late, or too many digits.
+    TimeNotKept,
     /// The file's data is only in an archive, and it was left out by `--hsm skip`.
     ReleasedSkipped,
     /// The servers did not give a file the layout that was chosen, but their default or another one.
@@ -38,7 +40,7 @@ pub(crate) enum Warning {
 }
 
 impl Warning {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::OwnerNotKept,
         Self::GroupNotKept,
         Self::XattrUnsupported,
@@ -47,6 +49,7 @@ impl Warning {
         Self::SecurityLabel,
         Self::CapabilityNotKept,
         Self::HardLinkNotKept,
+        Self::TimeNotKept,
         Self::ReleasedSkipped,
         Self::LayoutNotApplied,
         Self::LayoutFewerStripes,
@@ -65,6 +68,7 @@ impl Warning {
             Self::SecurityLabel => "security-label-left-to-destination",
             Self::CapabilityNotKept => "capability-not-kept",
             Self::HardLinkNotKept => "hard-link-not-kept",
+            Self::TimeNotKept => "time-not-kept",
             Self::ReleasedSkipped => "released-skipped",
             Self::LayoutNotApplied => "layout-not-applied",
             Self::LayoutFewerStripes => "layout-granted-fewer-stripes",

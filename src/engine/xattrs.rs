@@ -193,7 +193,8 @@ mod tests {
     fn copied(policy: XattrPolicy, root: bool, name: &[u8]) -> bool {
         let options = CopyOptions { xattrs: policy, ..CopyOptions::default() };
         let tally = Tally::default();
-        Attributes { options: &options, tally: &tally, root, umask: 0o022 }.is_copied(name)
+        let attributes = Attributes { root, ..Attributes::new(&options, &tally) };
+        attributes.is_copied(name)
     }
 
     #[test]
