@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
@@ -104,17 +105,13 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Report, Refusal> {
     // The first source is to be the newest task.
     let roots = (0..plan.roots.len()).rev().map(Task::Root).collect();
     let concurrency = crew::work(&job, roots).inspect_err(|_| job.forget_journal())?;
-    // Further names of a file that is found to be wrong are copied then, and are to be looked at, too.
-    while let Some(checks) = &job.checks
+    if let Some(checks) = &job.checks
         && !job.stopped()
-        && let rest = checks.take_rest(&job)
-        && !rest.is_empty()
     {
         // Much has been written by now: it is too late for a refusal.
-        if crew::work(&job, rest).is_err() {
-            let unread = StepError::os(Step::ReadBack, nix::errno::Errno::ENOMEM);
+        if crew::work(&job, checks.take_rest(&job)).is_err() {
+            let unread = StepError::os(Step::ReadBack, Errno::ENOMEM);
             job.fail(plan.roots[0].source.clone(), unread);
-            break;
         }
     }
     if !job.stopped() && tally.entered.load(Relaxed) != tally.directories.load(Relaxed) {
@@ -230,12 +227,21 @@ fn look_for_destinations(plan: &Plan, job: &Job<'_>) {
     for (index, made) in job.places() {
         let root = &plan.roots[index];
         let path = root.destination_dir.join(&root.destination_name);
-        let there = nix::sys::stat::stat(&path).map(|stat| inode::inode(&stat));
-        if there != Ok(made) {
-            let error = StepError::found(Step::OpenDirectory, FailureKind::Moved);
-            job.fail_at_destination(root.destination.clone(), error);
-        }
+        let moved = StepError::found(Step::OpenDirectory, FailureKind::Moved);
+        let error = match nix::sys::stat::stat(&path) {
+            Ok(stat) if inode::inode(&stat) == made => continue,
+            // Where names are numbered it may have got another one.
+            Ok(stat) if stat.st_dev == made.0 && !keeps_numbers(&path) => continue,
+            Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => moved,
+            Err(errno) => StepError::os(Step::OpenDirectory, errno),
+        };
+        job.fail_at_destination(root.destination.clone(), error);
     }
+}
+
+fn keeps_numbers(path: &Path) -> bool {
+    let opened = openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    opened.and_then(Filesystem::of).is_ok_and(|filesystem| filesystem.keeps_numbers)
 }
 
 /// What held the copy up. While everything is flushed at the end, every worker would have waited.

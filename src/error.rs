@@ -154,6 +154,30 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it is the destination that it was done to; some are done to either side.
+    #[must_use]
+    pub(crate) fn is_at_destination(self) -> bool {
+        matches!(
+            self,
+            Self::CreateDirectory
+                | Self::Create
+                | Self::Layout
+                | Self::Write
+                | Self::Allocate
+                | Self::Symlink
+                | Self::HardLink
+                | Self::MakeNode
+                | Self::Owner
+                | Self::Mode
+                | Self::Times
+                | Self::Sync
+                | Self::Publish
+                | Self::ReadBack
+                | Self::Repair
+                | Self::Journal
+        )
+    }
+
     /// "failed to {this}".
     #[must_use]
     pub fn phrase(self) -> &'static str {

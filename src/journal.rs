@@ -108,6 +108,8 @@ pub(crate) enum End {
     Unfinished,
     /// What was written may be lost: the same command starts over, in the same place.
     Unreliable,
+    /// As that, and what was written is lost in all likelihood, however complete it looks.
+    Lost,
     /// Nothing was begun.
     Refused,
 }
@@ -251,14 +253,14 @@ impl Journal {
         let nothing = !self.goes_on() && !self.worth_keeping.load(Relaxed);
         let exact = lock(&self.header).exact;
         let unreliable = self.unreliable.load(Relaxed);
-        let how = if how == End::Unfinished && unreliable { End::Unreliable } else { how };
+        let how = if how == End::Unfinished && unreliable { End::Lost } else { how };
         let keep = match how {
             End::Complete => false,
             // The place where the copy is going on is worth keeping, too.
             End::Unfinished => !nothing || exact,
-            End::Unreliable => {
+            End::Unreliable | End::Lost => {
                 let mut header = lock(&self.header);
-                header.unreliable = true;
+                header.unreliable |= how == End::Lost;
                 file.set_len(BLOCK_BYTES).and_then(|()| header.write(file)).is_ok()
             }
             End::Refused => !nothing,

@@ -157,7 +157,7 @@ fn a_further_name_is_not_linked_to_what_another_copy_put_under_the_first_one() {
 fn attributes_of_links_and_special_files_never_land_on_what_took_their_name() {
     for_each_backend(|backend| {
         let Some(scratch) = Scratch::new(Fs::Tmpfs) else { return };
-        let slow = Profile::immediate().delay(Kind::Getxattr, Duration::from_millis(700));
+        let slow = Profile::immediate().delay(Kind::Getxattr, Duration::from_millis(1500));
         let Some(from) = LatencyFs::new(&scratch, "from", slow) else { return };
         for item in ["fifo", "link"] {
             let source = from.backing().join(format!("src-{item}"));

@@ -683,7 +683,7 @@ fn a_destination_that_is_moved_meanwhile_is_told() {
     let scratch = Scratch::on_disk();
     let source = scratch.join("src");
     fs::create_dir(&source).unwrap();
-    for file in 0..200 {
+    for file in 0..600 {
         fs::write(source.join(file.to_string()), "content").unwrap();
     }
     for_each_backend(|backend| {

@@ -443,7 +443,7 @@ fn without_times_nothing_that_is_there_is_taken_as_finished() {
         let of = |source: &Path| {
             copy(backend, source, &target).args(["-T", "--no-preserve", "timestamps"])
         };
-        let slow = of(&sources[0]).args(["--bandwidth-limit", "2M"]);
+        let slow = of(&sources[0]).args(["--bandwidth-limit", "1M"]);
         kill_when(slow, "some files", || entries(&target) > 30);
         of(&sources[1]).expect(0);
         let run = of(&sources[0]).expect(0);

@@ -44,7 +44,7 @@ struct State {
 }
 
 /// Memory for cells that is not asked about: that of a file of 1 TiB, about.
-const CELLS_SURE_BYTES: usize = 32 << 20;
+const CELLS_SURE_BYTES: u64 = 32 << 20;
 
 /// A cell of which the first `length` bytes are known.
 #[derive(Debug)]
@@ -64,14 +64,13 @@ impl Cells {
         Self::with(algorithm, size_bytes, Known::Unknown)
     }
 
-    /// Whether there is memory for those of a file, a byte and a digest for each mebibyte, holes included.
+    /// Whether those of a file, a byte and a digest for each mebibyte, holes included, take less than a quarter of the
+    /// memory.
     pub(crate) fn fit(algorithm: Algorithm, size_bytes: u64) -> bool {
         let cells = cell_count(size_bytes);
         let bytes = cells.checked_mul(1 + algorithm.digest_bytes() as u64);
-        let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
-        bytes.is_some_and(|bytes| {
-            bytes < CELLS_SURE_BYTES || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
-        })
+        let memory = || nix::sys::sysinfo::sysinfo().map_or(0, |system| system.ram_total());
+        bytes.is_some_and(|bytes| bytes < CELLS_SURE_BYTES || bytes < memory() / 4)
     }
 
     fn with(algorithm: Algorithm, size_bytes: u64, known: Known) -> Self {

@@ -8,10 +8,11 @@ mod rehash;
 mod repair;
 mod tally;
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,9 +62,8 @@ pub(crate) struct ToCheck {
     content: Content,
     /// The file that was published: nothing else under its name is looked at, let alone mended.
     published: Option<Published>,
-    /// Set when further names wait for this one, until it was found to be right; and as what they are linked to it.
+    /// The source's inode, when it has further names.
     link: Option<Inode>,
-    made: Option<Inode>,
     /// It was there before this copy: only its digest is wanted, for the manifest.
     skipped: bool,
     /// Parts that are not done.
@@ -107,7 +107,18 @@ pub(crate) struct Checks {
     manifest: Option<Arc<Writer>>,
     batch: Mutex<Batch>,
     batch_files: usize,
+    /// What is linked to files that wait, or were found to be wrong, by the source's inode.
+    linked: Mutex<HashMap<Inode, Linked>>,
     pub(crate) tally: CheckTally,
+}
+
+/// Further names of a file that is not known to be right: they share what it has.
+#[derive(Debug)]
+enum Linked {
+    /// It is still to be looked at.
+    Waiting(Vec<PathBuf>),
+    /// It is wrong.
+    Wrong(StepError),
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +144,7 @@ impl Checks {
             read_back,
             manifest,
             batch: Mutex::default(),
+            linked: Mutex::default(),
             batch_files: (WAITING_FILES / workers.max(1)).clamp(1024, BATCH_FILES),
             tally: CheckTally::default(),
         })
@@ -146,6 +158,29 @@ impl Checks {
     /// Whether the destination is read back.
     pub(crate) fn reads_back(&self) -> bool {
         self.read_back
+    }
+
+    fn linked(&self) -> std::sync::MutexGuard<'_, HashMap<Inode, Linked>> {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a further name that was linked to the copy of `first`; it fails with that.
+    ///
+    /// # Errors
+    /// Why the copy is wrong, when that was found already.
+    pub(crate) fn note_linked(
+        &self,
+        first: Inode,
+        path: impl FnOnce() -> PathBuf,
+    ) -> Result<(), StepError> {
+        match self.linked().get_mut(&first) {
+            None => Ok(()),
+            Some(Linked::Waiting(names)) => {
+                names.push(path());
+                Ok(())
+            }
+            Some(Linked::Wrong(error)) => Err(*error),
+        }
     }
 
     /// Adds a file; returns the batch when it is full.
@@ -264,10 +299,8 @@ impl Worker<'_> {
     /// A file is in place under its name. Unless it is to be looked at again, it is finished for good.
     pub(crate) fn file_is_published(&mut self, pending: &mut Pending) {
         let size = pending.stat.st_size.cast_unsigned();
-        let (dir, source_name, name) = (&pending.dir, &pending.source_name, &pending.name);
-        let (stat, link, made) = (&pending.stat, pending.link, pending.made.get().copied());
         let Some(checks) = &self.job.checks else {
-            return self.file_is_finished(dir, source_name, name, stat, link, made);
+            return self.file_is_finished(&pending.dir, &pending.name, &pending.stat);
         };
         let algorithm = checks.algorithm;
         let content = pending.content.take();
@@ -280,18 +313,17 @@ impl Worker<'_> {
         });
         let wanted = if checks.read_back { size > 0 } else { content.file().is_none() };
         if !wanted {
-            checks.record(dir, name, stat, &content);
-            return self.file_is_finished(dir, source_name, name, stat, link, made);
+            checks.record(&pending.dir, &pending.name, &pending.stat, &content);
+            return self.file_is_finished(&pending.dir, &pending.name, &pending.stat);
         }
         self.check_later(ToCheck {
-            dir: Arc::clone(dir),
-            source_name: source_name.clone(),
-            name: name.clone(),
-            stat: *stat,
+            dir: Arc::clone(&pending.dir),
+            source_name: pending.source_name.clone(),
+            name: pending.name.clone(),
+            stat: pending.stat,
             content,
             published: pending.published.get().copied(),
-            link,
-            made,
+            link: pending.link,
             skipped: false,
             left: AtomicUsize::new(1),
             found: Mutex::default(),
@@ -323,30 +355,23 @@ impl Worker<'_> {
             content: Content::unknown(algorithm, stat.st_size.cast_unsigned()),
             published: None,
             link: None,
-            made: None,
             skipped: true,
             left: AtomicUsize::new(1),
             found: Mutex::default(),
         });
     }
 
-    /// A file is finished for good, and verified if that was asked: further names may share what it has.
-    fn file_is_finished(
-        &mut self,
-        dir: &Arc<Dir>,
-        source_name: &CStr,
-        name: &CStr,
-        stat: &FileStat,
-        link: Option<Inode>,
-        made: Option<Inode>,
-    ) {
+    /// A file is finished for good, and verified if that was asked.
+    fn file_is_finished(&self, dir: &Dir, name: &CStr, stat: &FileStat) {
         self.count_file(stat.st_size.cast_unsigned());
         self.note_finished(dir, name, stat);
-        self.first_name_is_complete(dir, source_name, name, stat, link, made);
     }
 
     fn check_later(&mut self, file: ToCheck) {
         let Some(checks) = &self.job.checks else { return };
+        if let Some(inode) = file.link {
+            checks.linked().insert(inode, Linked::Waiting(Vec::new()));
+        }
         if let Some(batch) = checks.add(file) {
             for task in checks.tasks(self.job, batch) {
                 self.push(task);
@@ -359,16 +384,21 @@ impl Worker<'_> {
         let Some(checks) = &self.job.checks else { return };
         match result {
             Ok(()) => {
+                if let Some(inode) = &file.link {
+                    checks.linked().remove(inode);
+                }
                 checks.record(&file.dir, &file.name, &file.stat, &file.content);
                 if !file.skipped {
-                    let ToCheck { dir, source_name, name, stat, link, made, .. } = file;
-                    self.file_is_finished(dir, source_name, name, stat, *link, *made);
+                    self.file_is_finished(&file.dir, &file.name, &file.stat);
                 }
             }
             Err(error) => {
                 self.job.fail(file.dir.source_path(Some(&file.source_name)), error);
-                // Each of its further names is copied for itself.
-                self.first_name_failed(file.link);
+                let wrong = Linked::Wrong(error);
+                let linked = file.link.and_then(|inode| checks.linked().insert(inode, wrong));
+                if let Some(Linked::Waiting(names)) = linked {
+                    names.into_iter().for_each(|name| self.job.fail(name, error));
+                }
             }
         }
     }

@@ -12,7 +12,6 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, mkdirat};
 
 use super::attributes::Fresh;
 use super::dir::{Dir, OPEN_DIRECTORY, Opened};
-use super::filesystem::Filesystem;
 use super::inode::inode;
 use super::job::Enter;
 use super::publish;
@@ -98,8 +97,7 @@ impl Worker<'_> {
         if let (Some(destination), Some(twin)) = (&opened.destination, &opened.destination_stat) {
             if parent.is_anchor() {
                 self.job.add_root(inode(&stat), inode(twin));
-                let known = Filesystem::of(destination.as_fd());
-                if known.is_ok_and(|known| known.keeps_numbers) && !self.job.options().dry_run {
+                if !self.job.options().dry_run {
                     self.job.note_place(parent.root.index, inode(twin));
                 }
             }

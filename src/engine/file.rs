@@ -42,9 +42,6 @@ const OPEN_SOURCE: OFlag =
 const LEASE_WAIT: Duration = Duration::from_secs(60);
 const LEASE_NAP: Duration = Duration::from_millis(20);
 
-/// How often a source that was changed just now is waited for.
-const SETTLE_TRIES: u32 = 2;
-
 /// A file that is being copied; what finishing it needs.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -109,8 +106,9 @@ impl Worker<'_> {
     ) {
         let opened =
             self.with_descriptors(|worker| open_source(dir, source_name, || worker.job.stopped()));
-        let result = match opened {
-            Ok((file, stat)) if is_regular(stat.st_mode) => {
+        let settled = opened.and_then(|opened| self.settled(dir, opened, attempt > 0));
+        let result = match settled {
+            Ok((file, stat, is_restless)) if is_regular(stat.st_mode) => {
                 match self.claim(dir, source_name, name, &stat, linked) {
                     Some(Claim::Waiting) => return,
                     Some(Claim::LinkTo(first)) => return self.link(dir, source_name, name, &first),
@@ -120,7 +118,8 @@ impl Worker<'_> {
                             self.job.control.progress.bytes_found.fetch_add(size, Relaxed);
                         }
                         let link = claimed.map(|_| inode(&stat));
-                        let source = Source { file, stat, is_restless: false, link, attempt };
+                        let stat = self.about_to_be_read(stat);
+                        let source = Source { file, stat, is_restless, link, attempt };
                         self.copy_file(dir, source_name, name, source)
                     }
                 }
@@ -135,21 +134,31 @@ impl Worker<'_> {
         }
     }
 
-    /// Waits until a change of an opened source would show in its times, and looks at it again: of a file that is
-    /// written to at this moment a mixture could be read that has its final time.
-    fn wait_until_settled(&self, source: &mut Source) -> Result<(), StepError> {
-        for tries in 0.. {
-            let unsettled = record::unsettled_for(&source.stat, file_time());
-            source.is_restless = unsettled.is_some();
-            let Some(left) = unsettled.filter(|_| tries < SETTLE_TRIES) else { break };
-            let _pass = lanes::enter(Lane::SourceMetadata);
-            if !wait_unless_stopped(self.job, left) {
-                break;
-            }
-            source.stat = fstat(&source.file).at(Step::Stat)?;
+    /// Waits, once, until a change of an opened source would show in its times, and looks at it again: of a file that
+    /// was written to just now a mixture could be read that has its final time. The second value says that nobody can
+    /// tell: it is written to all the time. Where times are whole seconds that would be any log, and is not said.
+    fn settled(
+        &self,
+        dir: &Dir,
+        (file, mut stat): (OwnedFd, FileStat),
+        again: bool,
+    ) -> Result<(OwnedFd, FileStat, bool), StepError> {
+        let Some(left) = record::unsettled_for(&stat, file_time()) else {
+            return Ok((file, stat, false));
+        };
+        let made_on_reading =
+            || self.pair_of(dir).is_ok_and(|(_, pair)| pair.source.made_on_reading);
+        let coarse = stat.st_ctime_nsec == 0;
+        if !is_regular(stat.st_mode) || self.job.options().dry_run || made_on_reading() {
+            return Ok((file, stat, false));
         }
-        source.stat = self.about_to_be_read(source.stat);
-        Ok(())
+        if !(again && coarse) {
+            let _pass = lanes::enter(Lane::SourceMetadata);
+            wait_unless_stopped(self.job, left);
+            stat = fstat(&file).at(Step::Stat)?;
+        }
+        let is_restless = !coarse && record::unsettled_for(&stat, file_time()).is_some();
+        Ok((file, stat, is_restless))
     }
 
     /// Copies an opened file. An error means that nothing was put in flight and that the caller
@@ -159,12 +168,10 @@ impl Worker<'_> {
         dir: &Arc<Dir>,
         source_name: &CStr,
         name: &CStr,
-        mut source: Source,
+        source: Source,
     ) -> Result<(), StepError> {
         let link = source.link;
-        let result = self
-            .wait_until_settled(&mut source)
-            .and_then(|()| self.start_file(dir, source_name, name, source));
+        let result = self.start_file(dir, source_name, name, source);
         if result.is_err() {
             self.first_name_failed(link);
         }

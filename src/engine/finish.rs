@@ -55,6 +55,8 @@ impl Worker<'_> {
         mechanism: Mechanism,
         moved: u64,
     ) {
+        // A clone is of one moment, too, even of a file that is written to all the time.
+        pending.is_restless &= mechanism != Mechanism::Clone;
         // What is empty was so at one moment; of anything else, parts may be of different ones.
         let changed = if mechanism == Mechanism::Empty {
             Ok(None)
@@ -79,20 +81,23 @@ impl Worker<'_> {
             Ok(Ok(())) => {
                 self.job.tally.moved(mechanism, moved);
                 self.file_is_published(&mut pending);
-                self.settle(&pending.dir, 1);
             }
             Ok(Err(error)) => {
                 self.job.fail(pending.dir.source_path(Some(&pending.source_name)), error);
                 // Names linked to this one would share what it lacks: each must fail by itself.
                 self.first_name_failed(pending.link);
                 self.settle(&pending.dir, 1);
+                return;
             }
             Err(Unfinished { error, made }) => {
                 self.note_full(&pending, error);
                 self.abandon(&pending, made);
-                self.try_again_or_fail(pending, error);
+                return self.try_again_or_fail(pending, error);
             }
         }
+        let Pending { dir, source_name, name, link, stat, made, .. } = &pending;
+        self.first_name_is_complete(dir, source_name, name, stat, *link, made.get().copied());
+        self.settle(dir, 1);
     }
 
     /// The source changed while it was read: it is read again from the start, or, when it only keeps

@@ -44,6 +44,7 @@ impl Worker<'_> {
             name: name.to_owned(),
             print: None,
             made: None,
+            of: None,
         };
         Some(self.job.links.claim(stat, owned))
     }
@@ -68,6 +69,7 @@ impl Worker<'_> {
             name: name.to_owned(),
             print: self.print_of(dir, name, stat).filter(|_| record::is_trusted(stat)),
             made,
+            of: link,
         };
         for waiting in self.job.links.complete(inode, || first.clone()) {
             self.link(&waiting.dir, &waiting.source_name, &waiting.name, &first);
@@ -105,6 +107,11 @@ impl Worker<'_> {
             Ok(()) => {
                 if let Some(checks) = &self.job.checks {
                     checks.record_link(dir, name, first);
+                    let path = || dir.source_path(Some(source_name));
+                    if let Some(Err(error)) = first.of.map(|of| checks.note_linked(of, path)) {
+                        self.job.fail(path(), error);
+                        return self.settle(dir, 1);
+                    }
                 }
                 self.note_link(dir, name, first);
                 self.job.tally.hard_links.fetch_add(1, Relaxed);

@@ -348,11 +348,18 @@ impl<'j> Job<'j> {
     }
 
     /// Whether what was written may be lost, and nobody knows which part, whatever it looks like: it could not be
-    /// flushed, or its filesystem went away or takes no more writes after an error.
+    /// flushed, or its filesystem went away.
     pub(crate) fn is_unreliable(&self) -> bool {
+        let gone = |error: StepError| {
+            error.kind == FailureKind::FilesystemGone && error.step.is_at_destination()
+        };
+        self.flush_failed.load(Relaxed) || self.fatal().is_some_and(|(_, error)| gone(error))
+    }
+
+    /// Whether a filesystem went away, or takes no more writes, perhaps after an error.
+    pub(crate) fn has_lost_filesystem(&self) -> bool {
         let kind = self.fatal().map(|(_, error)| error.kind);
-        self.flush_failed.load(Relaxed)
-            || matches!(kind, Some(FailureKind::FilesystemGone | FailureKind::ReadOnly))
+        matches!(kind, Some(FailureKind::FilesystemGone | FailureKind::ReadOnly))
     }
 
     /// The descriptors to flush every device by.

@@ -56,7 +56,8 @@ impl Job<'_> {
         let Some(journal) = &self.journal else { return false };
         let how = match outcome {
             Outcome::Complete => End::Complete,
-            _ if self.is_unreliable() => End::Unreliable,
+            _ if self.is_unreliable() => End::Lost,
+            _ if self.has_lost_filesystem() => End::Unreliable,
             _ => End::Unfinished,
         };
         let holder = journal.path().and_then(Path::parent).map(Path::to_owned);

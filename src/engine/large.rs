@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::{fdatasync, ftruncate};
 
 use super::check::Content;
@@ -96,9 +96,10 @@ impl Worker<'_> {
         };
         let pass = lanes::enter(Lane::DestinationWrite);
         let striped = self.is_stripe_aware(filesystems);
-        // A striped file shows all of its objects only when every component has been touched; and what is written past
-        // the page cache is slower where it makes the file longer.
-        let prepared = match (striped || (sparse && direct.is_some()), direct) {
+        // A striped file shows all of its objects only when every component has been touched; what is written past the
+        // page cache is slower where it makes the file longer; and zeros that become holes count as written.
+        let size_first = striped || (sparse && (direct.is_some() || !tells_holes));
+        let prepared = match (size_first, direct) {
             (true, _) => ftruncate(&destination, pending.stat.st_size).at(Step::Write),
             (false, Some(_)) if filesystems.destination.direct == Some(Direct::Blocks) => {
                 allocate(&destination, size)
@@ -247,7 +248,9 @@ impl Worker<'_> {
             Ok(fd) => fd,
             Err(error) => return self.give_up(pending, written, error),
         };
-        if let Err(error) = self.set_size(&destination, size) {
+        if let Err(error) =
+            self.set_size(&pending.stat, &destination, copy.file.moved.load(Relaxed) > 0)
+        {
             return self.give_up(pending, destination, error);
         }
         if let Some(cells) = &copy.file.cells {
@@ -264,10 +267,18 @@ impl Worker<'_> {
 impl Worker<'_> {
     /// Gives a file whose content is there the size of its source: cuts what O_DIRECT wrote behind it (whole blocks, those
     /// of an earlier run, too), or adds the hole that a sparse one ends in.
-    fn set_size(&self, written: &OwnedFd, size: i64) -> Result<(), StepError> {
-        let now = fstat(written).at(Step::Stat)?.st_size;
+    fn set_size(
+        &self,
+        source: &FileStat,
+        written: &OwnedFd,
+        has_data: bool,
+    ) -> Result<(), StepError> {
+        let (now, size) = (fstat(written).at(Step::Stat)?.st_size, source.st_size);
+        if now < size && !is_sparse(source) {
+            return Err(StepError::found(Step::Write, FailureKind::Contended)); // somebody has cut it
+        }
         // After a crash of the machine a file must not have size and time of a complete one, but no data.
-        if now < size && self.job.options().sync != SyncPolicy::None {
+        if now < size && has_data && self.job.options().sync != SyncPolicy::None {
             fdatasync(written).at(Step::Sync)?;
         }
         if now == size { Ok(()) } else { ftruncate(written, size).at(Step::Write) }

@@ -24,6 +24,8 @@ pub(crate) struct Name {
     pub(crate) print: Option<u64>,
     /// The inode that this copy made under the name; `None` where it was there before.
     pub(crate) made: Option<Inode>,
+    /// The inode at the source that this is the first name of.
+    pub(crate) of: Option<Inode>,
 }
 
 /// What the holder of one name of an inode must do.
@@ -161,6 +163,7 @@ mod tests {
             name: c"a".into(),
             print: None,
             made: None,
+            of: None,
         };
         let table = LinkTable::default();
         stat.st_nlink = 3;

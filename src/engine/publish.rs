@@ -266,7 +266,9 @@ fn move_into_place(
         let no_replace = RenameFlags::RENAME_NOREPLACE;
         match renameat2(dir, temporary, dir, name, no_replace) {
             Ok(()) => {}
-            Err(Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+            Err(
+                Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM,
+            ) => {
                 if is_folded(dir, name).at(Step::Publish)? {
                     return Err(StepError::found(Step::Publish, FailureKind::NameFolded));
                 }
@@ -277,7 +279,13 @@ fn move_into_place(
     } else {
         rename()?;
     }
-    if known.keeps_numbers { is_still(dir, name, written) } else { Ok(()) }
+    // Whoever waits for the file may have taken it away again.
+    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(now) if known.keeps_numbers && inode(&now) != written => {
+            Err(publishing_failed(Errno::ENOENT))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a name that is taken is not the one that the directory lists: its filesystem takes two names for one, those

@@ -151,9 +151,11 @@ impl Worker<'_> {
         Some(record::print_with_copy(print, &there))
     }
 
-    /// Notes that a further name is linked to the first, which is finished for good.
+    /// Notes that a further name is linked to the first; not while the first waits to be read back,
+    /// because what is noted is finished for good.
     pub(super) fn note_link(&self, dir: &Dir, name: &CStr, first: &Name) {
-        if let Some(journal) = &self.journal
+        if !self.job.reads_back()
+            && let Some(journal) = &self.journal
             && let Some(print) = first.print
         {
             self.noted(journal.linked(dir.key_of(name), print));
