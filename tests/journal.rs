@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::compare::assert_none;
+use support::flipping_disk::FlippingDisk;
 use support::journals::{copy, journals, long_tree, settle, the_journal};
 use support::tree::{chmod, set_times};
 use support::{
@@ -153,6 +154,39 @@ fn a_large_file_goes_on_where_it_was_killed_or_cancelled() {
             assert_eq!(ranges + run.count("/copied/bytes_moved"), size, "{}", run.describe());
             assert_same_tree(&source, &target, Compare::default());
         }
+    });
+}
+
+/// Another copy took the place of an unfinished file and was killed, too. Where files have no time of birth they are told by
+/// their inode's number alone, which must not be given away again that soon.
+#[test]
+fn the_unfinished_file_of_another_copy_is_not_gone_on_with() {
+    const BYTES: usize = 40 << 20;
+    let scratch = Scratch::on_disk();
+    let mkfs = ["mkfs.ext4", "-q", "-F", "-I", "128"];
+    let Some(disk) = FlippingDisk::new(&scratch, &mkfs, 256 << 20) else { return };
+    let [one, two] = [1, 2].map(|seed| {
+        let source = scratch.join(format!("source-{seed}"));
+        fs::write(&source, Rng::new(seed).bytes(BYTES)).unwrap();
+        settle(&source);
+        source
+    });
+    for_each_backend(|backend| {
+        let target = disk.path().join(format!("copy-{backend}"));
+        let of = |source: &Path| copy(backend, source, &target).arg("-T");
+        let mut last = None;
+        for source in [&one, &two] {
+            let slow = of(source).args(["--bandwidth-limit", "10M"]);
+            kill_when(slow, "part of the file", || {
+                let file = temporary(disk.path()).and_then(|path| fs::metadata(path).ok());
+                file.is_some_and(|file| Some(file.ino()) != last && file.blocks() * 512 > 8 << 20)
+            });
+            last = temporary(disk.path()).map(|path| fs::metadata(path).unwrap().ino());
+        }
+        let run = of(&one).expect(0);
+        assert!(fs::read(&target).unwrap() == fs::read(&one).unwrap(), "{}", run.describe());
+        of(&two).expect(0);
+        assert!(fs::read(&target).unwrap() == fs::read(&two).unwrap());
     });
 }
 
