@@ -1,4 +1,5 @@
-//! Two copies into the same place: each file there is one of theirs, complete, and whoever lost one says so.
+//! Others at the destination meanwhile, two copies into the same place above all: each file there is one of theirs, complete,
+//! and whoever lost one, or the place itself, says so.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, unreachable_pub)] // tests
 
 mod support;
@@ -189,6 +190,36 @@ fn attributes_of_links_and_special_files_never_land_on_what_took_their_name() {
             let after = fs::symlink_metadata(&name).expect("it is left alone");
             let about = |of: &fs::Metadata| (of.ino(), of.uid(), of.mode(), of.mtime_nsec());
             assert_eq!(about(&after), about(&before), "{item}, {backend}: {}", run.describe());
+        }
+    });
+}
+
+/// The copy is complete, but not where the command says.
+#[test]
+fn a_destination_that_is_moved_meanwhile_is_told() {
+    let scratch = Scratch::on_disk();
+    let source = scratch.join("src");
+    fs::create_dir(&source).unwrap();
+    for file in 0..600 {
+        fs::write(source.join(file.to_string()), "content").unwrap();
+    }
+    for_each_backend(|backend| {
+        let (copy, moved) = (scratch.join("copy"), scratch.join("moved"));
+        for replaced in [false, true] {
+            let command = Longshore::copy(backend).args(["--ops-limit", "200", "-T"]);
+            let running = command.args([&source, &copy]).start();
+            wait_for("the copy to begin", Duration::from_secs(20), || {
+                fs::read_dir(&copy).is_ok_and(|mut entries| entries.next().is_some())
+            });
+            fs::rename(&copy, &moved).unwrap();
+            if replaced {
+                fs::create_dir(&copy).unwrap();
+            }
+            let run = running.wait();
+            run.expect(1).says("moved");
+            assert_eq!(run.count("/errors/moved"), 1, "{}", run.describe());
+            fs::remove_dir_all(&moved).unwrap();
+            let _ = fs::remove_dir_all(&copy);
         }
     });
 }

@@ -7,14 +7,12 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use support::compare::Snapshot;
 use support::scratch::Bind;
 use support::tree::{chmod, hard_link};
 use support::{
     Backend, Compare, Fs, Longshore, Scratch, assert_same_tree, for_each_backend, need_root,
-    wait_for,
 };
 
 /// A scratch directory with a file, a directory, and a place to copy to, for each backend.
@@ -673,36 +671,6 @@ fn a_directory_that_its_owner_has_closed_is_no_place_for_a_new_name() {
                 let run = Longshore::copy(backend).user(1000).current_dir(at).args(args).expect(2);
                 run.says("not writable by this user");
             }
-        }
-    });
-}
-
-/// The copy is complete, but not where the command says.
-#[test]
-fn a_destination_that_is_moved_meanwhile_is_told() {
-    let scratch = Scratch::on_disk();
-    let source = scratch.join("src");
-    fs::create_dir(&source).unwrap();
-    for file in 0..600 {
-        fs::write(source.join(file.to_string()), "content").unwrap();
-    }
-    for_each_backend(|backend| {
-        let (copy, moved) = (scratch.join("copy"), scratch.join("moved"));
-        for replaced in [false, true] {
-            let command = Longshore::copy(backend).args(["--ops-limit", "200", "-T"]);
-            let running = command.args([&source, &copy]).start();
-            wait_for("the copy to begin", Duration::from_secs(20), || {
-                fs::read_dir(&copy).is_ok_and(|mut entries| entries.next().is_some())
-            });
-            fs::rename(&copy, &moved).unwrap();
-            if replaced {
-                fs::create_dir(&copy).unwrap();
-            }
-            let run = running.wait();
-            run.expect(1).says("moved");
-            assert_eq!(run.count("/errors/moved"), 1, "{}", run.describe());
-            fs::remove_dir_all(&moved).unwrap();
-            let _ = fs::remove_dir_all(&copy);
         }
     });
 }

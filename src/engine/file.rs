@@ -17,7 +17,6 @@ use super::dir::Dir;
 use super::inode::{Inode, inode, is_regular};
 use super::job::{Filesystems, KnownPair};
 use super::links::Claim;
-use super::lustre::wait_unless_stopped;
 use super::publish::{Known, Published, Visible};
 use super::resume::{Partial, file_time};
 use super::worker::Worker;
@@ -154,7 +153,7 @@ impl Worker<'_> {
         }
         if !(again && coarse) {
             let _pass = lanes::enter(Lane::SourceMetadata);
-            wait_unless_stopped(self.job, left);
+            self.job.waits(left);
             stat = fstat(&file).at(Step::Stat)?;
         }
         let is_restless = !coarse && record::unsettled_for(&stat, file_time()).is_some();

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -227,6 +228,20 @@ impl<'j> Job<'j> {
     /// Whether workers must drop what they have not begun.
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Relaxed) || self.control.cancel.outcome().is_some()
+    }
+
+    /// Waits; false when the copy was stopped meanwhile.
+    pub(crate) fn waits(&self, time: Duration) -> bool {
+        // How often it is looked whether the copy was stopped.
+        const NAP: Duration = Duration::from_millis(50);
+        let until = Instant::now() + time;
+        while !self.stopped()
+            && let left = until.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            std::thread::sleep(left.min(NAP));
+        }
+        !self.stopped()
     }
 
     /// Why the copy stopped, when it was not cancelled.

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -23,8 +23,6 @@ use crate::options::HsmPolicy;
 /// How long a client that was evicted is given to connect again before a file is copied anew, for each
 /// attempt. Connecting takes a few seconds; the calls of the next attempt wait for the rest by themselves.
 const RECONNECT: Duration = Duration::from_secs(2);
-/// How often a waiting worker looks whether the copy was stopped.
-const NAP: Duration = Duration::from_millis(50);
 
 impl Worker<'_> {
     /// Whether a released file is left out, as the policy says.
@@ -95,9 +93,7 @@ impl Worker<'_> {
             Some(Errno::ENOTCONN | Errno::ESHUTDOWN) => RECONNECT * (u32::from(attempt) + 1),
             _ => return false,
         };
-        attempt < CHANGE_RETRIES
-            && self.job.is_on_lustre(dir)
-            && wait_unless_stopped(self.job, pause)
+        attempt < CHANGE_RETRIES && self.job.is_on_lustre(dir) && self.job.waits(pause)
     }
 }
 
@@ -109,16 +105,4 @@ impl Job<'_> {
             filesystems.source.layouts || filesystems.destination.layouts
         })
     }
-}
-
-/// False when the copy was stopped meanwhile.
-pub(super) fn wait_unless_stopped(job: &Job<'_>, time: Duration) -> bool {
-    let until = Instant::now() + time;
-    while !job.stopped()
-        && let left = until.saturating_duration_since(Instant::now())
-        && !left.is_zero()
-    {
-        std::thread::sleep(left.min(NAP));
-    }
-    !job.stopped()
 }

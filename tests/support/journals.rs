@@ -6,8 +6,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::tree::chmod;
-use super::{Backend, Longshore, Rng, Scratch, Tree, TreeOptions, is_journal, wait_for};
+use super::{Backend, Longshore, Rng, Run, Scratch, Tree, TreeOptions, is_journal, wait_for};
 
 /// Worker threads of the copies that are killed.
 pub const THREADS: u64 = 2;
@@ -60,4 +62,59 @@ pub fn the_journal(dir: &Path) -> PathBuf {
 pub fn copy(backend: Backend, source: &Path, target: &Path) -> Longshore {
     let threads = THREADS.to_string();
     Longshore::copy(backend).args(["--threads", &threads]).arg(source).arg(target)
+}
+
+/// Kills a copy as soon as `condition` holds; it must not have ended before.
+pub fn kill_when(command: Longshore, what: &str, mut condition: impl FnMut() -> bool) -> Run {
+    let mut running = command.start();
+    wait_for(what, Duration::from_secs(30), || condition() || running.ended());
+    running.signal(Signal::SIGKILL);
+    let run = running.wait();
+    assert_eq!(run.signal, Some(9), "it ended before: {}", run.describe());
+    run
+}
+
+/// Entries of a directory, 0 while it is not there.
+pub fn entries(dir: &Path) -> usize {
+    fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+/// Many small files in one directory.
+pub fn many(scratch: &Scratch, count: usize) -> PathBuf {
+    let source = scratch.join("src");
+    fs::create_dir(&source).unwrap();
+    let mut rng = Rng::new(5);
+    for n in 0..count {
+        fs::write(source.join(format!("f{n:05}")), rng.bytes(3000)).unwrap();
+    }
+    settle(&source.join(format!("f{:05}", count - 1)));
+    source
+}
+
+/// A source with one large file that takes a while.
+pub fn large(scratch: &Scratch, backend: Backend) -> (PathBuf, PathBuf, PathBuf) {
+    let source = scratch.join(format!("src-{backend}"));
+    let target = scratch.join(format!("copy-{backend}"));
+    fs::create_dir(&source).unwrap();
+    let piece = Rng::new(3).bytes(16 << 20);
+    fs::write(source.join("large"), piece.repeat(24)).unwrap();
+    settle(&source.join("large"));
+    (source.clone(), source.join("large"), target)
+}
+
+/// The temporary file in a directory.
+pub fn temporary(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.map(|entry| entry.unwrap().path());
+    entries.into_iter().find(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(".longshore-") && !is_journal(path)
+    })
+}
+
+/// Kills the copy of a large file when a good part of it is written.
+pub fn kill_within_large(command: Longshore, target: &Path) {
+    kill_when(command, "part of the file", || {
+        let written = temporary(target).and_then(|path| fs::metadata(path).ok());
+        written.is_some_and(|file| file.blocks() * 512 > 60 << 20)
+    });
 }
